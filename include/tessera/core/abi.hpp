@@ -1,0 +1,25 @@
+// The inline namespace that every public name lives in.
+//
+// Vector width and struct alignment follow the instruction set a translation unit is compiled for. Two units built with
+// different flags must not exchange our types silently, so the instruction set is part of every mangled name: such a
+// program stops at the linker, with a symbol that reads `tessera::v0_1_avx2::...`.
+#pragma once
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define TESSERA_ABI v0_1_avx512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define TESSERA_ABI v0_1_avx2
+#elif defined(__AVX__)
+#define TESSERA_ABI v0_1_avx
+#else
+#define TESSERA_ABI v0_1_base
+#endif
+
+// Functions that run on the host and, when nvcc compiles them, on the device.
+#if defined(__CUDACC__)
+#define TESSERA_HOST_DEVICE __host__ __device__
+#else
+#define TESSERA_HOST_DEVICE
+#endif
+
+namespace tessera::inline TESSERA_ABI {}

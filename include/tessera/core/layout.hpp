@@ -1,0 +1,187 @@
+// The one parameter layout: names, shapes and offsets of everything a model type owns, known at compile time.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string_view>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/memory.hpp"
+
+namespace tessera::inline TESSERA_ABI {
+
+// A tensor's name, built at compile time: Name{"blocks"} / 0 / "attn" gives "blocks.0.attn".
+class Name {
+ public:
+  constexpr Name() = default;
+  constexpr explicit Name(std::string_view text) { append(text); }
+
+  [[nodiscard]] constexpr std::string_view view() const { return {text_.data(), size_}; }
+
+  [[nodiscard]] constexpr Name operator/(std::string_view part) const {
+    Name joined = *this;
+    if (size_ > 0) joined.append(".");
+    joined.append(part);
+    return joined;
+  }
+
+  [[nodiscard]] constexpr Name operator/(int number) const {
+    std::array<char, 12> digits{};
+    std::size_t first = digits.size();
+    do digits[--first] = static_cast<char>('0' + number % 10);
+    while ((number /= 10) > 0);
+    return *this / std::string_view(digits.data() + first, digits.size() - first);
+  }
+
+ private:
+  constexpr void append(std::string_view part) {
+    for (const char letter : part) text_.at(size_++) = letter;
+  }
+
+  std::array<char, 64> text_{};
+  std::size_t size_ = 0;
+};
+
+// Extents of a tensor as public checkpoints store it, outermost first.
+struct Shape {
+  std::array<int, 4> extents{};
+  int rank = 0;
+
+  constexpr Shape() = default;
+  template <class... Extents>
+  constexpr explicit Shape(Extents... sizes) : extents{sizes...}, rank(sizeof...(Extents)) {}
+
+  [[nodiscard]] constexpr index size() const {
+    index product = 1;
+    for (int axis = 0; axis < rank; ++axis) product *= extents[static_cast<std::size_t>(axis)];
+    return product;
+  }
+  constexpr bool operator==(const Shape&) const = default;
+};
+
+// How a tensor starts (spec 2.3, 2.6).
+struct Initial {
+  enum class Kind { constant, uniform, normal, sincos_2d };
+  Kind kind = Kind::constant;
+  double scale = 0.0;  // the constant; half the width of the uniform interval; the standard deviation
+
+  static constexpr Initial constant(double value) { return {Kind::constant, value}; }
+  static constexpr Initial uniform(double bound) { return {Kind::uniform, bound}; }
+  static constexpr Initial normal(double deviation) { return {Kind::normal, deviation}; }
+  static constexpr Initial sincos_2d() { return {Kind::sincos_2d, 1.0}; }
+};
+
+// trained: has a gradient. frozen: a parameter without one; the momentum encoder still follows it. statistic: a
+// BatchNorm buffer, in a flat buffer of its own, which neither the optimizer nor the momentum encoder's average touches.
+enum class Role { trained, frozen, statistic };
+
+struct Entry {
+  Name name;
+  Shape shape;
+  Role role = Role::trained;
+  Initial initial;
+  index offset = 0;  // in scalars, from the start of the flat buffer of its role
+  [[nodiscard]] constexpr index size() const { return shape.size(); }
+};
+
+// Entries start at multiples of this many scalars: 256 bytes for every scalar of two bytes or more.
+inline constexpr index entry_alignment = alignment / 2;
+
+// Where the next entry of each flat buffer goes.
+struct LayoutCursor {
+  index parameters = 0, statistics = 0;
+
+  constexpr index advance(Role role, const Shape& shape) {
+    index& cursor = role == Role::statistic ? statistics : parameters;
+    const index offset = cursor;
+    cursor += divide_up(shape.size(), entry_alignment) * entry_alignment;
+    return offset;
+  }
+};
+
+// A layer lists its tensors by one function, `declare(visit, name)`, which calls visit(name, shape, role, initial) for
+// each in order and puts what it returns into the layer's Parameters. Three visitors use it: one counts entries, one
+// fills the table, one turns flat buffers into pointers.
+namespace layout {
+
+struct Count {
+  using Leaf = char;
+  LayoutCursor cursor{};
+  std::size_t entries = 0;
+
+  constexpr Leaf operator()(const Name&, const Shape& shape, Role role, Initial) {
+    cursor.advance(role, shape);
+    ++entries;
+    return {};
+  }
+};
+
+template <std::size_t count>
+struct Fill {
+  using Leaf = char;
+  std::array<Entry, count> entries{};
+  LayoutCursor cursor{};
+  std::size_t next = 0;
+
+  constexpr Leaf operator()(const Name& name, const Shape& shape, Role role, Initial initial) {
+    entries[next++] = {name, shape, role, initial, cursor.advance(role, shape)};
+    return {};
+  }
+};
+
+template <class Scalar>
+struct Bind {
+  using Leaf = Scalar*;
+  Scalar* parameters;
+  Scalar* statistics;
+  LayoutCursor cursor{};
+
+  constexpr Leaf operator()(const Name&, const Shape& shape, Role role, Initial) {
+    Scalar* const base = role == Role::statistic ? statistics : parameters;
+    const index offset = cursor.advance(role, shape);
+    return base == nullptr ? nullptr : base + offset;
+  }
+};
+
+template <class Model>
+consteval Count count() {
+  Count visit;
+  Model::declare(visit, Name{});
+  return visit;
+}
+
+template <class Model>
+consteval auto table() {
+  Fill<count<Model>().entries> visit;
+  Model::declare(visit, Name{});
+  return visit.entries;
+}
+
+}  // namespace layout
+
+// What is known of Model's tensors: the table, and the sizes of the flat buffers in scalars.
+template <class Model>
+struct Layout {
+  static constexpr auto entries = layout::table<Model>();
+  static constexpr index parameters = layout::count<Model>().cursor.parameters;
+  static constexpr index statistics = layout::count<Model>().cursor.statistics;
+
+  // Number of scalars over the entries for which `wanted(entry)` holds, alignment gaps left out.
+  template <class Wanted>
+  static constexpr index count(Wanted wanted) {
+    index total = 0;
+    for (const Entry& entry : entries) total += wanted(entry) ? entry.size() : 0;
+    return total;
+  }
+  static constexpr index parameter_count = count([](const Entry& entry) { return entry.role != Role::statistic; });
+  static constexpr index trained_count = count([](const Entry& entry) { return entry.role == Role::trained; });
+};
+
+// Model's Parameters with pointers into flat buffers. Either buffer may be null: its leaves are then null too.
+template <class Model, class Scalar>
+[[nodiscard]] constexpr auto bind(Scalar* parameters, Scalar* statistics) {
+  layout::Bind<Scalar> visit{parameters, statistics};
+  return Model::declare(visit, Name{});
+}
+
+}  // namespace tessera::inline TESSERA_ABI

@@ -1,0 +1,99 @@
+// Views of activations, and the arena that holds them during a step.
+#pragma once
+
+#include <cstddef>
+#include <new>
+#include <type_traits>
+#include <utility>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/errors.hpp"
+#include "tessera/core/parallel.hpp"
+
+namespace tessera::inline TESSERA_ABI {
+
+// Every flat buffer and every entry in it starts at a multiple of this many bytes.
+inline constexpr index alignment = 256;
+
+// A row-major matrix that somebody else owns: run-time rows, compile-time columns. An image batch is Rows<S, C*H*W>, a
+// batch of token sequences is Rows<S, D> with B*tokens rows. data == nullptr stands for "not wanted".
+template <class Scalar, int columns_>
+struct Rows {
+  static constexpr index columns = columns_;
+
+  Scalar* data = nullptr;
+  index rows = 0;
+
+  [[nodiscard]] constexpr index size() const { return rows * columns; }
+  [[nodiscard]] constexpr Scalar* row(index r) const { return data + r * columns; }
+
+  // Rows [first, first + count).
+  [[nodiscard]] constexpr Rows part(index first, index count) const { return {data + first * columns, count}; }
+
+  // The same elements with another number of columns, which must divide size().
+  template <int other>
+  [[nodiscard]] constexpr Rows<Scalar, other> reshape() const {
+    return {data, size() / other};
+  }
+
+  constexpr operator Rows<const Scalar, columns_>() const
+    requires(!std::is_const_v<Scalar>)
+  {
+    return {data, rows};
+  }
+};
+
+// A stack of activations in memory of the kind that Memory allocates: a step takes what it needs from it, in the same
+// order every time, and gives everything back by the end of the step.
+//
+// How much that is is found by running the step once while `planning()`: then every view is null, operations return
+// at once, and only the height of the stack is recorded. `commit()` allocates it. Thus nothing is computed twice, in code
+// or in formulas, and a step after planning allocates nothing.
+template <class Memory>
+class Arena {
+ public:
+  // Restores the stack's height when it goes out of scope.
+  class Frame {
+   public:
+    explicit Frame(Arena& arena) : arena_(arena), height_(arena.height_) {}
+    Frame(const Frame&) = delete;
+    Frame& operator=(const Frame&) = delete;
+    ~Frame() { arena_.height_ = height_; }
+
+   private:
+    Arena& arena_;
+    index height_;
+  };
+
+  [[nodiscard]] bool planning() const noexcept { return memory_.data() == nullptr; }
+  [[nodiscard]] index peak_bytes() const noexcept { return peak_; }
+
+  // Uninitialised room for `count` scalars, until the enclosing frame ends; nullptr while planning.
+  template <class Scalar>
+  [[nodiscard]] Scalar* take(index count) {
+    const index start = height_;
+    height_ += divide_up(count * static_cast<index>(sizeof(Scalar)), alignment) * alignment;
+    if (planning()) {
+      peak_ = height_ > peak_ ? height_ : peak_;
+      return nullptr;
+    }
+    if (height_ > peak_)
+      fail("the step needs {} bytes of activations, but {} were planned; plan again for this batch", height_, peak_);
+    return reinterpret_cast<Scalar*>(memory_.data() + start);
+  }
+
+  // Allocates what planning found. Throws Error when there is not enough memory.
+  void commit() { memory_ = Memory(peak_ > 0 ? peak_ : alignment); }
+
+  // Back to planning.
+  void reset() {
+    memory_ = Memory();
+    height_ = peak_ = 0;
+  }
+
+ private:
+  Memory memory_;
+  index height_ = 0, peak_ = 0;
+};
+
+}  // namespace tessera::inline TESSERA_ABI

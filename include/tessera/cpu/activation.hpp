@@ -1,0 +1,59 @@
+// Element-wise activations, forward and backward.
+#pragma once
+
+#include "tessera/core/simd.hpp"
+#include "tessera/cpu/backend.hpp"
+
+namespace tessera::inline TESSERA_ABI::cpu {
+
+namespace detail {
+
+// gradient *= slope(x); activated = value(x).
+template <class Activation, class Scalar>
+[[gnu::always_inline]] inline void activation_backward(index count, const Scalar* x, Scalar* gradient,
+                                                       Scalar* activated) {
+  constexpr index width = simd::lanes<Scalar>;
+  index i = 0;
+  for (; i + width <= count; i += width) {
+    const auto [value, slope] = Activation::value_and_slope(simd::load(x + i));
+    simd::store<Scalar>(gradient + i, simd::load(gradient + i) * slope);
+    simd::store<Scalar>(activated + i, value);
+  }
+  if (i == count) return;
+  const auto [value, slope] = Activation::value_and_slope(simd::load_part(x + i, count - i));
+  simd::store_part<Scalar>(gradient + i, simd::load_part(gradient + i, count - i) * slope, count - i);
+  simd::store_part<Scalar>(activated + i, value, count - i);
+}
+
+}  // namespace detail
+
+// y = Activation(x).
+template <class Activation, class Scalar, class Matmul, int columns>
+void activation_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y) {
+  if (backend.planning()) return;
+  for_rows(backend, x.rows, columns, [&](index row) {
+    simd::transform(index{columns}, y.row(row), [](auto a) { return Activation::value(a); }, x.row(row));
+  });
+}
+
+// dx = dy * Activation'(x).
+template <class Activation, class Scalar, class Matmul, int columns>
+void activation_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x,
+                         Rows<const Scalar, columns> dy, Rows<Scalar, columns> dx) {
+  if (backend.planning()) return;
+  for_rows(backend, x.rows, columns, [&](index row) {
+    simd::transform(index{columns}, dx.row(row), [](auto a, auto d) { return Activation::value_and_slope(a).slope * d; },
+                    x.row(row), dy.row(row));
+  });
+}
+
+// y += x, element by element.
+template <class Scalar, class Matmul, int columns>
+void add_to(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y) {
+  if (backend.planning()) return;
+  for_rows(backend, x.rows, columns, [&](index row) {
+    simd::transform(index{columns}, y.row(row), [](auto a, auto b) { return a + b; }, y.row(row), x.row(row));
+  });
+}
+
+}  // namespace tessera::inline TESSERA_ABI::cpu

@@ -1,0 +1,301 @@
+// Softmax attention, one head of one image at a time, without ever holding a tokens x tokens matrix.
+#pragma once
+
+#include <cmath>
+
+#include "tessera/core/math.hpp"
+#include "tessera/core/simd.hpp"
+#include "tessera/cpu/backend.hpp"
+
+namespace tessera::inline TESSERA_ABI::cpu {
+
+namespace detail {
+
+// Small products of zero-padded matrices, specialised by shape. All loops over `rows` and `packs` unroll, so the
+// accumulators stay in registers: sums[r][v] = sum over k of a[r * a_row + k * a_step] * b[k * b_row + v * lanes].
+template <int rows, int packs, class Scalar>
+[[gnu::always_inline]] inline void tile(index depth, const Scalar* a, index a_row, index a_step, const Scalar* b,
+                                        index b_row, simd::Pack<Scalar> (&sums)[rows][packs]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < packs; ++v) sums[r][v] = simd::Pack<Scalar>{};
+  for (index k = 0; k < depth; ++k) {
+    simd::Pack<Scalar> right[packs];
+#pragma GCC unroll 8
+    for (int v = 0; v < packs; ++v) right[v] = simd::load(b + k * b_row + v * simd::lanes<Scalar>);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const Scalar left = a[r * a_row + k * a_step];
+#pragma GCC unroll 8
+      for (int v = 0; v < packs; ++v) sums[r][v] += left * right[v];
+    }
+  }
+}
+
+// Shapes of one head, and its operands copied into padded, aligned memory of a thread.
+template <class Scalar, int tokens_, int width_, int heads_>
+struct Head {
+  static constexpr index tokens = tokens_, width = width_, heads = heads_, dim = width / heads;
+  static constexpr index lanes = simd::lanes<Scalar>;
+  static constexpr int dim_packs = static_cast<int>(divide_up(dim, lanes));
+  static constexpr index padded_dim = dim_packs * lanes;
+  static constexpr int query_rows = 6;  // queries that are worked on together
+  static constexpr int key_packs = 2;   // packs of keys per register tile
+  static constexpr index padded_tokens = divide_up(tokens, key_packs * lanes) * key_packs * lanes;
+  static constexpr index padded_queries = divide_up(tokens, query_rows) * query_rows;
+  static constexpr Scalar scale_of(double s) { return static_cast<Scalar>(s); }
+
+  static constexpr index plain_size = padded_queries * padded_dim;        // a (tokens x dim) operand
+  static constexpr index transposed_size = dim * padded_tokens;           // a (dim x tokens) operand
+  static constexpr index scores_size = query_rows * padded_tokens;
+
+  // to (padded_queries x padded_dim) = from (tokens x dim, rows `stride` apart) * scale, zero elsewhere.
+  static void copy(const Scalar* from, index stride, Scalar scale, Scalar* to) {
+    for (index token = 0; token < tokens; ++token) {
+      if constexpr (padded_dim != dim)
+        for (index j = dim; j < padded_dim; ++j) to[token * padded_dim + j] = 0;
+      simd::transform(dim, to + token * padded_dim, [scale](auto a) { return a * scale; }, from + token * stride);
+    }
+    for (index i = tokens * padded_dim; i < plain_size; ++i) to[i] = 0;
+  }
+
+  // to (dim x padded_tokens) = transpose of from, zero elsewhere.
+  static void transpose(const Scalar* from, index stride, Scalar* to) {
+    constexpr index block = 8;
+    for (index first = 0; first < tokens; first += block)
+      for (index j = 0; j < dim; ++j)
+        for (index token = first; token < first + block && token < tokens; ++token)
+          to[j * padded_tokens + token] = from[token * stride + j];
+    for (index j = 0; j < dim; ++j)
+      for (index token = tokens; token < padded_tokens; ++token) to[j * padded_tokens + token] = 0;
+  }
+
+  // scores (query_rows x padded_tokens) = a (query_rows x dim) b (dim x padded_tokens).
+  static void multiply_transposed(const Scalar* a, const Scalar* b, Scalar* scores) {
+    for (index column = 0; column < padded_tokens; column += key_packs * lanes) {
+      simd::Pack<Scalar> sums[query_rows][key_packs];
+      tile<query_rows, key_packs>(dim, a, padded_dim, 1, b + column, padded_tokens, sums);
+      for (int r = 0; r < query_rows; ++r)
+        for (int v = 0; v < key_packs; ++v) simd::store(scores + r * padded_tokens + column + v * lanes, sums[r][v]);
+    }
+  }
+
+  // to (query_rows x dim, rows `stride` apart, `valid` of them) = scale * scores (query_rows x tokens) b (tokens x dim).
+  static void multiply(const Scalar* scores, const Scalar* b, const Scalar* scale, index valid, Scalar* to,
+                       index stride) {
+    constexpr int step = dim_packs < 2 ? 1 : 2;
+    for (int first = 0; first < dim_packs; first += step) {
+      if (first + step <= dim_packs)
+        multiply_part<step>(scores, b, scale, valid, first, to, stride);
+      else
+        multiply_part<1>(scores, b, scale, valid, first, to, stride);
+    }
+  }
+
+  // to (tokens x padded_dim) += scores^T (tokens x query_rows) a (query_rows x padded_dim).
+  static void add_transposed(const Scalar* scores, const Scalar* a, Scalar* to) {
+    for (int v = 0; v < dim_packs; ++v) {
+      simd::Pack<Scalar> left[query_rows];
+#pragma GCC unroll 8
+      for (int r = 0; r < query_rows; ++r) left[r] = simd::load(a + r * padded_dim + v * lanes);
+      for (index token = 0; token < tokens; ++token) {
+        Scalar* const at = to + token * padded_dim + v * lanes;
+        simd::Pack<Scalar> even = simd::load(at), odd{};
+#pragma GCC unroll 8
+        for (int r = 0; r < query_rows; r += 2) {
+          even += scores[r * padded_tokens + token] * left[r];
+          odd += scores[(r + 1) * padded_tokens + token] * left[r + 1];
+        }
+        simd::store(at, even + odd);
+      }
+    }
+  }
+
+ private:
+  template <int packs>
+  static void multiply_part(const Scalar* scores, const Scalar* b, const Scalar* scale, index valid, int first,
+                            Scalar* to, index stride) {
+    simd::Pack<Scalar> sums[query_rows][packs];
+    tile<query_rows, packs>(tokens, scores, padded_tokens, 1, b + first * lanes, padded_dim, sums);
+    for (index r = 0; r < valid; ++r)
+      for (int v = 0; v < packs; ++v) {
+        const index column = (first + v) * lanes, count = dim - column < lanes ? dim - column : lanes;
+        const simd::Pack<Scalar> value = sums[r][v] * scale[r];
+        if (count == lanes)
+          simd::store(to + r * stride + column, value);
+        else
+          simd::store_part(to + r * stride + column, value, count);
+      }
+  }
+};
+
+// Replaces a row of scores by exp(score - shift), zero beyond `tokens`; returns their sum.
+template <class Shape, class Scalar>
+Scalar exponentiate(Scalar* scores, Scalar shift) {
+  simd::Pack<Scalar> sum{};
+  constexpr index lanes = simd::lanes<Scalar>, whole = Shape::tokens / lanes * lanes;
+  index i = 0;
+  for (; i < whole; i += lanes) {
+    const simd::Pack<Scalar> e = math::exp<simd::Pack<Scalar>>(simd::load(scores + i) - shift);
+    sum += e;
+    simd::store(scores + i, e);
+  }
+  if constexpr (whole < Shape::tokens) {
+    const simd::Pack<Scalar> e = math::exp<simd::Pack<Scalar>>(simd::load(scores + i) - shift);
+    simd::store(scores + i, simd::Pack<Scalar>{});
+    simd::store_part(scores + i, e, Shape::tokens - whole);
+    sum += simd::load(scores + i);
+    i += lanes;
+  }
+  for (; i < Shape::padded_tokens; i += lanes) simd::store(scores + i, simd::Pack<Scalar>{});
+  return simd::sum<Scalar>(sum);
+}
+
+template <class Shape, class Scalar>
+Scalar largest_score(const Scalar* scores) {
+  constexpr index lanes = simd::lanes<Scalar>, whole = Shape::tokens / lanes * lanes;
+  Scalar best = scores[0];
+  if constexpr (whole > 0) {
+    simd::Pack<Scalar> most = simd::load(scores);
+    for (index i = lanes; i < whole; i += lanes) most = simd::larger<Scalar>(most, simd::load(scores + i));
+    best = simd::largest<Scalar>(most);
+  }
+  for (index i = whole; i < Shape::tokens; ++i) best = best > scores[i] ? best : scores[i];
+  return best;
+}
+
+// Calls body(image, head, scratch) for every head of every image, in parallel; scratch: `size` scalars of the thread.
+template <int heads, class Scalar, class Matmul, class Body>
+void for_heads(Backend<Scalar, Matmul>& backend, index images, index size, Body&& body) {
+  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
+  Scalar* const scratch = backend.arena().template take<Scalar>(size * backend.pool().threads());
+  if (backend.planning()) return;
+  backend.pool().for_pieces(images * heads, heads, [&](index first, index last, int worker) {
+    for (index task = first; task < last; ++task) body(task / heads, task % heads, scratch + worker * size);
+  });
+}
+
+}  // namespace detail
+
+// out = softmax(q k^T / sqrt(dim)) v for every head; spec 2.2. qkv (images*tokens x 3 width) holds q, k and v of all
+// heads in this order, out (images*tokens x width), log_sums (images*heads x tokens) receives each query's
+// log(sum over keys of exp(score)), from which backward computes the weights again.
+template <int tokens, int heads, class Scalar, class Matmul, int width>
+void attention_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * width> qkv, Rows<Scalar, width> out,
+                       Rows<Scalar, tokens> log_sums) {
+  using Shape = detail::Head<Scalar, tokens, width, heads>;
+  const Scalar scale = static_cast<Scalar>(1.0 / std::sqrt(static_cast<double>(Shape::dim)));
+  const index size = 2 * Shape::plain_size + Shape::transposed_size + Shape::scores_size;
+  detail::for_heads<heads>(backend, qkv.rows / tokens, size, [&](index image, index head, Scalar* scratch) {
+    const Scalar* const from = qkv.row(image * tokens) + head * Shape::dim;
+    Scalar* const q = scratch;
+    Scalar* const v = q + Shape::plain_size;
+    Scalar* const k = v + Shape::plain_size;
+    Scalar* const scores = k + Shape::transposed_size;
+    Shape::copy(from, 3 * width, scale, q);
+    Shape::transpose(from + width, 3 * width, k);
+    Shape::copy(from + 2 * width, 3 * width, Scalar(1), v);
+    for (index query = 0; query < tokens; query += Shape::query_rows) {
+      const index valid = tokens - query < Shape::query_rows ? tokens - query : Shape::query_rows;
+      Scalar inverse[Shape::query_rows];
+      Shape::multiply_transposed(q + query * Shape::padded_dim, k, scores);
+      for (index r = 0; r < valid; ++r) {
+        Scalar* const row = scores + r * Shape::padded_tokens;
+        const Scalar shift = detail::largest_score<Shape>(row);
+        const Scalar sum = detail::exponentiate<Shape>(row, shift);
+        inverse[r] = Scalar(1) / sum;
+        log_sums.row(image * heads + head)[query + r] = shift + std::log(sum);
+      }
+      Shape::multiply(scores, v, inverse, valid, out.row(image * tokens + query) + head * Shape::dim, width);
+    }
+  });
+}
+
+// The gradient with respect to qkv. out and log_sums are forward's.
+template <int tokens, int heads, class Scalar, class Matmul, int width>
+void attention_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * width> qkv,
+                        Rows<const Scalar, width> out, Rows<const Scalar, tokens> log_sums,
+                        Rows<const Scalar, width> d_out, Rows<Scalar, 3 * width> d_qkv) {
+  using Shape = detail::Head<Scalar, tokens, width, heads>;
+  constexpr index lanes = simd::lanes<Scalar>;
+  const Scalar scale = static_cast<Scalar>(1.0 / std::sqrt(static_cast<double>(Shape::dim)));
+  const index size = 5 * Shape::plain_size + 2 * Shape::transposed_size + 2 * Shape::scores_size;
+  detail::for_heads<heads>(backend, qkv.rows / tokens, size, [&](index image, index head, Scalar* scratch) {
+    const index at = head * Shape::dim;
+    const Scalar* const from = qkv.row(image * tokens) + at;
+    Scalar* const to = d_qkv.row(image * tokens) + at;
+    Scalar* const q = scratch;
+    Scalar* const k = q + Shape::plain_size;
+    Scalar* const gradient = k + Shape::plain_size;
+    Scalar* const d_k = gradient + Shape::plain_size;
+    Scalar* const d_v = d_k + Shape::plain_size;
+    Scalar* const k_transposed = d_v + Shape::plain_size;
+    Scalar* const v_transposed = k_transposed + Shape::transposed_size;
+    Scalar* const weights = v_transposed + Shape::transposed_size;
+    Scalar* const d_scores = weights + Shape::scores_size;
+    Shape::copy(from, 3 * width, scale, q);
+    Shape::copy(from + width, 3 * width, Scalar(1), k);
+    Shape::copy(d_out.row(image * tokens) + at, width, Scalar(1), gradient);
+    Shape::transpose(from + width, 3 * width, k_transposed);
+    Shape::transpose(from + 2 * width, 3 * width, v_transposed);
+    std::memset(d_k, 0, 2 * Shape::plain_size * sizeof(Scalar));
+    for (index query = 0; query < tokens; query += Shape::query_rows) {
+      const index valid = tokens - query < Shape::query_rows ? tokens - query : Shape::query_rows;
+      Scalar scales[Shape::query_rows];
+      Shape::multiply_transposed(q + query * Shape::padded_dim, k_transposed, weights);
+      Shape::multiply_transposed(gradient + query * Shape::padded_dim, v_transposed, d_scores);
+      for (index r = 0; r < Shape::query_rows; ++r) {
+        Scalar* const row = weights + r * Shape::padded_tokens;
+        Scalar* const d_row = d_scores + r * Shape::padded_tokens;
+        scales[r] = scale;
+        if (r >= valid) {
+          std::memset(row, 0, Shape::padded_tokens * sizeof(Scalar));
+          std::memset(d_row, 0, Shape::padded_tokens * sizeof(Scalar));
+          continue;
+        }
+        const index token = image * tokens + query + r;
+        detail::exponentiate<Shape>(row, log_sums.row(image * heads + head)[query + r]);
+        const Scalar along =
+            simd::reduce(Shape::dim, [](auto a, auto b) { return a * b; }, d_out.row(token) + at, out.row(token) + at);
+        for (index i = 0; i < Shape::padded_tokens; i += lanes)
+          simd::store<Scalar>(d_row + i, simd::load(row + i) * (simd::load(d_row + i) - along));
+      }
+      Shape::multiply(d_scores, k, scales, valid, to + query * 3 * width, 3 * width);
+      Shape::add_transposed(d_scores, q + query * Shape::padded_dim, d_k);
+      Shape::add_transposed(weights, gradient + query * Shape::padded_dim, d_v);
+    }
+    const auto copy = [](auto a) { return a; };
+    for (index token = 0; token < tokens; ++token) {
+      simd::transform(Shape::dim, to + token * 3 * width + width, copy, d_k + token * Shape::padded_dim);
+      simd::transform(Shape::dim, to + token * 3 * width + 2 * width, copy, d_v + token * Shape::padded_dim);
+    }
+  });
+}
+
+// The attention weights themselves, for looking at: weights (images*heads*tokens x tokens).
+template <int tokens, int heads, class Scalar, class Matmul, int width>
+void attention_weights(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * width> qkv,
+                       Rows<Scalar, tokens> weights) {
+  using Shape = detail::Head<Scalar, tokens, width, heads>;
+  const Scalar scale = static_cast<Scalar>(1.0 / std::sqrt(static_cast<double>(Shape::dim)));
+  const index size = Shape::plain_size + Shape::transposed_size + Shape::scores_size;
+  detail::for_heads<heads>(backend, qkv.rows / tokens, size, [&](index image, index head, Scalar* scratch) {
+    const Scalar* const from = qkv.row(image * tokens) + head * Shape::dim;
+    Scalar* const k = scratch + Shape::plain_size;
+    Scalar* const scores = k + Shape::transposed_size;
+    Shape::copy(from, 3 * width, scale, scratch);
+    Shape::transpose(from + width, 3 * width, k);
+    for (index query = 0; query < tokens; query += Shape::query_rows) {
+      Shape::multiply_transposed(scratch + query * Shape::padded_dim, k, scores);
+      for (index r = 0; r < Shape::query_rows && query + r < tokens; ++r) {
+        Scalar* const row = scores + r * Shape::padded_tokens;
+        const Scalar inverse = Scalar(1) / detail::exponentiate<Shape>(row, detail::largest_score<Shape>(row));
+        simd::transform(index{tokens}, weights.row((image * heads + head) * tokens + query + r),
+                        [inverse](auto a) { return a * inverse; }, row);
+      }
+    }
+  });
+}
+
+}  // namespace tessera::inline TESSERA_ABI::cpu

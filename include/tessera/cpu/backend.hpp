@@ -1,0 +1,101 @@
+// The CPU backend: a scalar type, a matrix product, threads and memory. Its operations are the free functions of this
+// folder, found by their first argument; cuda/ has functions of the same names and signatures.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <span>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/errors.hpp"
+#include "tessera/core/memory.hpp"
+#include "tessera/core/parallel.hpp"
+#include "tessera/core/simd.hpp"
+#include "tessera/cpu/matmul.hpp"
+
+namespace tessera::inline TESSERA_ABI::cpu {
+
+// Zeroed bytes, aligned to `alignment`.
+class Memory {
+ public:
+  Memory() = default;
+
+  // Throws Error if the machine does not have that much.
+  explicit Memory(index bytes) : size_(divide_up(bytes, alignment) * alignment) {
+    data_.reset(static_cast<std::byte*>(
+        std::aligned_alloc(static_cast<std::size_t>(alignment), static_cast<std::size_t>(size_))));
+    if (!data_)
+      fail("not enough memory: {:.2f} GiB in one piece are needed; a smaller batch or model needs less",
+           static_cast<double>(bytes) / (1 << 30));
+    std::memset(data_.get(), 0, static_cast<std::size_t>(size_));
+  }
+
+  [[nodiscard]] std::byte* data() const noexcept { return data_.get(); }
+  [[nodiscard]] index size() const noexcept { return size_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* bytes) const noexcept { std::free(bytes); }
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  index size_ = 0;
+};
+
+// A flat buffer of scalars, zero at first.
+template <class Scalar>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(index count) : memory_(count * static_cast<index>(sizeof(Scalar))), size_(count) {}
+
+  [[nodiscard]] Scalar* data() const noexcept { return reinterpret_cast<Scalar*>(memory_.data()); }
+  [[nodiscard]] index size() const noexcept { return size_; }
+  [[nodiscard]] std::span<Scalar> span() const noexcept { return {data(), static_cast<std::size_t>(size_)}; }
+
+ private:
+  Memory memory_;
+  index size_ = 0;
+};
+
+template <class Scalar_, class Matmul_ = DefaultMatmul<Scalar_>>
+class Backend {
+  static_assert(std::is_same_v<Scalar_, float> || std::is_same_v<Scalar_, double>,
+                "tessera: the CPU backend computes in float or double");
+  static_assert(Matmul_::template supports<Scalar_>,
+                "tessera: this matrix product policy does not support the backend's scalar type");
+
+ public:
+  using Scalar = Scalar_;
+  using Matmul = Matmul_;
+  using Arena = tessera::Arena<Memory>;
+  template <class Element>
+  using Buffer = cpu::Buffer<Element>;
+
+  // threads = 0 takes every processor.
+  explicit Backend(int threads = 0) : pool_(threads) {}
+
+  [[nodiscard]] ThreadPool& pool() noexcept { return pool_; }
+  [[nodiscard]] Arena& arena() noexcept { return arena_; }
+  [[nodiscard]] bool planning() const noexcept { return arena_.planning(); }
+
+ private:
+  ThreadPool pool_;
+  Arena arena_;
+};
+
+// Rows per piece of a loop over rows of `columns` scalars: about 32 KiB, so that a piece stays in the first cache.
+[[nodiscard]] constexpr index row_grain(index columns) {
+  const index rows = 8192 / columns;
+  return rows < 1 ? 1 : rows;
+}
+
+// Calls body(row) for every row, in parallel.
+template <class Scalar, class Matmul, class Body>
+void for_rows(Backend<Scalar, Matmul>& backend, index rows, index columns, Body&& body) {
+  backend.pool().for_pieces(rows, row_grain(columns), [&](index first, index last, int) {
+    for (index row = first; row < last; ++row) body(row);
+  });
+}
+
+}  // namespace tessera::inline TESSERA_ABI::cpu

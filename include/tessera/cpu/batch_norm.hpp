@@ -1,0 +1,201 @@
+// Batch normalisation over the rows of each column; every view is a batch of its own.
+#pragma once
+
+#include <cmath>
+
+#include "tessera/core/context.hpp"
+#include "tessera/core/simd.hpp"
+#include "tessera/cpu/backend.hpp"
+
+namespace tessera::inline TESSERA_ABI::cpu {
+
+namespace detail {
+
+// A strip of columns that one thread sums over all rows: two packs wide.
+template <class Scalar>
+inline constexpr index strip = 2 * simd::lanes<Scalar>;
+
+// to[k][c] = sum over rows of term_k(row, column pack) for `terms` terms at once, c in [0, count), count <= strip.
+// Accumulates 64 rows in Scalar and the rest in double.
+template <int terms, class Scalar, class Term>
+void strip_sums(index rows, index count, double (&to)[terms][strip<Scalar>], Term&& term) {
+  constexpr index width = simd::lanes<Scalar>;
+  for (auto& sums : to)
+    for (double& value : sums) value = 0;
+  for (index first = 0; first < rows; first += 64) {
+    const index last = first + 64 < rows ? first + 64 : rows;
+    for (index half = 0; half * width < count; ++half) {
+      const index lanes = count - half * width < width ? count - half * width : width;
+      simd::Pack<Scalar> sums[terms]{};
+      for (index row = first; row < last; ++row) term(row, half * width, lanes, sums);
+      for (int k = 0; k < terms; ++k)
+        for (index lane = 0; lane < lanes; ++lane) to[k][half * width + lane] += static_cast<double>(sums[k][lane]);
+    }
+  }
+}
+
+template <class Scalar>
+[[gnu::always_inline]] inline simd::Pack<Scalar> load_lanes(const Scalar* from, index lanes) {
+  return lanes == simd::lanes<Scalar> ? simd::load(from) : simd::load_part(from, lanes);
+}
+
+// out[c] += sum of x, and then of (x - center)^2, over `rows` rows; see batch_norm_forward for the merge over ranks.
+template <class Scalar, class Matmul, class Body>
+void for_strips(Backend<Scalar, Matmul>& backend, index columns, Body&& body) {
+  backend.pool().for_pieces(columns, strip<Scalar>, [&](index first, index last, int) { body(first, last - first); });
+}
+
+}  // namespace detail
+
+// Training: y = (x - mean) / sqrt(variance + epsilon) * gain + bias with the mean and biased variance of each column
+// over all rows of the view, on all ranks. The running mean and variance (unbiased) move by `momentum` towards each
+// view's in turn, and `batches` counts one for each view. gain and bias may be null (no affine map).
+// statistics (views x 2 columns) receives mean and 1 / sqrt(variance + epsilon) of every view.
+template <class Context, class Scalar, int columns>
+void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const Scalar* gain, const Scalar* bias,
+                        double epsilon, double momentum, Scalar* running_mean, Scalar* running_variance,
+                        Scalar* batches, Rows<Scalar, 2 * columns> statistics, Rows<Scalar, columns> y) {
+  auto& backend = context.backend;
+  const auto frame = context.frame();
+  const index rows = x.rows / context.views;
+  double* const sums = backend.arena().template take<double>(context.views * (columns + 1));
+  if (backend.planning()) return;
+  for (index view = 0; view < context.views; ++view) {
+    double* const total = sums + view * (columns + 1);
+    detail::for_strips(backend, columns, [&](index first, index count) {
+      double sum[1][detail::strip<Scalar>];
+      detail::strip_sums<1, Scalar>(rows, count, sum, [&](index row, index column, index lanes, auto& parts) {
+        parts[0] += detail::load_lanes(x.row(view * rows + row) + first + column, lanes);
+      });
+      std::memcpy(total + first, sum[0], static_cast<std::size_t>(count) * sizeof(double));
+    });
+    total[columns] = static_cast<double>(rows);
+  }
+  context.communicator.all_reduce(sums, context.views * (columns + 1));
+  for (index view = 0; view < context.views; ++view) {
+    double* const total = sums + view * (columns + 1);
+    const double all_rows = total[columns];
+    if (all_rows < 2)
+      fail("BatchNorm needs at least 2 rows per view to take statistics, but the batch has {:.0f}; use a larger batch",
+           all_rows);
+    for (index c = 0; c < columns; ++c) statistics.row(view)[c] = static_cast<Scalar>(total[c] / all_rows);
+    detail::for_strips(backend, columns, [&](index first, index count) {
+      double sum[1][detail::strip<Scalar>];
+      detail::strip_sums<1, Scalar>(rows, count, sum, [&](index row, index column, index lanes, auto& parts) {
+        const auto off = detail::load_lanes(x.row(view * rows + row) + first + column, lanes) -
+                         detail::load_lanes(statistics.row(view) + first + column, lanes);
+        parts[0] += off * off;
+      });
+      std::memcpy(total + first, sum[0], static_cast<std::size_t>(count) * sizeof(double));
+    });
+  }
+  context.communicator.all_reduce(sums, context.views * (columns + 1));
+  for (index view = 0; view < context.views; ++view) {
+    const double* const total = sums + view * (columns + 1);
+    const double all_rows = total[columns] / context.communicator.size();
+    for (index c = 0; c < columns; ++c) {
+      const double variance = total[c] / all_rows;
+      statistics.row(view)[columns + c] = static_cast<Scalar>(1.0 / std::sqrt(variance + epsilon));
+      const auto follow = [&](Scalar& running, double value) {
+        running = static_cast<Scalar>((1.0 - momentum) * static_cast<double>(running) + momentum * value);
+      };
+      follow(running_mean[c], static_cast<double>(statistics.row(view)[c]));
+      follow(running_variance[c], variance * all_rows / (all_rows - 1));
+    }
+    *batches += Scalar(1);
+  }
+  for_rows(backend, x.rows, columns, [&](index row) {
+    const Scalar* const mean = statistics.row(row / rows);
+    const Scalar* const scale = mean + columns;
+    if (gain == nullptr)
+      simd::transform(index{columns}, y.row(row), [](auto a, auto m, auto s) { return (a - m) * s; }, x.row(row), mean,
+                      scale);
+    else
+      simd::transform(
+          index{columns}, y.row(row), [](auto a, auto m, auto s, auto g, auto b) { return (a - m) * s * g + b; },
+          x.row(row), mean, scale, gain, bias);
+  });
+}
+
+// Evaluation: y = (x - running_mean) / sqrt(running_variance + epsilon) * gain + bias.
+template <class Scalar, class Matmul, int columns>
+void batch_norm_evaluate(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* gain,
+                         const Scalar* bias, double epsilon, const Scalar* running_mean,
+                         const Scalar* running_variance, Rows<Scalar, columns> y) {
+  if (backend.planning()) return;
+  for_rows(backend, x.rows, columns, [&](index row) {
+    for (index c = 0; c < columns; ++c) {
+      const Scalar scale = (gain == nullptr ? Scalar(1) : gain[c]) / std::sqrt(running_variance[c] + Scalar(epsilon));
+      y.row(row)[c] = (x.row(row)[c] - running_mean[c]) * scale + (bias == nullptr ? Scalar(0) : bias[c]);
+    }
+  });
+}
+
+// The gradient of the training pass: dx = residual + (gain scale) (dy - mean(dy) - x^ mean(dy x^)), means over the rows
+// of the view on all ranks, x^ the normalised x. residual, gain, d_gain and d_bias may be null; d_gain and d_bias are
+// assigned this rank's share of the gradient. dx may be dy or residual.
+template <class Context, class Scalar, int columns>
+void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const Scalar* gain,
+                         Rows<const Scalar, 2 * columns> statistics, Rows<const Scalar, columns> dy,
+                         Rows<const Scalar, columns> residual, Rows<Scalar, columns> dx, Scalar* d_gain,
+                         Scalar* d_bias) {
+  auto& backend = context.backend;
+  const auto frame = context.frame();
+  const index rows = x.rows / context.views, stride = 2 * columns + 1;
+  double* const sums = backend.arena().template take<double>(context.views * stride);
+  Scalar* const means = backend.arena().template take<Scalar>(context.views * 2 * columns);
+  if (backend.planning()) return;
+  for (index view = 0; view < context.views; ++view) {
+    double* const total = sums + view * stride;
+    detail::for_strips(backend, columns, [&](index first, index count) {
+      double sum[2][detail::strip<Scalar>];
+      detail::strip_sums<2, Scalar>(rows, count, sum, [&](index row, index column, index lanes, auto& parts) {
+        const index c = first + column;
+        const auto gradient = detail::load_lanes(dy.row(view * rows + row) + c, lanes);
+        const auto off = detail::load_lanes(x.row(view * rows + row) + c, lanes) -
+                         detail::load_lanes(statistics.row(view) + c, lanes);
+        parts[0] += gradient;
+        parts[1] += gradient * off * detail::load_lanes(statistics.row(view) + columns + c, lanes);
+      });
+      std::memcpy(total + first, sum[0], static_cast<std::size_t>(count) * sizeof(double));
+      std::memcpy(total + columns + first, sum[1], static_cast<std::size_t>(count) * sizeof(double));
+    });
+    total[2 * columns] = static_cast<double>(rows);
+  }
+  if (d_gain != nullptr)
+    for (index c = 0; c < columns; ++c) {
+      double along_one = 0, along_x = 0;
+      for (index view = 0; view < context.views; ++view) {
+        along_one += sums[view * stride + c];
+        along_x += sums[view * stride + columns + c];
+      }
+      d_bias[c] = static_cast<Scalar>(along_one);
+      d_gain[c] = static_cast<Scalar>(along_x);
+    }
+  context.communicator.all_reduce(sums, context.views * stride);
+  for (index view = 0; view < context.views; ++view)
+    for (index c = 0; c < 2 * columns; ++c)
+      means[view * 2 * columns + c] = static_cast<Scalar>(sums[view * stride + c] / sums[view * stride + 2 * columns]);
+  for_rows(backend, x.rows, columns, [&](index row) {
+    const index view = row / rows;
+    const Scalar* const mean = statistics.row(view);
+    const Scalar* const along_one = means + view * 2 * columns;
+    const auto through = [](auto d, auto a, auto m, auto s, auto one, auto along) {
+      return s * (d - one - (a - m) * s * along);
+    };
+    Scalar* const to = dx.row(row);
+    if (residual.data == nullptr && gain == nullptr)
+      simd::transform(index{columns}, to, through, dy.row(row), x.row(row), mean, mean + columns, along_one,
+                      along_one + columns);
+    else if (residual.data == nullptr)
+      simd::transform(
+          index{columns}, to, [=](auto g, auto... rest) { return g * through(rest...); }, gain, dy.row(row), x.row(row),
+          mean, mean + columns, along_one, along_one + columns);
+    else
+      simd::transform(
+          index{columns}, to, [=](auto r, auto g, auto... rest) { return r + g * through(rest...); }, residual.row(row),
+          gain, dy.row(row), x.row(row), mean, mean + columns, along_one, along_one + columns);
+  });
+}
+
+}  // namespace tessera::inline TESSERA_ABI::cpu

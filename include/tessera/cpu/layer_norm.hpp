@@ -1,0 +1,89 @@
+// Layer normalisation over the columns of each row.
+#pragma once
+
+#include <cmath>
+
+#include "tessera/core/simd.hpp"
+#include "tessera/cpu/backend.hpp"
+#include "tessera/cpu/linear.hpp"
+
+namespace tessera::inline TESSERA_ABI::cpu {
+
+// y = (x - mean) / sqrt(variance + epsilon) * gain + bias with the biased variance of each row.
+// statistics (rows x 2) receives mean and 1 / sqrt(variance + epsilon).
+template <class Scalar, class Matmul, int columns>
+void layer_norm_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* gain,
+                        const Scalar* bias, double epsilon, Rows<Scalar, 2> statistics, Rows<Scalar, columns> y) {
+  if (backend.planning()) return;
+  constexpr Scalar share = Scalar(1) / Scalar(columns);
+  for_rows(backend, x.rows, columns, [&](index row) {
+    const Scalar* const from = x.row(row);
+    const Scalar mean = share * simd::reduce(index{columns}, [](auto a) { return a; }, from);
+    // Lanes beyond the end hold 0 - mean and must not count: the sum of squares is taken about the mean in two parts.
+    Scalar squares = 0;
+    constexpr index whole = columns / simd::lanes<Scalar> * simd::lanes<Scalar>;
+    squares += simd::reduce(whole, [mean](auto a) { return (a - mean) * (a - mean); }, from);
+    for (index c = whole; c < columns; ++c) squares += (from[c] - mean) * (from[c] - mean);
+    const Scalar scale = Scalar(1) / std::sqrt(share * squares + Scalar(epsilon));
+    statistics.row(row)[0] = mean;
+    statistics.row(row)[1] = scale;
+    simd::transform(index{columns}, y.row(row), [=](auto a, auto g, auto b) { return (a - mean) * scale * g + b; },
+                    from, gain, bias);
+  });
+}
+
+// dx = residual + gradient through the normalisation; residual may be null, and dx may be residual or dy.
+// d_gain and d_bias are assigned.
+template <class Scalar, class Matmul, int columns>
+void layer_norm_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* gain,
+                         Rows<const Scalar, 2> statistics, Rows<const Scalar, columns> dy,
+                         Rows<const Scalar, columns> residual, Rows<Scalar, columns> dx, Scalar* d_gain,
+                         Scalar* d_bias) {
+  constexpr index grain = 128;
+  constexpr Scalar share = Scalar(1) / Scalar(columns);
+  const index pieces = divide_up(x.rows, grain);
+  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
+  Scalar* const partial = backend.arena().template take<Scalar>(pieces * 2 * columns);
+  if (backend.planning()) return;
+  backend.pool().for_pieces(x.rows, grain, [&](index first, index last, int) {
+    Scalar* const gain_sum = partial + first / grain * 2 * columns;
+    Scalar* const bias_sum = gain_sum + columns;
+    std::memset(gain_sum, 0, 2 * columns * sizeof(Scalar));
+    for (index row = first; row < last; ++row) {
+      const Scalar mean = statistics.row(row)[0], scale = statistics.row(row)[1];
+      const Scalar* const from = x.row(row);
+      const Scalar* const gradient = dy.row(row);
+      simd::transform(index{columns}, gain_sum, [=](auto s, auto a, auto d) { return s + d * ((a - mean) * scale); },
+                      gain_sum, from, gradient);
+      simd::transform(index{columns}, bias_sum, [](auto s, auto d) { return s + d; }, bias_sum, gradient);
+      const Scalar along_one = share * simd::reduce(index{columns}, [](auto d, auto g) { return d * g; }, gradient, gain);
+      const Scalar along_x =
+          share * scale *
+          simd::reduce(index{columns}, [=](auto d, auto g, auto a) { return d * g * (a - mean); }, gradient, gain, from);
+      const auto through = [=](auto d, auto g, auto a) {
+        return scale * (d * g - along_one - (a - mean) * scale * along_x);
+      };
+      if (residual.data == nullptr)
+        simd::transform(index{columns}, dx.row(row), through, gradient, gain, from);
+      else
+        simd::transform(
+            index{columns}, dx.row(row), [=](auto d, auto g, auto a, auto r) { return r + through(d, g, a); }, gradient,
+            gain, from, residual.row(row));
+    }
+  });
+  for (index piece = 0; piece < pieces; ++piece) {
+    const Scalar* const from = partial + piece * 2 * columns;
+    const auto add = [](auto a, auto b) { return a + b; };
+    const auto copy = [](auto, auto b) { return b; };
+    const auto collect = [&](Scalar* to, const Scalar* part) {
+      if (piece == 0)
+        simd::transform(index{columns}, to, copy, to, part);
+      else
+        simd::transform(index{columns}, to, add, to, part);
+    };
+    collect(d_gain, from);
+    collect(d_bias, from + columns);
+  }
+}
+
+}  // namespace tessera::inline TESSERA_ABI::cpu

@@ -1,0 +1,130 @@
+// Matrix products on one thread, as policies. The backend cuts a product into tiles and gives each tile to a thread, so
+// a policy never starts threads of its own.
+#pragma once
+
+#include <Eigen/Core>
+#include <type_traits>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/errors.hpp"
+#include "tessera/core/parallel.hpp"
+
+#if TESSERA_HAS_ONEDNN
+#include <dnnl.h>
+#include <omp.h>
+#endif
+#if TESSERA_HAS_CBLAS
+#include <cblas.h>
+extern "C" void openblas_set_num_threads(int) __attribute__((weak));
+#endif
+
+namespace tessera::inline TESSERA_ABI::cpu {
+
+// A row-major operand: `stride` scalars from one stored row to the next; transposed: the product uses its transpose.
+template <class Scalar>
+struct Operand {
+  const Scalar* data;
+  index stride;
+  bool transposed = false;
+};
+
+// Every policy has supports<Scalar> and
+//   multiply(m, n, k, a, b, c, c_stride, accumulate): C (m x n) = A (m x k) B (k x n), added to C if `accumulate`.
+
+// Eigen: always there, any scalar.
+struct EigenMatmul {
+  static constexpr const char* name = "Eigen";
+  template <class Scalar>
+  static constexpr bool supports = true;
+
+  template <class Scalar>
+  static void multiply(index m, index n, index k, Operand<Scalar> a, Operand<Scalar> b, Scalar* c, index c_stride,
+                       bool accumulate) {
+    using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    using Stride = Eigen::OuterStride<>;
+    const auto view = [](Operand<Scalar> x, index rows, index columns) {
+      return Eigen::Map<const Matrix, 0, Stride>(x.data, rows, columns, Stride(x.stride));
+    };
+    Eigen::Map<Matrix, 0, Stride> result(c, m, n, Stride(c_stride));
+    if (!accumulate) result.setZero();
+    const auto left = a.transposed ? view(a, k, m) : view(a, m, k);
+    const auto right = b.transposed ? view(b, n, k) : view(b, k, n);
+    if (a.transposed && b.transposed)
+      result.noalias() += left.transpose() * right.transpose();
+    else if (a.transposed)
+      result.noalias() += left.transpose() * right;
+    else if (b.transposed)
+      result.noalias() += left * right.transpose();
+    else
+      result.noalias() += left * right;
+  }
+};
+
+#if TESSERA_HAS_CBLAS
+// Any library with the CBLAS interface; float and double.
+struct CblasMatmul {
+  static constexpr const char* name = "CBLAS";
+  template <class Scalar>
+  static constexpr bool supports = std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>;
+
+  template <class Scalar>
+  static void multiply(index m, index n, index k, Operand<Scalar> a, Operand<Scalar> b, Scalar* c, index c_stride,
+                       bool accumulate) {
+    static const bool single_threaded = [] {
+      if (openblas_set_num_threads != nullptr) openblas_set_num_threads(1);
+      return true;
+    }();
+    static_cast<void>(single_threaded);
+    const auto gemm = [] {
+      if constexpr (std::is_same_v<Scalar, float>)
+        return cblas_sgemm;
+      else
+        return cblas_dgemm;
+    }();
+    const auto order = [](bool transposed) { return transposed ? CblasTrans : CblasNoTrans; };
+    gemm(CblasRowMajor, order(a.transposed), order(b.transposed), static_cast<int>(m), static_cast<int>(n),
+         static_cast<int>(k), Scalar(1), a.data, static_cast<int>(a.stride), b.data, static_cast<int>(b.stride),
+         Scalar(accumulate), c, static_cast<int>(c_stride));
+  }
+};
+#endif
+
+#if TESSERA_HAS_ONEDNN
+// oneDNN's sgemm; float only.
+struct OneDnnMatmul {
+  static constexpr const char* name = "oneDNN";
+  template <class Scalar>
+  static constexpr bool supports = std::is_same_v<Scalar, float>;
+
+  static void multiply(index m, index n, index k, Operand<float> a, Operand<float> b, float* c, index c_stride,
+                       bool accumulate) {
+    omp_set_num_threads(1);
+    const auto order = [](bool transposed) { return transposed ? 'T' : 'N'; };
+    const dnnl_status_t status = dnnl_sgemm(order(a.transposed), order(b.transposed), m, n, k, 1.0f, a.data, a.stride,
+                                            b.data, b.stride, accumulate ? 1.0f : 0.0f, c, c_stride);
+    if (status != dnnl_success)
+      fail("oneDNN refused a {} x {} x {} matrix product (status {})", m, n, k, static_cast<int>(status));
+  }
+};
+#endif
+
+namespace detail {
+template <class Scalar, class First, class... Rest>
+struct FirstSupporting : std::conditional_t<First::template supports<Scalar>, std::type_identity<First>,
+                                            FirstSupporting<Scalar, Rest...>> {};
+template <class Scalar>
+struct FirstSupporting<Scalar, EigenMatmul> : std::type_identity<EigenMatmul> {};
+}  // namespace detail
+
+// The fastest policy for Scalar among those that the build found.
+template <class Scalar>
+using DefaultMatmul = typename detail::FirstSupporting<Scalar,
+#if TESSERA_HAS_ONEDNN
+                                                       OneDnnMatmul,
+#endif
+#if TESSERA_HAS_CBLAS
+                                                       CblasMatmul,
+#endif
+                                                       EigenMatmul>::type;
+
+}  // namespace tessera::inline TESSERA_ABI::cpu

@@ -1,0 +1,125 @@
+// Between images and token sequences: patches, class token, position table, pooling.
+#pragma once
+
+#include "tessera/core/simd.hpp"
+#include "tessera/cpu/backend.hpp"
+
+namespace tessera::inline TESSERA_ABI::cpu {
+
+// patches (images * grid^2 x channels * patch^2) from planar images (channels, size, size): patch p = row * grid + col,
+// its values in the order (channel, y, x). spec 2.2.
+template <int channels, int size, int patch, class Scalar, class Matmul>
+void patchify(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * size * size> images,
+              Rows<Scalar, channels * patch * patch> patches) {
+  if (backend.planning()) return;
+  constexpr index grid = size / patch;
+  for_rows(backend, images.rows * grid, channels * patch * size, [&](index strip) {
+    const Scalar* const from = images.row(strip / grid) + strip % grid * patch * size;
+    for (index c = 0; c < channels; ++c)
+      for (index y = 0; y < patch; ++y)
+        for (index column = 0; column < grid; ++column)
+          std::memcpy(patches.row(strip * grid + column) + (c * patch + y) * patch,
+                      from + c * size * size + y * size + column * patch, patch * sizeof(Scalar));
+  });
+}
+
+// The inverse of patchify: images from patches.
+template <int channels, int size, int patch, class Scalar, class Matmul>
+void unpatchify(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * patch * patch> patches,
+                Rows<Scalar, channels * size * size> images) {
+  if (backend.planning()) return;
+  constexpr index grid = size / patch;
+  for_rows(backend, images.rows * grid, channels * patch * size, [&](index strip) {
+    Scalar* const to = images.row(strip / grid) + strip % grid * patch * size;
+    for (index c = 0; c < channels; ++c)
+      for (index y = 0; y < patch; ++y)
+        for (index column = 0; column < grid; ++column)
+          std::memcpy(to + c * size * size + y * size + column * patch,
+                      patches.row(strip * grid + column) + (c * patch + y) * patch, patch * sizeof(Scalar));
+  });
+}
+
+// tokens = [class token | embedded patches] + position table. embedded (images * grid_tokens x width); class_token
+// (width) or null, which leaves the class row out; positions (rows of an image x width) or null.
+template <int grid_tokens, int tokens, class Scalar, class Matmul, int width>
+void assemble_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> embedded, const Scalar* class_token,
+                     const Scalar* positions, Rows<Scalar, width> y) {
+  if (backend.planning()) return;
+  constexpr index extra = tokens - grid_tokens;
+  for_rows(backend, y.rows, width, [&](index row) {
+    const index image = row / tokens, token = row % tokens;
+    const Scalar* const from = token < extra ? class_token : embedded.row(image * grid_tokens + token - extra);
+    if (positions == nullptr)
+      std::memcpy(y.row(row), from, width * sizeof(Scalar));
+    else
+      simd::transform(index{width}, y.row(row), [](auto a, auto b) { return a + b; }, from, positions + token * width);
+  });
+}
+
+// The gradient of assemble_tokens: d_embedded, d_class_token and d_positions are assigned; each may be null.
+template <int grid_tokens, int tokens, class Scalar, class Matmul, int width>
+void assemble_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy,
+                              Rows<Scalar, width> d_embedded, Scalar* d_class_token, Scalar* d_positions) {
+  if (backend.planning()) return;
+  constexpr index extra = tokens - grid_tokens;
+  const index images = dy.rows / tokens;
+  const auto sum_over_images = [&](index token, Scalar* to) {
+    std::memcpy(to, dy.row(token), width * sizeof(Scalar));
+    for (index image = 1; image < images; ++image)
+      simd::transform(index{width}, to, [](auto a, auto b) { return a + b; }, to, dy.row(image * tokens + token));
+  };
+  if (d_embedded.data != nullptr)
+    for_rows(backend, d_embedded.rows, width, [&](index row) {
+      std::memcpy(d_embedded.row(row), dy.row(row / grid_tokens * tokens + extra + row % grid_tokens),
+                  width * sizeof(Scalar));
+    });
+  if (d_class_token != nullptr) sum_over_images(0, d_class_token);
+  if (d_positions != nullptr)
+    backend.pool().for_pieces(index{tokens}, 1, [&](index first, index, int) {
+      sum_over_images(first, d_positions + first * width);
+    });
+}
+
+// y[image] = x[image * tokens + token].
+template <int tokens, class Scalar, class Matmul, int width>
+void take_token(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> x, index token, Rows<Scalar, width> y) {
+  if (backend.planning()) return;
+  for_rows(backend, y.rows, width,
+           [&](index row) { std::memcpy(y.row(row), x.row(row * tokens + token), width * sizeof(Scalar)); });
+}
+
+// dx = dy at that token of every image, zero elsewhere.
+template <int tokens, class Scalar, class Matmul, int width>
+void take_token_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, index token,
+                         Rows<Scalar, width> dx) {
+  if (backend.planning()) return;
+  for_rows(backend, dy.rows, tokens * width, [&](index image) {
+    std::memset(dx.row(image * tokens), 0, tokens * width * sizeof(Scalar));
+    std::memcpy(dx.row(image * tokens + token), dy.row(image), width * sizeof(Scalar));
+  });
+}
+
+// y[image] = mean over the image's tokens.
+template <int tokens, class Scalar, class Matmul, int width>
+void mean_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> x, Rows<Scalar, width> y) {
+  if (backend.planning()) return;
+  for_rows(backend, y.rows, tokens * width, [&](index image) {
+    Scalar* const to = y.row(image);
+    std::memcpy(to, x.row(image * tokens), width * sizeof(Scalar));
+    for (index token = 1; token < tokens; ++token)
+      simd::transform(index{width}, to, [](auto a, auto b) { return a + b; }, to, x.row(image * tokens + token));
+    simd::transform(index{width}, to, [](auto a) { return a * (Scalar(1) / Scalar(tokens)); }, to);
+  });
+}
+
+// dx = dy / tokens for every token.
+template <int tokens, class Scalar, class Matmul, int width>
+void mean_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
+  if (backend.planning()) return;
+  for_rows(backend, dx.rows, width, [&](index row) {
+    simd::transform(index{width}, dx.row(row), [](auto a) { return a * (Scalar(1) / Scalar(tokens)); },
+                    dy.row(row / tokens));
+  });
+}
+
+}  // namespace tessera::inline TESSERA_ABI::cpu
