@@ -21,6 +21,7 @@ struct Context {
   Communicator& communicator;
   Mode mode = Mode::train;
   int views = 1;
+  bool frozen_gradients = false;  // also compute the gradients of frozen parameters, to look at them (spec 7.1)
 
   // What is taken until the frame's end goes back to the arena then.
   [[nodiscard]] auto frame() { return typename Backend::Arena::Frame(backend.arena()); }

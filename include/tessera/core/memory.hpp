@@ -16,7 +16,7 @@ namespace tessera::inline TESSERA_ABI {
 inline constexpr index alignment = 256;
 
 // A row-major matrix that somebody else owns: run-time rows, compile-time columns. An image batch is Rows<S, C*H*W>, a
-// batch of token sequences is Rows<S, D> with B*tokens rows. data == nullptr stands for "not wanted".
+// batch of token sequences is Rows<S, D> with B*tokens rows. No rows at all stand for "absent" or "not wanted".
 template <class Scalar, int columns_>
 struct Rows {
   static constexpr index columns = columns_;
@@ -24,6 +24,7 @@ struct Rows {
   Scalar* data = nullptr;
   index rows = 0;
 
+  [[nodiscard]] constexpr bool wanted() const { return rows > 0; }
   [[nodiscard]] constexpr index size() const { return rows * columns; }
   [[nodiscard]] constexpr Scalar* row(index r) const { return data + r * columns; }
 

@@ -184,10 +184,10 @@ void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const 
       return s * (d - one - (a - m) * s * along);
     };
     Scalar* const to = dx.row(row);
-    if (residual.data == nullptr && gain == nullptr)
+    if (!residual.wanted() && gain == nullptr)
       simd::transform(index{columns}, to, through, dy.row(row), x.row(row), mean, mean + columns, along_one,
                       along_one + columns);
-    else if (residual.data == nullptr)
+    else if (!residual.wanted())
       simd::transform(
           index{columns}, to, [=](auto g, auto... rest) { return g * through(rest...); }, gain, dy.row(row), x.row(row),
           mean, mean + columns, along_one, along_one + columns);

@@ -63,7 +63,7 @@ void layer_norm_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, co
       const auto through = [=](auto d, auto g, auto a) {
         return scale * (d * g - along_one - (a - mean) * scale * along_x);
       };
-      if (residual.data == nullptr)
+      if (!residual.wanted())
         simd::transform(index{columns}, dx.row(row), through, gradient, gain, from);
       else
         simd::transform(

@@ -56,9 +56,9 @@ void linear_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, 
                     const Scalar* bias, Rows<const Scalar, out> residual, Rows<Scalar, out> y) {
   if (backend.planning()) return;
   using simd::Pack;
-  if (bias == nullptr && residual.data == nullptr)
+  if (bias == nullptr && !residual.wanted())
     return detail::multiply_transposed(backend, x, weight, y, detail::no_epilogue);
-  if (residual.data == nullptr)
+  if (!residual.wanted())
     return detail::multiply_transposed(backend, x, weight, y, [&](index row, index column, index columns) {
       Scalar* const to = y.row(row) + column;
       simd::transform(columns, to, [](auto a, auto b) { return a + b; }, to, bias + column);
@@ -97,7 +97,7 @@ void linear_activation_gradient(Backend<Scalar, Matmul>& backend, Rows<const Sca
                                 Rows<const Scalar, in> before, Rows<Scalar, in> d_before, Rows<Scalar, in> activated) {
   if (backend.planning()) return;
   detail::multiply(backend, dy, weight, d_before, [&](index row, index column, index columns) {
-    activation_backward<Activation>(columns, before.row(row) + column, d_before.row(row) + column,
+    detail::activation_backward<Activation>(columns, before.row(row) + column, d_before.row(row) + column,
                                     activated.row(row) + column);
   });
 }

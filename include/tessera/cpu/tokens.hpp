@@ -68,7 +68,7 @@ void assemble_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scala
     for (index image = 1; image < images; ++image)
       simd::transform(index{width}, to, [](auto a, auto b) { return a + b; }, to, dy.row(image * tokens + token));
   };
-  if (d_embedded.data != nullptr)
+  if (d_embedded.wanted())
     for_rows(backend, d_embedded.rows, width, [&](index row) {
       std::memcpy(d_embedded.row(row), dy.row(row / grid_tokens * tokens + extra + row % grid_tokens),
                   width * sizeof(Scalar));

@@ -1,0 +1,79 @@
+// Cosine similarities and the contrastive loss.
+#pragma once
+
+#include <cmath>
+
+#include "tessera/core/math.hpp"
+#include "tessera/core/simd.hpp"
+#include "tessera/cpu/backend.hpp"
+
+namespace tessera::inline TESSERA_ABI::cpu {
+
+inline constexpr double smallest_norm = 1e-12;  // as in PyTorch's F.normalize
+
+// y = x / max(|x|, 1e-12) row by row; inverse_norms receives the factor.
+template <class Scalar, class Matmul, int columns>
+void normalize_rows(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y,
+                    Rows<Scalar, 1> inverse_norms) {
+  if (backend.planning()) return;
+  for_rows(backend, x.rows, columns, [&](index row) {
+    const Scalar norm = std::sqrt(simd::reduce(index{columns}, [](auto a) { return a * a; }, x.row(row)));
+    const Scalar inverse = Scalar(1) / (norm > Scalar(smallest_norm) ? norm : Scalar(smallest_norm));
+    *inverse_norms.row(row) = inverse;
+    simd::transform(index{columns}, y.row(row), [inverse](auto a) { return a * inverse; }, x.row(row));
+  });
+}
+
+// dx = (dy - y (y . dy)) * inverse norm, with y the normalised rows. dx may be dy.
+template <class Scalar, class Matmul, int columns>
+void normalize_rows_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> y,
+                             Rows<const Scalar, 1> inverse_norms, Rows<const Scalar, columns> dy,
+                             Rows<Scalar, columns> dx) {
+  if (backend.planning()) return;
+  for_rows(backend, y.rows, columns, [&](index row) {
+    const Scalar along = simd::reduce(index{columns}, [](auto a, auto b) { return a * b; }, y.row(row), dy.row(row));
+    const Scalar inverse = *inverse_norms.row(row);
+    simd::transform(index{columns}, dx.row(row), [=](auto a, auto d) { return (d - a * along) * inverse; }, y.row(row),
+                    dy.row(row));
+  });
+}
+
+// Cross entropy of softmax(q k^T / temperature) with row n's label first_label + n, times 2 temperature / total, summed
+// over rows and added to *loss; spec 1.3. q (n x columns) and k (keys x columns) have unit rows; total is the number of
+// queries on all ranks. d_q, if wanted, is assigned the gradient with respect to q; k has none.
+template <class Scalar, class Matmul, int columns>
+void contrastive_loss(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> q, Rows<const Scalar, columns> k,
+                      double temperature, index first_label, index total, double* loss, Rows<Scalar, columns> d_q) {
+  constexpr index grain = 64;
+  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
+  Scalar* const logits = backend.arena().template take<Scalar>(q.rows * k.rows);
+  double* const losses = backend.arena().template take<double>(q.rows);
+  if (backend.planning()) return;
+  const Scalar inverse_temperature = static_cast<Scalar>(1.0 / temperature);
+  const Scalar gradient_scale = static_cast<Scalar>(2.0 / static_cast<double>(total));
+  backend.pool().for_pieces(q.rows, grain, [&](index first, index last, int) {
+    Matmul::multiply(last - first, k.rows, index{columns}, Operand<Scalar>{q.row(first), columns},
+                     Operand<Scalar>{k.data, columns, true}, logits + first * k.rows, k.rows, false);
+    for (index row = first; row < last; ++row) {
+      Scalar* const z = logits + row * k.rows;
+      const index label = first_label + row;
+      Scalar largest = z[0];
+      for (index j = 1; j < k.rows; ++j) largest = largest > z[j] ? largest : z[j];
+      const Scalar positive = (z[label] - largest) * inverse_temperature;
+      simd::transform(k.rows, z, [=](auto a) { return math::exp((a - largest) * inverse_temperature); }, z);
+      const Scalar sum = simd::reduce(k.rows, [](auto a) { return a; }, static_cast<const Scalar*>(z));
+      losses[row] = static_cast<double>(std::log(sum)) - static_cast<double>(positive);
+      const Scalar scale = gradient_scale / sum;
+      simd::transform(k.rows, z, [=](auto a) { return a * scale; }, z);
+      z[label] -= gradient_scale;
+    }
+    if (d_q.wanted())
+      Matmul::multiply(last - first, index{columns}, k.rows, Operand<Scalar>{logits + first * k.rows, k.rows},
+                       Operand<Scalar>{k.data, columns}, d_q.row(first), index{columns}, false);
+  });
+  double sum = 0;
+  for (index row = 0; row < q.rows; ++row) sum += losses[row];
+  *loss += 2.0 * temperature * sum / static_cast<double>(total);
+}
+
+}  // namespace tessera::inline TESSERA_ABI::cpu

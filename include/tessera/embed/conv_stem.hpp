@@ -1,0 +1,70 @@
+// Four strided convolutions in place of the patch projection.
+#pragma once
+
+#include "tessera/embed/patches.hpp"
+#include "tessera/nn/batch_norm.hpp"
+#include "tessera/nn/conv.hpp"
+#include "tessera/nn/sequential.hpp"
+
+namespace tessera::inline TESSERA_ABI::embed {
+
+// Convolution 3x3 stride 2, BatchNorm and ReLU four times, then a 1x1 convolution: total stride 16 (spec 2.5).
+struct ConvStem {
+  template <class Image, class Patch, int width>
+  struct Layer {
+    static_assert(Patch::size == 16, "tessera: the convolutional stem has a total stride of 16: use patch<16>");
+    static_assert(Image::size % 16 == 0, "tessera: the convolutional stem needs an image size divisible by 16");
+    static_assert(width % 8 == 0, "tessera: the convolutional stem needs a width divisible by 8");
+    static constexpr int size = Image::size, channels = Image::channels, grid = size / 16, tokens = grid * grid;
+    static constexpr int in = Image::values, out = width;
+    static constexpr bool trained = true;
+
+    template <int from, int to, int input_size>
+    using Conv = nn::Conv2d<from, to, input_size, 3, 2, 1, false>;
+    template <int features>
+    using Relu = nn::Activation<nn::Relu, features>;
+    using Stem =
+        nn::Sequential<Conv<channels, width / 8, size>, nn::BatchNorm<width / 8>, Relu<width / 8>,
+                       Conv<width / 8, width / 4, size / 2>, nn::BatchNorm<width / 4>, Relu<width / 4>,
+                       Conv<width / 4, width / 2, size / 4>, nn::BatchNorm<width / 2>, Relu<width / 2>,
+                       Conv<width / 2, width, size / 8>, nn::BatchNorm<width>, Relu<width>,
+                       nn::Conv2d<width, width, grid, 1, 1, 0, true>>;
+
+    template <class Leaf>
+    using Parameters = typename Stem::template Parameters<Leaf>;
+    template <class Scalar>
+    struct Saved {
+      Rows<Scalar, channels> pixels;
+      typename Stem::template Saved<Scalar> stem;
+    };
+
+    template <class Visit>
+    static constexpr auto declare(Visit& visit, const Name& name) {
+      return Stem::declare(visit, name / "proj");
+    }
+
+    template <class Context, class Scalar>
+    static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+                                 Rows<Scalar, out> y) {
+      Saved<Scalar> saved{context.template take<channels>(images.rows * size * size), {}};
+      to_channels_last<channels, size * size>(context.backend, images, saved.pixels);
+      saved.stem = Stem::forward(context, p, Rows<const Scalar, channels>(saved.pixels), y);
+      return saved;
+    }
+
+    // d_images may be absent.
+    template <class Context, class Scalar>
+    static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
+                         Rows<const Scalar, in> images, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
+                         Rows<Scalar, in> d_images) {
+      const auto frame = context.frame();
+      Rows<Scalar, channels> d_pixels{};
+      if (d_images.wanted()) d_pixels = context.template take<channels>(images.rows * size * size);
+      Stem::backward(context, p, g, Rows<const Scalar, channels>(saved.pixels), saved.stem, dy, d_pixels);
+      if (d_images.wanted())
+        to_planar<channels, size * size>(context.backend, Rows<const Scalar, channels>(d_pixels), d_images);
+    }
+  };
+};
+
+}  // namespace tessera::inline TESSERA_ABI::embed

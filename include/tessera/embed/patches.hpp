@@ -1,0 +1,91 @@
+// Images cut into patches, each projected linearly.
+#pragma once
+
+#include "tessera/core/context.hpp"
+#include "tessera/core/layout.hpp"
+#include "tessera/nn/linear.hpp"
+
+namespace tessera::inline TESSERA_ABI {
+
+// Square input images: `size` pixels a side, planar.
+template <int size_, int channels_ = 3>
+struct image {
+  static constexpr int size = size_, channels = channels_, values = channels * size * size;
+};
+
+// Square patches: `size` pixels a side.
+template <int size_>
+struct patch {
+  static constexpr int size = size_;
+};
+
+namespace embed {
+
+// The projection that Patches and FrozenPatches share. Rows of images to images * grid^2 rows of `width` (spec 2.2).
+template <class Image, class Patch, int width, Role role>
+struct PatchProjection {
+  static_assert(Image::size % Patch::size == 0, "tessera: the patch size must divide the image size");
+  static constexpr int size = Image::size, channels = Image::channels, cell = Patch::size;
+  static constexpr int grid = size / cell, tokens = grid * grid;
+  static constexpr int in = Image::values, out = width, values = channels * cell * cell;
+  static constexpr bool trained = role == Role::trained;
+  using Init = nn::XavierUniform<>;
+
+  template <class Leaf>
+  struct Parameters {
+    Leaf weight{}, bias{};
+  };
+  template <class Scalar>
+  using Saved = nn::Nothing;
+
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name) {
+    Parameters<typename Visit::Leaf> p;
+    p.weight = visit(name / "proj" / "weight", Shape(width, channels, cell, cell), role, Init::weight(values, width));
+    p.bias = visit(name / "proj" / "bias", Shape(width), role, Init::bias(values));
+    return p;
+  }
+
+  template <class Context, class Scalar>
+  static nn::Nothing forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+                             Rows<Scalar, out> y) {
+    const auto frame = context.frame();
+    const auto patches = context.template take<values>(images.rows * tokens);
+    patchify<channels, size, cell>(context.backend, images, patches);
+    linear_forward(context.backend, Rows<const Scalar, values>(patches), static_cast<const Scalar*>(p.weight),
+                   static_cast<const Scalar*>(p.bias), Rows<const Scalar, out>{}, y);
+    return {};
+  }
+
+  // The patches are cut again rather than kept. d_images may be absent.
+  template <class Context, class Scalar>
+  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
+                       Rows<const Scalar, in> images, const nn::Nothing&, Rows<const Scalar, out> dy,
+                       Rows<Scalar, in> d_images) {
+    const auto frame = context.frame();
+    const auto patches = context.template take<values>(images.rows * tokens);
+    if (trained || context.frozen_gradients) {
+      patchify<channels, size, cell>(context.backend, images, patches);
+      linear_weight_gradient(context.backend, Rows<const Scalar, values>(patches), dy, g.weight, g.bias);
+    }
+    if (!d_images.wanted()) return;
+    linear_input_gradient(context.backend, dy, static_cast<const Scalar*>(p.weight), patches);
+    unpatchify<channels, size, cell>(context.backend, Rows<const Scalar, values>(patches), d_images);
+  }
+};
+
+// A trained projection.
+struct Patches {
+  template <class Image, class Patch, int width>
+  using Layer = PatchProjection<Image, Patch, width, Role::trained>;
+};
+
+// A random projection that stays as it was initialised: the study's remedy against instability, the reference's
+// --stop-grad-conv1 (spec 2.3).
+struct FrozenPatches {
+  template <class Image, class Patch, int width>
+  using Layer = PatchProjection<Image, Patch, width, Role::frozen>;
+};
+
+}  // namespace embed
+}  // namespace tessera::inline TESSERA_ABI

@@ -1,0 +1,59 @@
+// Starting values of a model's tensors (spec 2.3, 2.4, 2.6).
+#pragma once
+
+#include <cmath>
+#include <span>
+
+#include "tessera/core/layout.hpp"
+#include "tessera/core/random.hpp"
+#include "tessera/position/position.hpp"
+
+namespace tessera::inline TESSERA_ABI {
+
+namespace detail {
+
+template <class Scalar>
+void fill_sincos_2d(const Entry& entry, Scalar* to) {
+  const int tokens = entry.shape.extents[1], width = entry.shape.extents[2];
+  int grid = 1;
+  while ((grid + 1) * (grid + 1) <= tokens) ++grid;
+  const int first = tokens - grid * grid;  // 1 with a class token, whose row stays zero
+  for (int i = 0; i < first * width; ++i) to[i] = 0;
+  for (int token = 0; token < grid * grid; ++token)
+    for (int channel = 0; channel < width; ++channel)
+      to[(first + token) * width + channel] =
+          static_cast<Scalar>(position::sincos_2d(token / grid, token % grid, channel, width));
+}
+
+template <class Scalar>
+void fill(const Entry& entry, Random random, Scalar* to) {
+  const double scale = entry.initial.scale;
+  switch (entry.initial.kind) {
+    case Initial::Kind::sincos_2d:
+      return fill_sincos_2d(entry, to);
+    case Initial::Kind::constant:
+      for (index i = 0; i < entry.size(); ++i) to[i] = static_cast<Scalar>(scale);
+      return;
+    case Initial::Kind::uniform:
+      for (index i = 0; i < entry.size(); ++i)
+        to[i] = static_cast<Scalar>(scale * (2.0 * (static_cast<double>(random.bits()) + 0.5) * 0x1p-32 - 1.0));
+      return;
+    case Initial::Kind::normal:
+      for (index i = 0; i < entry.size(); ++i) to[i] = static_cast<Scalar>(scale * random.normal());
+      return;
+  }
+}
+
+}  // namespace detail
+
+// Fills the flat buffers of a layout, in host memory. What a tensor starts with depends on the seed and on its place in
+// the table.
+template <class Scalar>
+void initialize(std::span<const Entry> entries, std::uint64_t seed, Scalar* parameters, Scalar* statistics) {
+  std::uint32_t number = 0;
+  for (const Entry& entry : entries)
+    detail::fill(entry, Random(seed, Purpose::initial_value, 0, number++),
+                 (entry.role == Role::statistic ? statistics : parameters) + entry.offset);
+}
+
+}  // namespace tessera::inline TESSERA_ABI

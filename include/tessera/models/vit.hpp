@@ -1,0 +1,259 @@
+// Vision Transformers as types.
+#pragma once
+
+#include <array>
+
+#include "tessera/core/context.hpp"
+#include "tessera/core/layout.hpp"
+#include "tessera/embed/conv_stem.hpp"
+#include "tessera/embed/patches.hpp"
+#include "tessera/nn/attention.hpp"
+#include "tessera/nn/batch_norm.hpp"
+#include "tessera/nn/block.hpp"
+#include "tessera/nn/layer_norm.hpp"
+#include "tessera/nn/mlp.hpp"
+#include "tessera/nn/pooling.hpp"
+#include "tessera/position/position.hpp"
+
+namespace tessera::inline TESSERA_ABI {
+
+// The norm in front of a block's MLP.
+namespace mlp_norm {
+struct LayerNorm {
+  template <int features>
+  using Layer = nn::LayerNorm<features>;
+};
+struct BatchNorm {
+  template <int features>
+  using Layer = nn::BatchNorm<features>;
+};
+}  // namespace mlp_norm
+
+namespace vit {
+
+// What a user may swap; every one has the reference's choice as its default.
+template <class Embed_ = embed::Patches, class Position_ = position::SinCos2d,
+          class Attention_ = attention::SoftmaxAttention, class Pooling_ = pooling::ClassToken,
+          class MlpNorm_ = mlp_norm::LayerNorm, class Activation_ = nn::Gelu>
+struct policies {
+  using Embed = Embed_;
+  using Position = Position_;
+  using Attention = Attention_;
+  using Pooling = Pooling_;
+  using MlpNorm = MlpNorm_;
+  using Activation = Activation_;
+};
+
+}  // namespace vit
+
+// Images to feature vectors (spec 2.2): patch embedding, class token and positions, `depth` blocks, norm, pooling.
+// Tensors have the names and the order of timm's and MoCo v3's checkpoints.
+template <class Image_, class Patch, int width_, int depth_, int heads_, int mlp_ratio = 4,
+          class Policies = vit::policies<>>
+struct VisionTransformer {
+  using Image = Image_;
+  using Pooling = typename Policies::Pooling;
+  using Position = typename Policies::Position;
+  using Embed = typename Policies::Embed::template Layer<Image, Patch, width_>;
+
+  static constexpr int width = width_, depth = depth_, heads = heads_, grid = Embed::grid;
+  static constexpr int tokens = Embed::tokens + (Pooling::class_token ? 1 : 0);
+  static constexpr int in = Image::values, out = width;
+  static_assert(depth > 0, "tessera: a VisionTransformer needs at least one block");
+  static_assert(Position::template supports<width>,
+                "tessera: sine-cosine position embeddings need a width divisible by 4");
+
+  using Block = nn::Block<nn::Attention<width, tokens, heads, typename Policies::Attention>,
+                          nn::Mlp<width, width * mlp_ratio, typename Policies::Activation>,
+                          Policies::MlpNorm::template Layer>;
+  using Norm = nn::LayerNorm<width>;
+
+  template <class Leaf>
+  struct Parameters {
+    Leaf cls_token{}, pos_embed{};
+    typename Embed::template Parameters<Leaf> patch_embed;
+    std::array<typename Block::template Parameters<Leaf>, depth> blocks;
+    typename Norm::template Parameters<Leaf> norm;
+  };
+  template <class Scalar>
+  struct Saved {
+    typename Embed::template Saved<Scalar> patch_embed;
+    std::array<Rows<Scalar, width>, depth + 1> x;  // x[i] enters block i
+    std::array<typename Block::template Saved<Scalar>, depth> blocks;
+    Rows<Scalar, width> pooled;  // class tokens in front of the final norm
+    typename Norm::template Saved<Scalar> norm;
+  };
+
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name) {
+    Parameters<typename Visit::Leaf> p;
+    if constexpr (Pooling::class_token)
+      p.cls_token = visit(name / "cls_token", Shape(1, 1, width), Role::trained, Initial::normal(1e-6));
+    p.pos_embed = Position::declare(visit, name, tokens, width);
+    p.patch_embed = Embed::declare(visit, name / "patch_embed");
+    for (int i = 0; i < depth; ++i)
+      p.blocks[static_cast<std::size_t>(i)] = Block::declare(visit, name / "blocks" / i);
+    if constexpr (Pooling::final_norm) p.norm = Norm::declare(visit, name / "norm");
+    return p;
+  }
+
+  // features (images x width) from images (images x channels*size*size, normalised, planar).
+  template <class Context, class Scalar>
+  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+                               Rows<Scalar, out> features) {
+    Saved<Scalar> saved;
+    for (auto& x : saved.x) x = context.template take<width>(images.rows * tokens);
+    saved.patch_embed = embed(context, p, images, saved.x[0]);
+    for (std::size_t i = 0; i < depth; ++i)
+      saved.blocks[i] = Block::forward(context, p.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.x[i + 1]);
+    pool(context, p, Rows<const Scalar, width>(saved.x[depth]), saved, features);
+    return saved;
+  }
+
+  // features without what backward would need: for the momentum encoder and for evaluation.
+  template <class Context, class Scalar>
+  static void encode(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+                     Rows<Scalar, out> features) {
+    const auto frame = context.frame();
+    const auto x = run_blocks(context, p, images);
+    Saved<Scalar> saved;
+    pool(context, p, Rows<const Scalar, width>(x), saved, features);
+  }
+
+  // All tokens of the last block (images*tokens x width), after the final norm where there is one.
+  template <class Context, class Scalar>
+  static void encode_tokens(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+                            Rows<Scalar, width> y) {
+    const auto frame = context.frame();
+    const Rows<const Scalar, width> x = run_blocks(context, p, images);
+    if constexpr (Pooling::final_norm) {
+      Norm::forward(context, p.norm, x, y);
+    } else if (!context.backend.planning()) {
+      for (index i = 0; i < x.size(); ++i) y.data[i] = x.data[i];
+    }
+  }
+
+  // The attention weights of one block (images*heads*tokens x tokens), for looking at.
+  template <class Context, class Scalar>
+  static void encode_attention(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+                               int block, Rows<Scalar, tokens> weights) {
+    const auto frame = context.frame();
+    const Rows<const Scalar, width> x = run_blocks(context, p, images, block);
+    const auto& parameters = p.blocks[static_cast<std::size_t>(block)];
+    const auto normed = context.template take<width>(x.rows);
+    const auto qkv = context.template take<3 * width>(x.rows);
+    Norm::forward(context, parameters.norm1, x, normed);
+    Block::Attention::Qkv::forward(context, parameters.attn.qkv, Rows<const Scalar, width>(normed), qkv);
+    attention_weights<tokens, heads>(context.backend, Rows<const Scalar, 3 * width>(qkv), weights);
+  }
+
+  // Assigns all gradients g and, if d_images is wanted, that of the images.
+  template <class Context, class Scalar>
+  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
+                       Rows<const Scalar, in> images, const Saved<Scalar>& saved, Rows<const Scalar, out> d_features,
+                       Rows<Scalar, in> d_images = {}) {
+    const auto frame = context.frame();
+    const auto dx = context.template take<width>(images.rows * tokens);
+    pool_backward(context, p, g, saved, d_features, dx);
+    for (std::size_t i = depth; i-- > 0;)
+      Block::backward(context, p.blocks[i], g.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.blocks[i],
+                      Rows<const Scalar, width>(dx), dx);
+    const bool embed_gradient = Embed::trained || context.frozen_gradients || d_images.wanted();
+    Rows<Scalar, width> d_embedded{};
+    if (embed_gradient) d_embedded = context.template take<width>(images.rows * Embed::tokens);
+    assemble_tokens_backward<Embed::tokens, tokens>(context.backend, Rows<const Scalar, width>(dx), d_embedded,
+                                                    g.cls_token, Position::trained ? g.pos_embed : nullptr);
+    if (embed_gradient)
+      Embed::backward(context, p.patch_embed, g.patch_embed, images, saved.patch_embed,
+                      Rows<const Scalar, width>(d_embedded), d_images);
+  }
+
+ private:
+  template <class Context, class Scalar>
+  static auto embed(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+                    Rows<Scalar, width> y) {
+    const auto embedded = context.template take<width>(images.rows * Embed::tokens);
+    const auto saved = Embed::forward(context, p.patch_embed, images, embedded);
+    assemble_tokens<Embed::tokens, tokens>(context.backend, Rows<const Scalar, width>(embedded),
+                                           static_cast<const Scalar*>(p.cls_token),
+                                           static_cast<const Scalar*>(p.pos_embed), y);
+    return saved;
+  }
+
+  // What enters block number `blocks`.
+  template <class Context, class Scalar>
+  static Rows<Scalar, width> run_blocks(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+                                        int blocks = depth) {
+    auto x = context.template take<width>(images.rows * tokens), y = context.template take<width>(x.rows);
+    {
+      const auto frame = context.frame();
+      embed(context, p, images, x);
+    }
+    for (int i = 0; i < blocks; ++i) {
+      const auto frame = context.frame();
+      Block::forward(context, p.blocks[static_cast<std::size_t>(i)], Rows<const Scalar, width>(x), y);
+      std::swap(x, y);
+    }
+    return x;
+  }
+
+  template <class Context, class Scalar>
+  static void pool(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, width> x, Saved<Scalar>& saved,
+                   Rows<Scalar, out> features) {
+    if constexpr (Pooling::class_token) {
+      saved.pooled = context.template take<width>(features.rows);
+      take_token<tokens>(context.backend, x, 0, saved.pooled);
+      saved.norm = Norm::forward(context, p.norm, Rows<const Scalar, width>(saved.pooled), features);
+    } else if constexpr (Pooling::final_norm) {
+      saved.norm.statistics = context.template take<2>(x.rows);
+      const auto frame = context.frame();
+      const auto normed = context.template take<width>(x.rows);
+      layer_norm_forward(context.backend, x, static_cast<const Scalar*>(p.norm.weight),
+                         static_cast<const Scalar*>(p.norm.bias), Norm::epsilon, saved.norm.statistics, normed);
+      mean_tokens<tokens>(context.backend, Rows<const Scalar, width>(normed), features);
+    } else {
+      mean_tokens<tokens>(context.backend, x, features);
+    }
+  }
+
+  template <class Context, class Scalar>
+  static void pool_backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
+                            const Saved<Scalar>& saved, Rows<const Scalar, out> d_features, Rows<Scalar, width> dx) {
+    using Input = Rows<const Scalar, width>;
+    if constexpr (Pooling::class_token) {
+      const auto frame = context.frame();
+      const auto d_pooled = context.template take<width>(d_features.rows);
+      Norm::backward(context, p.norm, g.norm, Input(saved.pooled), saved.norm, d_features, d_pooled);
+      take_token_backward<tokens>(context.backend, Input(d_pooled), 0, dx);
+    } else {
+      mean_tokens_backward<tokens>(context.backend, d_features, dx);
+      if constexpr (Pooling::final_norm)
+        Norm::backward(context, p.norm, g.norm, Input(saved.x[depth]), saved.norm, Input(dx), dx);
+    }
+  }
+};
+
+namespace vit {
+
+// The variants of spec 2.1; Image, Patch and Policies are the user's. S has 12 heads (DeiT's has 6).
+template <class Image = image<224>, class Patch = patch<16>, class Policies = policies<>>
+using Small = VisionTransformer<Image, Patch, 384, 12, 12, 4, Policies>;
+template <class Image = image<224>, class Patch = patch<16>, class Policies = policies<>>
+using Base = VisionTransformer<Image, Patch, 768, 12, 12, 4, Policies>;
+template <class Image = image<224>, class Patch = patch<16>, class Policies = policies<>>
+using Large = VisionTransformer<Image, Patch, 1024, 24, 16, 4, Policies>;
+template <class Image = image<224>, class Patch = patch<14>, class Policies = policies<>>
+using Huge = VisionTransformer<Image, Patch, 1280, 32, 16, 4, Policies>;
+
+// One block fewer: the stem does its work (spec 2.5).
+template <class Image = image<224>, class Policies = policies<embed::ConvStem>>
+using ConvSmall = VisionTransformer<Image, patch<16>, 384, 11, 12, 4, Policies>;
+template <class Image = image<224>, class Policies = policies<embed::ConvStem>>
+using ConvBase = VisionTransformer<Image, patch<16>, 768, 11, 12, 4, Policies>;
+
+// For small grey images on a small machine: 28 x 28 pixels, 16 patches, 0.45 M parameters.
+template <class Image = image<28, 1>, class Patch = patch<7>, class Policies = policies<>>
+using Tiny = VisionTransformer<Image, Patch, 96, 4, 3, 4, Policies>;
+
+}  // namespace vit
+}  // namespace tessera::inline TESSERA_ABI

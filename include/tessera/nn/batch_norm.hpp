@@ -1,0 +1,68 @@
+// Batch normalisation.
+#pragma once
+
+#include "tessera/core/context.hpp"
+#include "tessera/core/layout.hpp"
+
+namespace tessera::inline TESSERA_ABI::nn {
+
+// Over the rows of each feature, on all ranks, each view a batch of its own; epsilon 1e-5, running statistics move by
+// 0.1 (spec 2.6). affine = false leaves gain and bias out.
+template <int features, bool affine = true>
+struct BatchNorm {
+  static constexpr int in = features, out = features;
+  static constexpr double epsilon = 1e-5, momentum = 0.1;
+
+  template <class Leaf>
+  struct Parameters {
+    Leaf weight{}, bias{}, running_mean{}, running_var{}, num_batches_tracked{};
+  };
+  template <class Scalar>
+  struct Saved {
+    Rows<Scalar, 2 * features> statistics;
+  };
+
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name) {
+    Parameters<typename Visit::Leaf> p;
+    if constexpr (affine) {
+      p.weight = visit(name / "weight", Shape(features), Role::trained, Initial::constant(1));
+      p.bias = visit(name / "bias", Shape(features), Role::trained, Initial::constant(0));
+    }
+    p.running_mean = visit(name / "running_mean", Shape(features), Role::statistic, Initial::constant(0));
+    p.running_var = visit(name / "running_var", Shape(features), Role::statistic, Initial::constant(1));
+    p.num_batches_tracked = visit(name / "num_batches_tracked", Shape(), Role::statistic, Initial::constant(0));
+    return p;
+  }
+
+  template <class Context, class Scalar>
+  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> x,
+                               Rows<Scalar, out> y) {
+    const Saved<Scalar> saved{context.template take<2 * features>(context.views)};
+    if (context.mode == Mode::evaluate)
+      batch_norm_evaluate(context.backend, x, static_cast<const Scalar*>(p.weight), static_cast<const Scalar*>(p.bias),
+                          epsilon, static_cast<const Scalar*>(p.running_mean),
+                          static_cast<const Scalar*>(p.running_var), y);
+    else
+      batch_norm_forward(context, x, static_cast<const Scalar*>(p.weight), static_cast<const Scalar*>(p.bias), epsilon,
+                         momentum, p.running_mean, p.running_var, p.num_batches_tracked, saved.statistics, y);
+    return saved;
+  }
+
+  // dx = residual + gradient; residual may be absent.
+  template <class Context, class Scalar>
+  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
+                       Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
+                       Rows<const Scalar, in> residual, Rows<Scalar, in> dx) {
+    batch_norm_backward(context, x, static_cast<const Scalar*>(p.weight),
+                        Rows<const Scalar, 2 * features>(saved.statistics), dy, residual, dx, g.weight, g.bias);
+  }
+  template <class Context, class Scalar>
+  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
+                       Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
+                       Rows<Scalar, in> dx) {
+    backward(context, p, g, x, saved, dy, Rows<const Scalar, in>{}, dx);
+  }
+};
+
+}  // namespace tessera::inline TESSERA_ABI::nn

@@ -1,0 +1,57 @@
+// Layer normalisation.
+#pragma once
+
+#include "tessera/core/context.hpp"
+#include "tessera/core/layout.hpp"
+
+namespace tessera::inline TESSERA_ABI::nn {
+
+// Over the features of each row; epsilon 1e-6 as everywhere in ViT (spec 2.2).
+template <int features>
+struct LayerNorm {
+  static constexpr int in = features, out = features;
+  static constexpr double epsilon = 1e-6;
+
+  template <class Leaf>
+  struct Parameters {
+    Leaf weight{}, bias{};
+  };
+  template <class Scalar>
+  struct Saved {
+    Rows<Scalar, 2> statistics;
+  };
+
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name) {
+    Parameters<typename Visit::Leaf> p;
+    p.weight = visit(name / "weight", Shape(features), Role::trained, Initial::constant(1));
+    p.bias = visit(name / "bias", Shape(features), Role::trained, Initial::constant(0));
+    return p;
+  }
+
+  template <class Context, class Scalar>
+  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> x,
+                               Rows<Scalar, out> y) {
+    const Saved<Scalar> saved{context.template take<2>(x.rows)};
+    layer_norm_forward(context.backend, x, static_cast<const Scalar*>(p.weight), static_cast<const Scalar*>(p.bias),
+                       epsilon, saved.statistics, y);
+    return saved;
+  }
+
+  // dx = residual + gradient; residual may be absent.
+  template <class Context, class Scalar>
+  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
+                       Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
+                       Rows<const Scalar, in> residual, Rows<Scalar, in> dx) {
+    layer_norm_backward(context.backend, x, static_cast<const Scalar*>(p.weight),
+                        Rows<const Scalar, 2>(saved.statistics), dy, residual, dx, g.weight, g.bias);
+  }
+  template <class Context, class Scalar>
+  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
+                       Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
+                       Rows<Scalar, in> dx) {
+    backward(context, p, g, x, saved, dy, Rows<const Scalar, in>{}, dx);
+  }
+};
+
+}  // namespace tessera::inline TESSERA_ABI::nn

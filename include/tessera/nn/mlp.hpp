@@ -1,0 +1,64 @@
+// The two-layer perceptron of a transformer block.
+#pragma once
+
+#include "tessera/core/context.hpp"
+#include "tessera/core/layout.hpp"
+#include "tessera/nn/activation.hpp"
+#include "tessera/nn/linear.hpp"
+
+namespace tessera::inline TESSERA_ABI::nn {
+
+// fc2(Activation(fc1(x))) with the residual added.
+template <int width_, int hidden_, class Activation = Gelu>
+struct Mlp {
+  static constexpr int width = width_, hidden = hidden_;
+  using Fc1 = Linear<width, hidden>;
+  using Fc2 = Linear<hidden, width>;
+
+  template <class Leaf>
+  struct Parameters {
+    typename Fc1::template Parameters<Leaf> fc1;
+    typename Fc2::template Parameters<Leaf> fc2;
+  };
+  template <class Scalar>
+  struct Saved {
+    Rows<Scalar, hidden> before;  // fc1(x); the activation is computed again in backward
+  };
+
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name) {
+    Parameters<typename Visit::Leaf> p;
+    p.fc1 = Fc1::declare(visit, name / "fc1");
+    p.fc2 = Fc2::declare(visit, name / "fc2");
+    return p;
+  }
+
+  // y = residual + mlp(x).
+  template <class Context, class Scalar>
+  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, width> x,
+                               Rows<const Scalar, width> residual, Rows<Scalar, width> y) {
+    const Saved<Scalar> saved{context.template take<hidden>(x.rows)};
+    const auto frame = context.frame();
+    const auto activated = context.template take<hidden>(x.rows);
+    linear_activation_forward<Activation>(context.backend, x, static_cast<const Scalar*>(p.fc1.weight),
+                                          static_cast<const Scalar*>(p.fc1.bias), saved.before, activated);
+    Fc2::forward(context, p.fc2, Rows<const Scalar, hidden>(activated), residual, y);
+    return saved;
+  }
+
+  // dx = gradient through the perceptron alone; the caller adds the residual's.
+  template <class Context, class Scalar>
+  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
+                       Rows<const Scalar, width> x, const Saved<Scalar>& saved, Rows<const Scalar, width> dy,
+                       Rows<Scalar, width> dx) {
+    const auto frame = context.frame();
+    const auto d_before = context.template take<hidden>(x.rows);
+    const auto activated = context.template take<hidden>(x.rows);
+    linear_activation_gradient<Activation>(context.backend, dy, static_cast<const Scalar*>(p.fc2.weight),
+                                           Rows<const Scalar, hidden>(saved.before), d_before, activated);
+    linear_weight_gradient(context.backend, Rows<const Scalar, hidden>(activated), dy, g.fc2.weight, g.fc2.bias);
+    Fc1::backward(context, p.fc1, g.fc1, x, Nothing{}, Rows<const Scalar, hidden>(d_before), dx);
+  }
+};
+
+}  // namespace tessera::inline TESSERA_ABI::nn

@@ -1,0 +1,23 @@
+// From the tokens of the last block to one feature vector per image (spec 2.5).
+#pragma once
+
+#include "tessera/core/abi.hpp"
+
+namespace tessera::inline TESSERA_ABI::pooling {
+
+// The class token after the final norm.
+struct ClassToken {
+  static constexpr bool class_token = true, final_norm = true;
+};
+
+// No class token; final norm, then the mean over the patches ("LN+pool").
+struct MeanNorm {
+  static constexpr bool class_token = false, final_norm = true;
+};
+
+// No class token, no final norm; the mean over the patches ("pool").
+struct Mean {
+  static constexpr bool class_token = false, final_norm = false;
+};
+
+}  // namespace tessera::inline TESSERA_ABI::pooling

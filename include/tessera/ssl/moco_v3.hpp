@@ -1,0 +1,126 @@
+// MoCo v3: contrast of two views, with a momentum encoder and a predictor (spec 1).
+#pragma once
+
+#include "tessera/core/context.hpp"
+#include "tessera/core/layout.hpp"
+#include "tessera/ssl/heads.hpp"
+
+namespace tessera::inline TESSERA_ABI::ssl {
+
+// Scalars of one step.
+struct MoCoV3Coefficients {
+  double temperature = 0.2;  // tau
+  double momentum = 0.99;    // m, of the momentum encoder
+};
+
+// What is trained is the encoder with its projector (`base_encoder`) and the predictor; the momentum encoder has the
+// base encoder's layout, which is the first part of the whole: one loop over contiguous memory follows it.
+template <class Encoder_, class Projector = ssl::Projector<>, class Predictor = ssl::Predictor<>>
+struct MoCoV3 {
+  static_assert(Projector::out == Predictor::out,
+                "tessera: MoCo v3 compares predictions with projections: both heads must have the same output width");
+  static constexpr const char* name = "moco_v3";
+  static constexpr int views = 2;
+  using Encoder = Encoder_;
+  using Branch = WithHead<Encoder, Projector>;
+  using PredictorLayer = typename Predictor::template Layer<Branch::out>;
+  using Coefficients = MoCoV3Coefficients;
+  static constexpr int in = Branch::in, out = Branch::out;
+
+  template <class Leaf>
+  struct Parameters {
+    typename Branch::template Parameters<Leaf> base_encoder;
+    typename PredictorLayer::template Parameters<Leaf> predictor;
+  };
+
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& prefix) {
+    Parameters<typename Visit::Leaf> p;
+    p.base_encoder = Branch::declare(visit, prefix / "base_encoder");
+    p.predictor = PredictorLayer::declare(visit, prefix / "predictor");
+    return p;
+  }
+
+  // The momentum encoder's tensors under their own names, at the base encoder's offsets.
+  struct Teacher {
+    template <class Leaf>
+    using Parameters = typename Branch::template Parameters<Leaf>;
+    template <class Visit>
+    static constexpr auto declare(Visit& visit, const Name& prefix) {
+      return Branch::declare(visit, prefix / "momentum_encoder");
+    }
+  };
+
+  // What a step leaves behind besides gradients; q and k are valid until the caller's frame ends.
+  template <class Scalar>
+  struct Result {
+    double loss = 0;
+    Rows<Scalar, out> q, k;  // predictions and keys of view 1, then of view 2
+  };
+
+  // The flat buffers of the two networks. gradient has the student's layout.
+  template <class Scalar>
+  struct State {
+    Scalar* student;
+    Scalar* gradient;
+    Scalar* teacher;
+    Scalar* student_statistics;
+    Scalar* teacher_statistics;
+  };
+
+  // Forward and backward of one step on the stacked views (2B images: view 1, then view 2), in the reference's order:
+  // queries; momentum encoder moved towards the weights as they are; keys; loss; gradients of every trained tensor,
+  // which are assigned. The optimizer's step is the caller's.
+  template <class Context, class Scalar>
+  static Result<Scalar> step(Context& context, const State<Scalar>& state, Rows<const Scalar, in> images,
+                             const Coefficients& coefficients) {
+    const auto p = bind<MoCoV3>(state.student, state.student_statistics);
+    const auto g = bind<MoCoV3>(state.gradient, static_cast<Scalar*>(nullptr));
+    const auto teacher = bind<Teacher>(state.teacher, state.teacher_statistics);
+    context.mode = Mode::train;
+    context.views = views;
+
+    Result<Scalar> result{0, context.template take<out>(images.rows), context.template take<out>(images.rows)};
+    const auto frame = context.frame();
+    const auto z = context.template take<out>(images.rows);
+    const auto saved_branch = Branch::forward(context, p.base_encoder, images, z);
+    const auto saved_predictor =
+        PredictorLayer::forward(context, p.predictor, Rows<const Scalar, out>(z), result.q);
+
+    moving_average(context.backend, Layout<Teacher>::parameters, coefficients.momentum,
+                   static_cast<const Scalar*>(state.student), state.teacher);
+    Branch::encode(context, teacher, images, result.k);
+
+    const auto dq = context.template take<out>(images.rows);
+    result.loss = loss(context, Rows<const Scalar, out>(result.q), Rows<const Scalar, out>(result.k),
+                       coefficients.temperature, dq);
+    const auto dz = context.template take<out>(images.rows);
+    PredictorLayer::backward(context, p.predictor, g.predictor, Rows<const Scalar, out>(z), saved_predictor,
+                             Rows<const Scalar, out>(dq), dz);
+    Branch::backward(context, p.base_encoder, g.base_encoder, images, saved_branch, Rows<const Scalar, out>(dz));
+    return result;
+  }
+
+  // ctr(q1, k2) + ctr(q2, k1) of spec 1.3; dq, if wanted, is assigned its gradient with respect to q.
+  template <class Context, class Scalar>
+  static double loss(Context& context, Rows<const Scalar, out> q, Rows<const Scalar, out> k, double temperature,
+                     Rows<Scalar, out> dq) {
+    const auto frame = context.frame();
+    const index batch = q.rows / views;
+    const auto unit_q = context.template take<out>(q.rows), unit_k = context.template take<out>(k.rows);
+    const auto inverse_q = context.template take<1>(q.rows), inverse_k = context.template take<1>(k.rows);
+    normalize_rows(context.backend, q, unit_q, inverse_q);
+    normalize_rows(context.backend, k, unit_k, inverse_k);
+    double loss = 0;
+    for (index view = 0; view < views; ++view)
+      contrastive_loss(context.backend, Rows<const Scalar, out>(unit_q.part(view * batch, batch)),
+                       Rows<const Scalar, out>(unit_k.part((1 - view) * batch, batch)), temperature, 0, batch, &loss,
+                       dq.wanted() ? dq.part(view * batch, batch) : dq);
+    if (dq.wanted())
+      normalize_rows_backward(context.backend, Rows<const Scalar, out>(unit_q), Rows<const Scalar, 1>(inverse_q),
+                              Rows<const Scalar, out>(dq), dq);
+    return loss;
+  }
+};
+
+}  // namespace tessera::inline TESSERA_ABI::ssl
