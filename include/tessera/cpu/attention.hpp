@@ -274,7 +274,7 @@ void attention_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 *
 }
 
 // The attention weights themselves, for looking at: weights (images*heads*tokens x tokens).
-template <int tokens, int heads, class Scalar, class Matmul, int width>
+template <int tokens, int heads, int width, class Scalar, class Matmul>
 void attention_weights(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * width> qkv,
                        Rows<Scalar, tokens> weights) {
   using Shape = detail::Head<Scalar, tokens, width, heads>;

@@ -144,7 +144,7 @@ struct VisionTransformer {
     const auto qkv = context.template take<3 * width>(x.rows);
     Norm::forward(context, parameters.norm1, x, normed);
     Block::Attention::Qkv::forward(context, parameters.attn.qkv, Rows<const Scalar, width>(normed), qkv);
-    attention_weights<tokens, heads>(context.backend, Rows<const Scalar, 3 * width>(qkv), weights);
+    attention_weights<tokens, heads, width>(context.backend, Rows<const Scalar, 3 * width>(qkv), weights);
   }
 
   // Assigns all gradients g and, if d_images is wanted, that of the images.
