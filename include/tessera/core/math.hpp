@@ -84,6 +84,11 @@ template <class Value>
   }
 }
 
+// a * b rounded to float even where the compiler would fuse it with a sum that follows: Pillow's results depend on it.
+[[nodiscard]] inline float rounded_product(float a, float b) {
+  return static_cast<float>(static_cast<double>(a) * static_cast<double>(b));
+}
+
 // True when no bit pattern in `values` is a NaN or an infinity. Looks at the exponent bits, so that -ffast-math, which
 // lets a compiler assume that NaN does not exist, cannot remove it.
 template <class Scalar>

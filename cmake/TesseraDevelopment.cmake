@@ -1,0 +1,47 @@
+# Settings of our own programs, tests and benchmarks; users of the library see none of them.
+
+# tessera_development: warnings as errors, and every component that was found.
+add_library(tessera_development INTERFACE)
+target_compile_options(tessera_development INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # g++ 12 reports its own AVX-512 intrinsics (GCC bug 105593).
+  target_compile_options(tessera_development INTERFACE -Wno-maybe-uninitialized -Wno-uninitialized)
+endif()
+foreach(component io data report)
+  if(TARGET tessera_${component})
+    target_link_libraries(tessera_development INTERFACE tessera::${component})
+  else()
+    message(FATAL_ERROR "tessera: the examples and tests need component '${component}', but its library was not found; "
+                        "tests/run.sh and examples/quickstart.sh install what is missing on Debian")
+  endif()
+endforeach()
+
+# The matrix product.
+if(TESSERA_MATMUL STREQUAL "auto")
+  set(matmul eigen)
+  foreach(candidate cblas onednn)
+    if(TARGET tessera_${candidate})
+      set(matmul ${candidate})
+    endif()
+  endforeach()
+else()
+  set(matmul ${TESSERA_MATMUL})
+endif()
+if(matmul STREQUAL "eigen")
+  # Eigen 3.4's AVX-512 kernels are slower than its AVX2 ones.
+  include(CheckCXXCompilerFlag)
+  check_cxx_compiler_flag(-mno-avx512f TESSERA_HAS_NO_AVX512F)
+  if(TESSERA_HAS_NO_AVX512F)
+    target_compile_options(tessera_development INTERFACE -mno-avx512f)
+  endif()
+elseif(TARGET tessera_${matmul})
+  target_link_libraries(tessera_development INTERFACE tessera::${matmul})
+else()
+  message(FATAL_ERROR "tessera: TESSERA_MATMUL=${matmul}, but that library was not found")
+endif()
+message(STATUS "tessera: matrix products by ${matmul}")
+
+find_program(TESSERA_CCACHE ccache)
+if(TESSERA_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${TESSERA_CCACHE})
+endif()

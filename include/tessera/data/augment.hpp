@@ -1,0 +1,143 @@
+// The random views of an image that contrastive learning compares (spec 3.1, 3.2).
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/random.hpp"
+#include "tessera/data/blur.hpp"
+#include "tessera/data/color.hpp"
+#include "tessera/data/image.hpp"
+#include "tessera/data/resize.hpp"
+
+namespace tessera::inline TESSERA_ABI::data {
+
+// Probabilities and strengths of one view. An operation of strength or probability 0 does not take part.
+struct ViewAugmentation {
+  double crop_min = 0.08, crop_max = 1.0;                  // area of the crop as a share of the image's
+  double ratio_min = 3.0 / 4.0, ratio_max = 4.0 / 3.0;     // width over height of the crop
+  float jitter = 0.8f;                                     // probability of the four colour operations
+  float brightness = 0.4f, contrast = 0.4f, saturation = 0.2f, hue = 0.1f;
+  float grayscale = 0.2f;
+  float blur = 1.0f, blur_sigma_min = 0.1f, blur_sigma_max = 2.0f;
+  float solarize = 0.0f;
+  float flip = 0.5f;
+};
+
+// MoCo v3's two views: the first is always blurred, the second sometimes, and sometimes solarized.
+[[nodiscard]] constexpr std::array<ViewAugmentation, 2> moco_v3_views(double crop_min) {
+  ViewAugmentation first, second;
+  first.crop_min = second.crop_min = crop_min;
+  second.blur = 0.1f;
+  second.solarize = 0.2f;
+  return {first, second};
+}
+
+// What a thread reuses from image to image.
+struct AugmentScratch {
+  ResizeScratch resize;
+  BlurScratch blur;
+  Image view;
+};
+
+// The crop of torchvision's RandomResizedCrop: ten tries, then the largest centred one of an allowed ratio.
+[[nodiscard]] inline Box random_crop(int height, int width, const ViewAugmentation& a, Random& random) {
+  const double area = static_cast<double>(height) * width;
+  const float log_min = static_cast<float>(std::log(a.ratio_min)), log_max = static_cast<float>(std::log(a.ratio_max));
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    const double target =
+        area * static_cast<double>(random.uniform(static_cast<float>(a.crop_min), static_cast<float>(a.crop_max)));
+    const double ratio = static_cast<double>(std::exp(random.uniform(log_min, log_max)));
+    const int w = static_cast<int>(std::nearbyint(std::sqrt(target * ratio)));
+    const int h = static_cast<int>(std::nearbyint(std::sqrt(target / ratio)));
+    if (w <= 0 || w > width || h <= 0 || h > height) continue;
+    const int top = static_cast<int>(random.below(static_cast<std::uint32_t>(height - h + 1)));
+    const int left = static_cast<int>(random.below(static_cast<std::uint32_t>(width - w + 1)));
+    return {top, left, h, w};
+  }
+  const double ratio = static_cast<double>(width) / height;
+  int h = height, w = width;
+  if (ratio < a.ratio_min) h = static_cast<int>(std::nearbyint(w / a.ratio_min));
+  if (ratio > a.ratio_max) w = static_cast<int>(std::nearbyint(h * a.ratio_max));
+  return {(height - h) / 2, (width - w) / 2, h, w};
+}
+
+namespace detail {
+
+// The four colour operations in random order, each with a random factor.
+inline void color_jitter(Image& image, const ViewAugmentation& a, Random& random) {
+  std::array<int, 4> order{0, 1, 2, 3};
+  for (std::uint32_t last = 3; last > 0; --last) std::swap(order[last], order[random.below(last + 1)]);
+  const auto factor = [&](float strength) {
+    return random.uniform(strength < 1 ? 1 - strength : 0.0f, 1 + strength);
+  };
+  const float brightness = factor(a.brightness), contrast = factor(a.contrast), saturation = factor(a.saturation);
+  const float hue = random.uniform(-a.hue, a.hue);
+  for (const int operation : order) {
+    if (operation == 0 && a.brightness > 0) adjust_brightness(image, brightness);
+    if (operation == 1 && a.contrast > 0) adjust_contrast(image, contrast);
+    if (operation == 2 && a.saturation > 0) adjust_saturation(image, saturation);
+    if (operation == 3 && a.hue > 0) adjust_hue(image, hue);
+  }
+}
+
+}  // namespace detail
+
+// A random view of size x size pixels, in scratch.view.
+inline const Image& random_view(ImageView image, const ViewAugmentation& a, int size, Random& random,
+                                AugmentScratch& scratch) {
+  Image& view = scratch.view;
+  crop_resize(image, random_crop(image.height, image.width, a, random), size, size, Filter::bilinear, scratch.resize,
+              view);
+  if (a.jitter > 0 && random.uniform() <= a.jitter) detail::color_jitter(view, a, random);
+  if (a.grayscale > 0 && random.uniform() < a.grayscale) to_grayscale(view);
+  if (a.blur > 0 && random.uniform() <= a.blur)
+    gaussian_blur(view, random.uniform(a.blur_sigma_min, a.blur_sigma_max), scratch.blur);
+  if (a.solarize > 0 && random.uniform() <= a.solarize) solarize(view);
+  if (a.flip > 0 && random.uniform() < a.flip) flip_horizontally(view);
+  return view;
+}
+
+// What a network is shown at evaluation: the shorter side resized to `resize`, then the centre of size x size; an image
+// that has the size already is taken as it is.
+inline const Image& evaluation_view(ImageView image, int resize, int size, AugmentScratch& scratch) {
+  Image& view = scratch.view;
+  const bool wide = image.width > image.height;
+  const int shorter = wide ? image.height : image.width, longer = wide ? image.width : image.height;
+  Box box{0, 0, image.height, image.width};
+  if (image.height == size && image.width == size) {
+    crop_resize(image, box, size, size, Filter::bilinear, scratch.resize, view);
+    return view;
+  }
+  const int scaled = shorter == resize ? longer : static_cast<int>(static_cast<double>(resize) * longer / shorter);
+  Image whole;
+  crop_resize(image, box, wide ? resize : scaled, wide ? scaled : resize, Filter::bilinear, scratch.resize, whole);
+  box = {static_cast<int>(std::nearbyint((whole.height - size) / 2.0)),
+         static_cast<int>(std::nearbyint((whole.width - size) / 2.0)), size, size};
+  crop_resize(whole, box, size, size, Filter::bilinear, scratch.resize, view);
+  return view;
+}
+
+// Channel means and standard deviations of pixels in 0..1.
+struct Normalization {
+  std::array<float, 3> mean, deviation;
+};
+inline constexpr Normalization imagenet_normalization{{0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
+inline constexpr Normalization fashion_mnist_normalization{{0.2860f, 0.2860f, 0.2860f}, {0.3530f, 0.3530f, 0.3530f}};
+
+// Planar floats (channels, height, width) = (value / 255 - mean) / deviation.
+inline void to_float(ImageView image, const Normalization& normalization, float* to) {
+  const int pixels = image.height * image.width;
+  for (int c = 0; c < image.channels; ++c) {
+    const auto at = static_cast<std::size_t>(c);
+    std::array<float, 256> table;
+    for (int value = 0; value < 256; ++value)
+      table[static_cast<std::size_t>(value)] =
+          (static_cast<float>(value) / 255.0f - normalization.mean[at]) / normalization.deviation[at];
+    for (int p = 0; p < pixels; ++p) to[c * pixels + p] = table[image.pixels[p * image.channels + c]];
+  }
+}
+
+}  // namespace tessera::inline TESSERA_ABI::data

@@ -1,0 +1,98 @@
+// Gaussian blur by three box blurs per axis, as Pillow does it (spec 3.5).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/math.hpp"
+#include "tessera/data/image.hpp"
+
+namespace tessera::inline TESSERA_ABI::data {
+
+// A box of fractional radius: weights in units of 2^-24 of the whole pixels and of the two at its ends.
+struct BoxBlur {
+  float radius;
+  int whole;
+  std::uint32_t weight, edge_weight;
+
+  // The box that, applied three times, approximates a Gaussian of this standard deviation in pixels. sigma > 0.
+  [[nodiscard]] static BoxBlur for_gaussian(float sigma) {
+    const float s = sigma * sigma / 3.0f;
+    const float length = static_cast<float>(std::sqrt(12.0 * static_cast<double>(s) + 1.0));
+    const float l = static_cast<float>(std::floor((static_cast<double>(length) - 1.0) / 2.0));
+    float a = (2 * l + 1) * (l * (l + 1) - math::rounded_product(3, s));
+    a /= 6 * (s - (l + 1) * (l + 1));
+    const float radius = l + a;
+    const int whole = static_cast<int>(radius);
+    const auto weight = static_cast<std::uint32_t>(static_cast<float>(1 << 24) / (radius * 2 + 1));
+    return {radius, whole, weight, ((1u << 24) - static_cast<std::uint32_t>(2 * whole + 1) * weight) / 2};
+  }
+};
+
+// Memory that blurring reuses from image to image.
+struct BlurScratch {
+  std::vector<std::uint8_t> first, second;
+  std::vector<std::uint32_t> sums;
+};
+
+namespace detail {
+
+// One pass down the columns of a (length x stride) matrix: y may not be x. Runs along memory, whatever the axis.
+inline void blur_columns(const BoxBlur& box, int length, int stride, const std::uint8_t* x, std::uint8_t* y,
+                         std::vector<std::uint32_t>& sums) {
+  const auto row = [&](int i) { return x + (i < 0 ? 0 : i >= length ? length - 1 : i) * stride; };
+  sums.assign(static_cast<std::size_t>(stride), 0);
+  std::uint32_t* const sum = sums.data();
+  for (int i = -box.whole; i <= box.whole; ++i)
+    for (int c = 0; c < stride; ++c) sum[c] += row(i)[c];
+  for (int i = 0; i < length; ++i) {
+    const std::uint8_t* const before = row(i - box.whole - 1);
+    const std::uint8_t* const after = row(i + box.whole + 1);
+    const std::uint8_t* const leaving = row(i - box.whole);
+    std::uint8_t* const to = y + i * stride;
+    for (int c = 0; c < stride; ++c) {
+      const std::uint32_t edges = static_cast<std::uint32_t>(before[c]) + after[c];
+      to[c] = static_cast<std::uint8_t>((box.weight * sum[c] + box.edge_weight * edges + (1u << 23)) >> 24);
+      sum[c] += static_cast<std::uint32_t>(after[c]) - leaving[c];
+    }
+  }
+}
+
+// (rows x columns) pixels of `channels` bytes to (columns x rows).
+inline void transpose(int rows, int columns, int channels, const std::uint8_t* x, std::uint8_t* y) {
+  constexpr int block = 16;
+  for (int r0 = 0; r0 < rows; r0 += block)
+    for (int c0 = 0; c0 < columns; c0 += block)
+      for (int r = r0; r < rows && r < r0 + block; ++r)
+        for (int c = c0; c < columns && c < c0 + block; ++c)
+          for (int k = 0; k < channels; ++k) y[(c * rows + r) * channels + k] = x[(r * columns + c) * channels + k];
+}
+
+}  // namespace detail
+
+// Blurs in place; sigma in pixels, > 0.
+inline void gaussian_blur(Image& image, float sigma, BlurScratch& scratch) {
+  const BoxBlur box = BoxBlur::for_gaussian(sigma);
+  const int height = image.height, width = image.width, channels = image.channels;
+  std::vector<std::uint8_t>& a = scratch.first;
+  std::vector<std::uint8_t>& b = scratch.second;
+  a.resize(image.pixels.size());
+  b.resize(image.pixels.size());
+  detail::transpose(height, width, channels, image.pixels.data(), a.data());
+  for (int pass = 0; pass < 3; ++pass) {
+    detail::blur_columns(box, width, height * channels, a.data(), b.data(), scratch.sums);
+    std::swap(a, b);
+  }
+  detail::transpose(width, height, channels, a.data(), b.data());
+  for (int pass = 0; pass < 3; ++pass) {
+    std::swap(a, b);
+    detail::blur_columns(box, height, width * channels, a.data(), b.data(), scratch.sums);
+  }
+  std::copy(b.begin(), b.end(), image.pixels.begin());
+}
+
+}  // namespace tessera::inline TESSERA_ABI::data

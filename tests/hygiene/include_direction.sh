@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# include_direction.sh COMPILER INCLUDE: includes point one way, core <- (cpu, comm) <- nn <- (embed, position) <- models
+# <- ssl <- train, and data, io and eval do not know train.
+set -euo pipefail
+cd "$2/tessera"
+status=0
+forbid() {
+  local from=$1
+  shift
+  for to in "$@"; do
+    if grep -rn "#include \"tessera/$to/" "$from"; then
+      echo "$from must not include $to"
+      status=1
+    fi
+  done
+}
+forbid core cpu comm nn embed position models ssl optim data eval io train
+forbid cpu nn embed position models ssl optim data eval io train comm
+forbid comm nn embed position models ssl optim data eval io train cpu
+forbid nn embed position models ssl optim data eval io train cpu
+forbid embed models ssl optim data eval io train cpu
+forbid position models ssl optim data eval io train cpu
+forbid models ssl optim data eval io train cpu
+forbid ssl optim data eval io train cpu
+forbid data train
+forbid io train
+forbid eval train
+exit $status

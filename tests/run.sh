@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds and runs all tests: ./tests/run.sh [--quick]. --quick leaves the sanitizers out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. cmake/dependencies.sh
+need_packages "the tests" g++ cmake ninja-build ccache clang-14 libeigen3-dev libxtensor-dev libfmt-dev libgtest-dev \
+  libgmock-dev libbenchmark-dev nlohmann-json3-dev libcli11-dev zlib1g-dev libpng-dev libdnnl-dev \
+  dataset-fashion-mnist python3
+
+times=()
+stage() {
+  local name=$1 start=$SECONDS
+  shift
+  echo "== $name"
+  "$@"
+  times+=("$(printf '%5d s  %s' $((SECONDS - start)) "$name")")
+}
+configure_and_build() {
+  cmake --preset "$1" >"build-$1.log" 2>&1 || { cat "build-$1.log"; exit 1; }
+  grep 'tessera:' "build-$1.log" || true
+  rm "build-$1.log"
+  cmake --build --preset "$1" "${@:2}" -- --quiet
+}
+
+if [ "${1:-}" != "--quick" ]; then
+  stage "build with AddressSanitizer and UndefinedBehaviorSanitizer" \
+    configure_and_build asan --target tests_core tests_cpu tests_data tests_io tests_eval tests_train
+  stage "tests with AddressSanitizer and UndefinedBehaviorSanitizer" \
+    ctest --preset asan -j "$(nproc)" -R '^(core|cpu|data|io|eval|train)/' --output-on-failure --progress
+  stage "build with ThreadSanitizer" configure_and_build tsan --target tests_core tests_data
+  stage "tests with ThreadSanitizer" ctest --preset tsan -R '^core/ThreadPool|^data/.*Loader' --output-on-failure
+fi
+stage "build" configure_and_build dev
+stage "tests" ctest --preset dev -j "$(nproc)" --output-on-failure
+printf '%s\n' "${times[@]}"
