@@ -99,7 +99,7 @@ TEST(Augment, ChainEqualsTorchvision) {
   const Image expected = image_of(fixture, "chain_uint8");
   expect_equal("chain", image, expected, 1);
   std::vector<float> values(expected.pixels.size());
-  to_float(expected, imagenet_normalization, values.data());
+  to_float(expected, 3, imagenet_normalization, values.data());
   expect_close("chain_normalized", values.data(), fixture.tensor("chain_normalized"), 1e-6);
 }
 

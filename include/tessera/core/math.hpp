@@ -84,9 +84,15 @@ template <class Value>
   }
 }
 
-// a * b rounded to float even where the compiler would fuse it with a sum that follows: Pillow's results depend on it.
+// a * b rounded to float, even where the compiler would fuse it with a sum that follows: Pillow's results depend on it.
 [[nodiscard]] inline float rounded_product(float a, float b) {
-  return static_cast<float>(static_cast<double>(a) * static_cast<double>(b));
+  float product = a * b;
+#if defined(__x86_64__)
+  asm("" : "+x"(product));
+#else
+  asm("" : "+m"(product));
+#endif
+  return product;
 }
 
 // True when no bit pattern in `values` is a NaN or an infinity. Looks at the exponent bits, so that -ffast-math, which

@@ -127,16 +127,17 @@ struct Normalization {
 inline constexpr Normalization imagenet_normalization{{0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
 inline constexpr Normalization fashion_mnist_normalization{{0.2860f, 0.2860f, 0.2860f}, {0.3530f, 0.3530f, 0.3530f}};
 
-// Planar floats (channels, height, width) = (value / 255 - mean) / deviation.
-inline void to_float(ImageView image, const Normalization& normalization, float* to) {
+// Planar floats (channels, height, width) = (value / 255 - mean) / deviation. A grey image fills all `channels`.
+inline void to_float(ImageView image, int channels, const Normalization& normalization, float* to) {
   const int pixels = image.height * image.width;
-  for (int c = 0; c < image.channels; ++c) {
+  for (int c = 0; c < channels; ++c) {
+    const std::uint8_t* const from = image.pixels + (image.channels == 1 ? 0 : c);
     const auto at = static_cast<std::size_t>(c);
     std::array<float, 256> table;
     for (int value = 0; value < 256; ++value)
       table[static_cast<std::size_t>(value)] =
           (static_cast<float>(value) / 255.0f - normalization.mean[at]) / normalization.deviation[at];
-    for (int p = 0; p < pixels; ++p) to[c * pixels + p] = table[image.pixels[p * image.channels + c]];
+    for (int p = 0; p < pixels; ++p) to[c * pixels + p] = table[from[p * image.channels]];
   }
 }
 

@@ -21,6 +21,7 @@ namespace tessera::inline TESSERA_ABI::data {
 struct LoaderOptions {
   int batch_size = 256;  // images per batch on this rank
   int image_size = 28;   // pixels a side of a view
+  int channels = 1;      // of a view; grey images are repeated to fill them
   std::array<ViewAugmentation, 2> views = moco_v3_views(0.08);
   Normalization normalization = imagenet_normalization;
   std::uint64_t seed = 0;
@@ -111,7 +112,7 @@ class TwoViewLoader {
 
   [[nodiscard]] Slot& slot(long number) { return slots_[static_cast<std::size_t>(number) % slots_.size()]; }
   [[nodiscard]] std::size_t values() const {
-    return static_cast<std::size_t>(Dataset::channels() * options_.image_size * options_.image_size);
+    return static_cast<std::size_t>(options_.channels * options_.image_size * options_.image_size);
   }
 
   // Prepares the batch `produced_` if its slot is free. The lock is held, or no thread runs yet.
@@ -169,7 +170,7 @@ class TwoViewLoader {
       Random random(options_.seed, Purpose::view, static_cast<std::uint32_t>(batch.epoch * 2) + static_cast<std::uint32_t>(view),
                     static_cast<std::uint32_t>(sample));
       const std::size_t row = view * static_cast<std::size_t>(options_.batch_size) + static_cast<std::size_t>(i);
-      to_float(random_view(image, options_.views[view], options_.image_size, random, scratch), options_.normalization,
+      to_float(random_view(image, options_.views[view], options_.image_size, random, scratch), options_.channels, options_.normalization,
                batch.images.data() + row * values());
     }
   }
@@ -191,11 +192,11 @@ class TwoViewLoader {
 // Images [first, first + count) of a dataset as a network sees them at evaluation: `to` receives count rows of
 // channels*size*size floats. Images of that size are taken as they are, others resized by 256/224 and centre-cropped.
 template <class Dataset>
-void evaluation_batch(const Dataset& dataset, int first, int count, int size, const Normalization& normalization,
-                      float* to, AugmentScratch& scratch) {
-  const std::size_t values = static_cast<std::size_t>(Dataset::channels() * size * size);
+void evaluation_batch(const Dataset& dataset, int first, int count, int size, int channels,
+                      const Normalization& normalization, float* to, AugmentScratch& scratch) {
+  const std::size_t values = static_cast<std::size_t>(channels * size * size);
   for (int i = 0; i < count; ++i)
-    to_float(evaluation_view(dataset.image(first + i), size * 8 / 7, size, scratch), normalization,
+    to_float(evaluation_view(dataset.image(first + i), size * 8 / 7, size, scratch), channels, normalization,
              to + static_cast<std::size_t>(i) * values);
 }
 

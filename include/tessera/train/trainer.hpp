@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -84,6 +85,17 @@ class Trainer {
                             images, features);
   }
 
+  // Attention weights of a block of the base encoder (images*heads*tokens x tokens), in evaluation mode. Takes at most
+  // as many images as a step.
+  void attention(Rows<const Scalar, Method::in> images, int block, Rows<Scalar, Method::Encoder::tokens> weights) {
+    auto context = this->context();
+    context.mode = Mode::evaluate;
+    context.views = 1;
+    Method::Encoder::encode_attention(context,
+                                      bind<Method>(student_.data(), student_statistics_.data()).base_encoder.encoder,
+                                      images, block, weights);
+  }
+
   // The norm of the gradient of the last step over the tensors whose name starts with `prefix`.
   [[nodiscard]] double gradient_norm(std::string_view prefix) {
     double squares = 0;
@@ -102,8 +114,8 @@ class Trainer {
     for_entries(Student::entries, "", student_.data(), student_statistics_.data(), body);
     for_entries(Teacher::entries, "", teacher_.data(), teacher_statistics_.data(), body);
     for (std::size_t i = 0; i < optimizer_state_.size(); ++i)
-      for_entries(Student::entries, i == 0 ? "optimizer.0." : i == 1 ? "optimizer.1." : "optimizer.2.",
-                  optimizer_state_[i].data(), static_cast<Scalar*>(nullptr), body);
+      for_entries(Student::entries, "optimizer." + std::to_string(i) + ".", optimizer_state_[i].data(),
+                  static_cast<Scalar*>(nullptr), body);
   }
 
   // Continues as if `steps` steps had been made; for resuming.
@@ -146,11 +158,11 @@ class Trainer {
   }
 
   template <class Entries, class Body>
-  static void for_entries(const Entries& entries, const char* prefix, Scalar* parameters, Scalar* statistics,
+  static void for_entries(const Entries& entries, const std::string& prefix, Scalar* parameters, Scalar* statistics,
                           Body& body) {
     for (const Entry& entry : entries) {
       if (statistics == nullptr && entry.role != Role::trained) continue;
-      body(std::string(prefix) + std::string(entry.name.view()), entry.shape,
+      body(prefix + std::string(entry.name.view()), entry.shape,
            (entry.role == Role::statistic ? statistics : parameters) + entry.offset);
     }
   }

@@ -1,0 +1,100 @@
+// Weighted k-nearest-neighbour classification of features (spec 6.1).
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/errors.hpp"
+#include "tessera/core/parallel.hpp"
+
+namespace tessera::inline TESSERA_ABI::eval {
+
+// Row-major features, `width` to a row.
+template <class Scalar>
+struct Features {
+  const Scalar* data;
+  index rows;
+  index width;
+};
+
+struct KnnOptions {
+  int k = 20;
+  double temperature = 0.07;  // a neighbour of cosine similarity s votes with weight exp(s / temperature)
+};
+
+template <class Scalar>
+struct Neighbour {
+  int row;  // in the bank
+  Scalar similarity;
+};
+
+// The k most similar rows of the bank for each query (queries x k), nearest first; of equals the earlier row. Cosine
+// similarity. k is at most the size of the bank.
+template <class Scalar>
+[[nodiscard]] std::vector<Neighbour<Scalar>> nearest(ThreadPool& pool, Features<Scalar> bank, Features<Scalar> queries,
+                                                     index k) {
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  if (k < 1 || k > bank.rows) fail("k-NN: k = {} neighbours of a bank of {} features", k, bank.rows);
+  const auto unit = [](Features<Scalar> features) -> Matrix {
+    Matrix rows = Eigen::Map<const Matrix>(features.data, features.rows, features.width);
+    for (index r = 0; r < rows.rows(); ++r) {
+      const Scalar norm = rows.row(r).norm();
+      rows.row(r) /= norm > Scalar(1e-12) ? norm : Scalar(1e-12);
+    }
+    return rows;
+  };
+  const Matrix unit_bank = unit(bank), unit_queries = unit(queries);
+  std::vector<Neighbour<Scalar>> result(static_cast<std::size_t>(queries.rows * k));
+  constexpr index block = 64;
+  pool.for_pieces(queries.rows, block, [&](index first, index last, int) {
+    const Matrix similarity = unit_queries.middleRows(first, last - first) * unit_bank.transpose();
+    std::vector<Neighbour<Scalar>> row(static_cast<std::size_t>(bank.rows));
+    for (index q = first; q < last; ++q) {
+      for (index b = 0; b < bank.rows; ++b)
+        row[static_cast<std::size_t>(b)] = {static_cast<int>(b), similarity(q - first, b)};
+      const auto nearer = [](const Neighbour<Scalar>& a, const Neighbour<Scalar>& b) {
+        return a.similarity > b.similarity || (a.similarity == b.similarity && a.row < b.row);
+      };
+      std::nth_element(row.begin(), row.begin() + (k - 1), row.end(), nearer);
+      std::sort(row.begin(), row.begin() + k, nearer);
+      std::copy_n(row.begin(), k, result.begin() + q * k);
+    }
+  });
+  return result;
+}
+
+// Each query's votes for each class (queries x classes).
+template <class Scalar>
+[[nodiscard]] std::vector<Scalar> knn_votes(ThreadPool& pool, Features<Scalar> bank, std::span<const int> labels,
+                                            Features<Scalar> queries, int classes, const KnnOptions& options = {}) {
+  const index k = options.k < bank.rows ? options.k : bank.rows;
+  const auto neighbours = nearest(pool, bank, queries, k);
+  std::vector<Scalar> votes(static_cast<std::size_t>(queries.rows * classes), Scalar(0));
+  for (std::size_t i = 0; i < neighbours.size(); ++i) {
+    const int label = labels[static_cast<std::size_t>(neighbours[i].row)];
+    votes[i / static_cast<std::size_t>(k) * static_cast<std::size_t>(classes) + static_cast<std::size_t>(label)] +=
+        std::exp(neighbours[i].similarity / static_cast<Scalar>(options.temperature));
+  }
+  return votes;
+}
+
+// The share of queries whose most voted class is their own.
+template <class Scalar>
+[[nodiscard]] double knn_accuracy(ThreadPool& pool, Features<Scalar> bank, std::span<const int> labels,
+                                  Features<Scalar> queries, std::span<const int> query_labels, int classes,
+                                  const KnnOptions& options = {}) {
+  const std::vector<Scalar> votes = knn_votes(pool, bank, labels, queries, classes, options);
+  index right = 0;
+  for (std::size_t q = 0; q < query_labels.size(); ++q) {
+    const auto first = votes.begin() + static_cast<index>(q) * classes;
+    right += std::max_element(first, first + classes) - first == query_labels[q];
+  }
+  return static_cast<double>(right) / static_cast<double>(query_labels.size());
+}
+
+}  // namespace tessera::inline TESSERA_ABI::eval

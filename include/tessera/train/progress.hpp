@@ -1,0 +1,52 @@
+// The line that shows how far a run is.
+#pragma once
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <string>
+
+#include "tessera/core/abi.hpp"
+
+namespace tessera::inline TESSERA_ABI {
+
+// 95 -> "1:35", 3700 -> "1:01:40".
+[[nodiscard]] inline std::string duration_text(double seconds) {
+  const long all = static_cast<long>(seconds + 0.5);
+  const long hours = all / 3600, minutes = all / 60 % 60;
+  return hours > 0 ? fmt::format("{}:{:02}:{:02}", hours, minutes, all % 60) : fmt::format("{}:{:02}", minutes, all % 60);
+}
+
+// Prints lines to standard output: on a terminal each overwrites the one before, twice a second; otherwise one every ten
+// seconds.
+class Progress {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  // Whether the next line is due.
+  [[nodiscard]] bool due() const { return Clock::now() - last_ >= (terminal_ ? std::chrono::milliseconds(500) : std::chrono::seconds(10)); }
+
+  void show(const std::string& line) {
+    last_ = Clock::now();
+    if (terminal_)
+      fmt::print("\r\033[K{}", line);
+    else
+      fmt::print("{}\n", line);
+    std::fflush(stdout);
+  }
+
+  // A line that stays.
+  void keep(const std::string& line) {
+    if (terminal_) fmt::print("\r\033[K");
+    fmt::print("{}\n", line);
+    std::fflush(stdout);
+  }
+
+ private:
+  bool terminal_ = ::isatty(STDOUT_FILENO) == 1;
+  Clock::time_point last_{};
+};
+
+}  // namespace tessera::inline TESSERA_ABI
