@@ -1,0 +1,96 @@
+// Pre-trains a Vision Transformer with MoCo v3 on images in IDX files. Flags as in the reference's main_moco.py.
+#include <CLI/CLI.hpp>
+#include <type_traits>
+
+#include "options.hpp"
+#include "report.hpp"
+#include "tessera/train/pretrain.hpp"
+
+namespace {
+
+using namespace examples;
+
+struct Options {
+  ts::Recipe recipe;
+  std::string data, optimizer = "adamw";
+  bool stop_grad_conv1 = false;
+  int moco_dim = 256, moco_mlp_dim = 4096;
+};
+
+template <class Method, class Optimizer>
+int train(const Options& options) {
+  const ts::data::IdxDataset train_set(options.data, "train"), test_set(options.data, "t10k");
+  ts::Pretraining<Method, Optimizer, ts::data::IdxDataset> run(
+      options.recipe, train_set, test_set, ts::data::fashion_mnist_normalization, 10);
+  if (const int signal = run.run(); signal != 0) {
+    fmt::print("\nstopped by signal {} after step {}; the same command with --resume {} continues\n", signal,
+               run.trainer().steps(), run.checkpoint_path().string());
+    return 0;
+  }
+  const std::filesystem::path out = options.recipe.out;
+  const ts::FeatureSet features = run.features(test_set);
+  ts::io::write_npy(out / "features.npy", features.values.data(), features.labels.size(), Method::Encoder::out);
+  ts::io::write_npy(out / "labels.npy", features.labels.data(), features.labels.size(), 1);
+  write_report(run, options.recipe, train_set, test_set, features);
+  fmt::print("{}: checkpoint.safetensors, features.npy, labels.npy, metrics.jsonl, report.html\n", out.string());
+  return 0;
+}
+
+template <class Method>
+int with_optimizer(const Options& options) {
+  if (options.optimizer == "adamw") return train<Method, ts::optim::AdamW>(options);
+  if (options.optimizer == "lars") return train<Method, ts::optim::Lars>(options);
+  if (options.optimizer == "lamb") return train<Method, ts::optim::Lamb>(options);
+  if (options.optimizer == "sgd") return train<Method, ts::optim::Sgd>(options);
+  ts::fail("--optimizer {}: there are adamw, lars, lamb and sgd", options.optimizer);
+}
+
+int program(int argc, char** argv) {
+  Options options;
+  ts::Recipe& recipe = options.recipe;
+  recipe.arch = "vit_tiny";
+  recipe.out = "runs/pretrain";
+  std::string resume, out = recipe.out.string();
+  CLI::App app("Pre-trains a Vision Transformer with MoCo v3 on images in IDX files.");
+  app.option_defaults()->always_capture_default();
+  app.add_option("--data", options.data, "folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]")->required();
+  app.add_option("-a,--arch", recipe.arch, "vit_tiny, vit_small or vit_base");
+  app.add_option("-b,--batch-size", recipe.batch_size, "images per step");
+  app.add_option("--lr", recipe.lr, "base learning rate, multiplied by batch size / 256");
+  app.add_option("--wd,--weight-decay", recipe.weight_decay, "weight decay");
+  app.add_option("--epochs", recipe.epochs, "epochs");
+  app.add_option("--warmup-epochs", recipe.warmup_epochs, "epochs of linear warm-up");
+  app.add_option("--optimizer", options.optimizer, "adamw, lars, lamb or sgd");
+  app.add_option("--moco-dim", options.moco_dim, "features of the heads");
+  app.add_option("--moco-mlp-dim", options.moco_mlp_dim, "hidden features of the heads");
+  app.add_option("--moco-m", recipe.moco_m, "momentum of the momentum encoder");
+  app.add_flag("--moco-m-cos", recipe.moco_m_cos, "raise the momentum to 1 along half a cosine");
+  app.add_option("--moco-t", recipe.moco_t, "softmax temperature");
+  app.add_flag("--stop-grad-conv1", options.stop_grad_conv1, "keep the patch projection as it was initialised");
+  app.add_option("--crop-min", recipe.crop_min, "smallest share of the image in a crop");
+  app.add_option("--seed", recipe.seed, "seed of initial values, order and views");
+  app.add_option("--resume", resume, "checkpoint to continue from");
+  app.add_option("-j,--workers", recipe.workers, "threads that load images");
+  app.add_option("--threads", recipe.threads, "threads that train; 0: every processor");
+  app.add_option("--knn-every", recipe.knn_every, "steps between k-NN monitors; 0: once an epoch");
+  app.add_option("--knn-bank", recipe.knn_bank, "training images that the monitor knows");
+  app.add_option("--save-every", recipe.save_every, "steps between checkpoints; 0: once an epoch");
+  app.add_option("--out", out, "folder for everything that is written");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& problem) {
+    return app.exit(problem) == 0 ? 0 : 2;
+  }
+  recipe.resume = resume;
+  recipe.out = out;
+  int status = 0;
+  for_arch(recipe.arch, options.stop_grad_conv1, options.moco_dim, options.moco_mlp_dim,
+           [&]<class One>(One) { status = with_optimizer<typename One::Method>(options); });
+  return status;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return examples::guarded("pretrain", [&] { return program(argc, argv); });
+}

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Pre-trains a small Vision Transformer with MoCo v3 on Fashion-MNIST, on this machine's processor.
+# Flags are handed to `pretrain`: --data FOLDER takes other IDX files, --out FOLDER another place for the results.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. cmake/dependencies.sh
+need_packages "the quickstart" g++ cmake ninja-build libeigen3-dev libxtensor-dev libfmt-dev nlohmann-json3-dev \
+  libcli11-dev zlib1g-dev libpng-dev libdnnl-dev dataset-fashion-mnist
+
+echo "Building (about a minute, once)"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+{ cmake --preset release -DTESSERA_BUILD_BENCH=OFF && cmake --build --preset release --target pretrain extract_features; } \
+  >"$log" 2>&1 || { cat "$log"; exit 1; }
+
+data=(--data /usr/share/datasets/fashion-mnist)
+for flag in "$@"; do [[ $flag == --data* ]] && data=(); done
+exec build/release/examples/pretrain "${data[@]}" \
+  --arch vit_tiny --stop-grad-conv1 --moco-dim 128 --moco-mlp-dim 512 \
+  --epochs 4 --warmup-epochs 0.4 --batch-size 256 --optimizer adamw --lr 1.5e-3 --weight-decay 0.1 \
+  --moco-m 0.99 --moco-m-cos --moco-t 0.2 --crop-min 0.3 \
+  --out runs/quickstart "$@"
