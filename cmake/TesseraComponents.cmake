@@ -27,12 +27,14 @@ macro(tessera_find_component component)
     set(TESSERA_report_FOUND ${PNG_FOUND})
     set(TESSERA_report_LIBRARIES PNG::PNG)
   elseif("${component}" STREQUAL "onednn")
-    # Only the C interface of the OpenMP run-time is used (omp_set_num_threads): no compiler flag is needed.
-    find_package(dnnl 2.6 CONFIG QUIET)
+    # Debian's package file for dnnl asks for OpenCL's, which is not needed here. Of OpenMP only the run-time is used
+    # (omp_set_num_threads), no compiler flag.
+    find_path(TESSERA_ONEDNN_INCLUDE_DIR dnnl.h)
+    find_library(TESSERA_ONEDNN_LIBRARY dnnl)
     find_package(OpenMP QUIET COMPONENTS CXX)
-    if(dnnl_FOUND AND OpenMP_CXX_FOUND)
+    if(TESSERA_ONEDNN_INCLUDE_DIR AND TESSERA_ONEDNN_LIBRARY AND OpenMP_CXX_FOUND)
       set(TESSERA_onednn_FOUND TRUE)
-      set(TESSERA_onednn_LIBRARIES DNNL::dnnl ${OpenMP_gomp_LIBRARY})
+      set(TESSERA_onednn_LIBRARIES ${TESSERA_ONEDNN_LIBRARY} ${OpenMP_CXX_LIBRARIES})
       set(TESSERA_onednn_DEFINITIONS TESSERA_HAS_ONEDNN=1)
     endif()
   elseif("${component}" STREQUAL "cblas")

@@ -68,6 +68,7 @@ int program(int argc, char** argv) {
   app.add_option("--moco-t", recipe.moco_t, "softmax temperature");
   app.add_flag("--stop-grad-conv1", options.stop_grad_conv1, "keep the patch projection as it was initialised");
   app.add_option("--crop-min", recipe.crop_min, "smallest share of the image in a crop");
+  app.add_flag("--no-blur{false}", recipe.blur, "views without Gaussian blur, for images of 32 pixels and less");
   app.add_option("--seed", recipe.seed, "seed of initial values, order and views");
   app.add_option("--resume", resume, "checkpoint to continue from");
   app.add_option("-j,--workers", recipe.workers, "threads that load images");

@@ -60,17 +60,23 @@ template <class Scalar>
   return Pack<Scalar>{} + value;
 }
 
-// The first `count` lanes from memory, zero in the others. 0 <= count < lanes.
+// Bytes of `count` lanes, at most a pack's: the bound is for the compiler, which else sees copies beyond the pack.
+template <class Scalar>
+[[gnu::always_inline]] inline std::size_t part_bytes(index count) {
+  return count < lanes<Scalar> ? static_cast<std::size_t>(count) * sizeof(Scalar) : bytes;
+}
+
+// The first `count` lanes from memory, zero in the others. 0 <= count <= lanes.
 template <class Scalar>
 [[gnu::always_inline]] inline Pack<Scalar> load_part(const Scalar* from, index count) {
   Pack<Scalar> pack{};
-  std::memcpy(&pack, from, static_cast<std::size_t>(count) * sizeof(Scalar));
+  std::memcpy(&pack, from, part_bytes<Scalar>(count));
   return pack;
 }
 
 template <class Scalar>
 [[gnu::always_inline]] inline void store_part(Scalar* to, Pack<Scalar> pack, index count) {
-  std::memcpy(to, &pack, static_cast<std::size_t>(count) * sizeof(Scalar));
+  std::memcpy(to, &pack, part_bytes<Scalar>(count));
 }
 
 // The sum of all lanes, in a fixed order.

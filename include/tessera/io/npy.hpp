@@ -17,9 +17,7 @@ namespace tessera::inline TESSERA_ABI::io {
 // Writes an xtensor expression, atomically.
 template <class Expression>
 void write_npy(const std::filesystem::path& path, const xt::xexpression<Expression>& values) {
-  std::ostringstream stream;
-  xt::dump_npy(stream, values);
-  replace_file(path, stream.view());
+  replace_file(path, std::string_view(xt::dump_npy(values)));
 }
 
 // Writes a row-major (rows x columns) matrix.

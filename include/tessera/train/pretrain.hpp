@@ -146,6 +146,7 @@ class Pretraining {
             {"moco_m_cos", recipe_.moco_m_cos ? "1" : "0"},
             {"moco_t", fmt::format("{}", recipe_.moco_t)},
             {"crop_min", fmt::format("{}", recipe_.crop_min)},
+            {"blur", recipe_.blur ? "1" : "0"},
             {"images", std::to_string(train_.size())}};
   }
 
@@ -155,6 +156,8 @@ class Pretraining {
     options.image_size = size;
     options.channels = channels;
     options.views = data::moco_v3_views(recipe_.crop_min);
+    if (!recipe_.blur)
+      for (data::ViewAugmentation& view : options.views) view.blur = 0;
     options.normalization = normalization_;
     options.seed = recipe_.seed;
     options.threads = recipe_.workers;

@@ -22,6 +22,7 @@ struct Recipe {
   bool moco_m_cos = false;
   double moco_t = 0.2;
   double crop_min = 0.08;
+  bool blur = true;             // the views' Gaussian blur; images of 32 pixels are better without
   std::uint64_t seed = 0;
   int threads = 0;              // of the training step; 0: every processor
   int workers = 1;              // threads of the loader
