@@ -11,6 +11,7 @@
 #include "tessera/core/context.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/core/layout.hpp"
+#include "tessera/core/math.hpp"
 #include "tessera/models/initialize.hpp"
 #include "tessera/optim/optimizers.hpp"
 
