@@ -3,6 +3,7 @@
 #pragma once
 
 #include "tessera/comm/serial.hpp"
+#include "tessera/concepts.hpp"
 #include "tessera/core/abi.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/errors.hpp"

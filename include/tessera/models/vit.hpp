@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "tessera/concepts.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/embed/conv_stem.hpp"
@@ -59,6 +60,10 @@ struct VisionTransformer {
   static constexpr int width = width_, depth = depth_, heads = heads_, grid = Embed::grid;
   static constexpr int tokens = Embed::tokens + (Pooling::class_token ? 1 : 0);
   static constexpr int in = Image::values, out = width;
+  static_assert(PositionEmbedding<Position>,
+                "tessera: a position embedding needs trained, supports<width> and declare(visit, name, tokens, width)");
+  static_assert(tessera::Pooling<Pooling>,
+                "tessera: a pooling needs class_token and final_norm; a class token needs the final norm");
   static_assert(depth > 0, "tessera: a VisionTransformer needs at least one block");
   static_assert(Position::template supports<width>,
                 "tessera: sine-cosine position embeddings need a width divisible by 4");

@@ -1,6 +1,7 @@
 // Multi-head self-attention: a policy between two linear maps.
 #pragma once
 
+#include "tessera/concepts.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/nn/linear.hpp"
@@ -43,6 +44,9 @@ template <int width_, int tokens_, int heads_, class Policy = attention::Softmax
 struct Attention {
   static_assert(heads_ > 0 && width_ % heads_ == 0,
                 "tessera: the number of heads must divide the width of the attention");
+  static_assert(AttentionPolicy<Policy>,
+                "tessera: an attention policy needs Saved<Scalar, tokens, heads>, forward and backward; "
+                "docs/writing-a-policy.md shows one");
   static constexpr int width = width_, tokens = tokens_, heads = heads_;
   using Qkv = Linear<width, 3 * width, true, XavierUniform<3>>;
   using Proj = Linear<width, width>;

@@ -1,6 +1,7 @@
 // The two-layer perceptron of a transformer block.
 #pragma once
 
+#include "tessera/concepts.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/nn/activation.hpp"
@@ -11,6 +12,8 @@ namespace tessera::inline TESSERA_ABI::nn {
 // fc2(Activation(fc1(x))) with the residual added.
 template <int width_, int hidden_, class Activation = Gelu>
 struct Mlp {
+  static_assert(ActivationFunction<Activation>,
+                "tessera: an activation needs value(x) and value_and_slope(x), for packs and scalars");
   static constexpr int width = width_, hidden = hidden_;
   using Fc1 = Linear<width, hidden>;
   using Fc2 = Linear<hidden, width>;

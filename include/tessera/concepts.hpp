@@ -1,0 +1,94 @@
+// What a policy must offer, each with the shortest model as its comment. A composition checks its policies where the user
+// writes it, so that a wrong one fails there with a sentence.
+#pragma once
+
+#include <concepts>
+
+#include "tessera/core/context.hpp"
+#include "tessera/core/layout.hpp"
+#include "tessera/core/math.hpp"
+#include "tessera/core/memory.hpp"
+
+namespace tessera::inline TESSERA_ABI {
+
+// Stand-ins to ask policies about; they are never run.
+namespace archetype {
+struct Backend {
+  using Scalar = float;
+};
+struct Communicator {};
+using Context = tessera::Context<Backend, Communicator>;
+}  // namespace archetype
+
+// float and double, on the CPU.
+template <class Candidate>
+concept Scalar = std::same_as<Candidate, float> || std::same_as<Candidate, double>;
+
+// struct Serial { int rank(); int size(); void all_reduce(Scalar* values, index count); };
+template <class Candidate>
+concept Communicator = requires(Candidate& c, double* values, index count) {
+  { c.rank() } -> std::convertible_to<int>;
+  { c.size() } -> std::convertible_to<int>;
+  c.all_reduce(values, count);
+};
+
+// What happens between the q, k, v projection and the output projection.
+// struct Policy {
+//   template <class Scalar, int tokens, int heads> struct Saved {};
+//   template <int tokens, int heads, class Context, class Scalar, int width>
+//   static Saved<Scalar, tokens, heads> forward(Context&, Rows<const Scalar, 3 * width> qkv, Rows<Scalar, width> out);
+//   template <int tokens, int heads, class Context, class Scalar, int width>
+//   static void backward(Context&, Rows<const Scalar, 3 * width> qkv, Rows<const Scalar, width> out,
+//                        const Saved<Scalar, tokens, heads>&, Rows<const Scalar, width> d_out,
+//                        Rows<Scalar, 3 * width> d_qkv);
+// };
+template <class Candidate>
+concept AttentionPolicy =
+    requires(archetype::Context& context, Rows<const float, 24> qkv, Rows<float, 8> out, Rows<const float, 8> d_out,
+             Rows<float, 24> d_qkv, const typename Candidate::template Saved<float, 4, 2>& saved) {
+      { Candidate::template forward<4, 2>(context, qkv, out) } ->
+          std::same_as<typename Candidate::template Saved<float, 4, 2>>;
+      Candidate::template backward<4, 2>(context, qkv, d_out, saved, d_out, d_qkv);
+    };
+
+// struct None { static constexpr bool trained = false; template <int width> static constexpr bool supports = true;
+//               template <class Visit> static constexpr typename Visit::Leaf declare(Visit&, const Name&, int tokens, int width) { return {}; } };
+template <class Candidate>
+concept PositionEmbedding = requires(layout::Count& visit, const Name& name) {
+  { Candidate::trained } -> std::convertible_to<bool>;
+  { Candidate::template supports<8> } -> std::convertible_to<bool>;
+  { Candidate::declare(visit, name, 5, 8) } -> std::same_as<layout::Count::Leaf>;
+};
+
+// struct Mean { static constexpr bool class_token = false, final_norm = false; };
+template <class Candidate>
+concept Pooling = requires {
+  { Candidate::class_token } -> std::convertible_to<bool>;
+  { Candidate::final_norm } -> std::convertible_to<bool>;
+} && (Candidate::final_norm || !Candidate::class_token);
+
+// struct Identity { static Value value(Value x); static ValueAndSlope<Value> value_and_slope(Value x); }; for packs and
+// scalars.
+template <class Candidate>
+concept ActivationFunction = requires(simd::Pack<float> pack, double scalar) {
+  { Candidate::value(pack) } -> std::same_as<simd::Pack<float>>;
+  { Candidate::value(scalar) } -> std::same_as<double>;
+  Candidate::value_and_slope(pack).slope;
+};
+
+// struct Method { int states; void step(Backend&, const optim::Update<Scalar, states>&) const; const char* name; };
+template <class Candidate>
+concept Optimizer = requires {
+  { Candidate::states } -> std::convertible_to<int>;
+  { Candidate::name } -> std::convertible_to<const char*>;
+};
+
+// struct Images { int size(); ImageView image(int i); int label(int i); };
+template <class Candidate>
+concept Dataset = requires(const Candidate& images, int i) {
+  { images.size() } -> std::convertible_to<int>;
+  { images.image(i).channels } -> std::convertible_to<int>;
+  { images.label(i) } -> std::convertible_to<int>;
+};
+
+}  // namespace tessera::inline TESSERA_ABI
