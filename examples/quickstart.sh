@@ -17,6 +17,6 @@ data=(--data /usr/share/datasets/fashion-mnist)
 for flag in "$@"; do [[ $flag == --data* ]] && data=(); done
 exec build/release/examples/pretrain "${data[@]}" \
   --arch vit_tiny --stop-grad-conv1 --moco-dim 128 --moco-mlp-dim 512 \
-  --epochs 4 --warmup-epochs 0.4 --batch-size 256 --optimizer adamw --lr 1.5e-3 --weight-decay 0.1 \
-  --moco-m 0.99 --moco-m-cos --moco-t 0.2 --crop-min 0.3 \
+  --epochs 4 --warmup-epochs 0.4 --batch-size 128 --optimizer adamw --lr 3e-3 --weight-decay 0.1 \
+  --moco-m 0.99 --moco-m-cos --moco-t 0.1 --crop-min 0.5 \
   --out runs/quickstart "$@"

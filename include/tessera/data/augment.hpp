@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/random.hpp"

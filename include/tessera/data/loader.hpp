@@ -1,6 +1,7 @@
 // Batches of augmented views, made ahead of time by threads.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <condition_variable>
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <mutex>
 #include <span>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tessera/core/abi.hpp"

@@ -1,6 +1,7 @@
 // Crop and antialiased resize of 8-bit images, equal to Pillow's pixel for pixel (spec 3.3).
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>

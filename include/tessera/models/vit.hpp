@@ -58,7 +58,7 @@ struct VisionTransformer {
   using Embed = typename Policies::Embed::template Layer<Image, Patch, width_>;
 
   static constexpr int width = width_, depth = depth_, heads = heads_, grid = Embed::grid;
-  static constexpr int tokens = Embed::tokens + (Pooling::class_token ? 1 : 0);
+  static constexpr int patches = Embed::tokens, tokens = patches + (Pooling::class_token ? 1 : 0);
   static constexpr int in = Image::values, out = width;
   static_assert(PositionEmbedding<Position>,
                 "tessera: a position embedding needs trained, supports<width> and declare(visit, name, tokens, width)");
@@ -165,8 +165,8 @@ struct VisionTransformer {
                       Rows<const Scalar, width>(dx), dx);
     const bool embed_gradient = Embed::trained || context.frozen_gradients || d_images.wanted();
     Rows<Scalar, width> d_embedded{};
-    if (embed_gradient) d_embedded = context.template take<width>(images.rows * Embed::tokens);
-    assemble_tokens_backward<Embed::tokens, tokens>(context.backend, Rows<const Scalar, width>(dx), d_embedded,
+    if (embed_gradient) d_embedded = context.template take<width>(images.rows * patches);
+    assemble_tokens_backward<patches, tokens>(context.backend, Rows<const Scalar, width>(dx), d_embedded,
                                                     g.cls_token, Position::trained ? g.pos_embed : nullptr);
     if (embed_gradient)
       Embed::backward(context, p.patch_embed, g.patch_embed, images, saved.patch_embed,
@@ -177,9 +177,9 @@ struct VisionTransformer {
   template <class Context, class Scalar>
   static auto embed(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
                     Rows<Scalar, width> y) {
-    const auto embedded = context.template take<width>(images.rows * Embed::tokens);
+    const auto embedded = context.template take<width>(images.rows * patches);
     const auto saved = Embed::forward(context, p.patch_embed, images, embedded);
-    assemble_tokens<Embed::tokens, tokens>(context.backend, Rows<const Scalar, width>(embedded),
+    assemble_tokens<patches, tokens>(context.backend, Rows<const Scalar, width>(embedded),
                                            static_cast<const Scalar*>(p.cls_token),
                                            static_cast<const Scalar*>(p.pos_embed), y);
     return saved;
