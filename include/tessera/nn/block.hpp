@@ -15,7 +15,7 @@ struct Block {
   static_assert(Attention_::width == Mlp_::width, "tessera: attention and MLP of a block must have the same width");
   using Attention = Attention_;
   using Mlp = Mlp_;
-  static constexpr int width = Attention::width;
+  static constexpr int width = Attention::width, in = width, out = width;
   using Norm1 = LayerNorm<width>;
   using Norm2 = MlpNorm<width>;
 

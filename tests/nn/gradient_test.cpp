@@ -1,0 +1,94 @@
+// Every layer, and every combination of a Vision Transformer's policies, against finite differences. A new one joins with
+// a line in `Layers`.
+#include <gtest/gtest.h>
+
+#include "support/gradient.hpp"
+#include "tessera/models/vit.hpp"
+#include "tessera/ssl/heads.hpp"
+
+namespace tessera::test {
+namespace {
+
+template <class Layer_, index rows_, int views_ = 1>
+struct Case {
+  using Layer = Layer_;
+  static constexpr index rows = rows_;
+  static constexpr int views = views_;
+};
+
+// Layers that add a residual, as layers of their own: y = x + f(x).
+template <class Inner, int width>
+struct Residual {
+  static constexpr int in = width, out = width;
+  template <class Leaf>
+  using Parameters = typename Inner::template Parameters<Leaf>;
+  template <class Scalar>
+  using Saved = typename Inner::template Saved<Scalar>;
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name) {
+    return Inner::declare(visit, name);
+  }
+  template <class Context, class Scalar>
+  static auto forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> x, Rows<Scalar, out> y) {
+    return Inner::forward(context, p, x, x, y);
+  }
+  template <class Context, class Scalar>
+  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
+                       Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
+                       Rows<Scalar, in> dx) {
+    Inner::backward(context, p, g, x, saved, dy, dx);
+    add_to(context.backend, dy, dx);
+  }
+};
+
+template <class Embed, class Position, class Pooling, class MlpNorm = mlp_norm::LayerNorm, class Activation = nn::Gelu>
+using SmallViT = VisionTransformer<image<8, 2>, patch<4>, 12, 2, 3, 2,
+                                   vit::policies<Embed, Position, attention::SoftmaxAttention, Pooling, MlpNorm, Activation>>;
+template <int tokens, int heads, int width>
+using Attention = Residual<nn::Attention<width, tokens, heads>, width>;
+
+using embed::FrozenPatches;
+using embed::Patches;
+using pooling::ClassToken;
+using pooling::Mean;
+using pooling::MeanNorm;
+using position::Learned;
+using position::None;
+using position::SinCos2d;
+
+using Layers = testing::Types<
+    Case<nn::Linear<5, 7>, 9>, Case<nn::Linear<6, 3, false>, 600>, Case<nn::LayerNorm<11>, 7>,
+    Case<nn::BatchNorm<5>, 8>, Case<nn::BatchNorm<37>, 12, 2>, Case<nn::BatchNorm<5, false>, 8, 2>,
+    Case<nn::Activation<nn::Gelu, 9>, 4>, Case<nn::Activation<nn::GeluTanh, 9>, 4>,
+    Case<nn::Conv2d<2, 3, 5, 3, 2, 1, true>, 50>, Case<nn::Conv2d<3, 2, 4, 1, 1, 0, true>, 32>,
+    Case<Attention<5, 2, 8>, 15>, Case<Attention<17, 3, 15>, 34>, Case<Attention<1, 1, 4>, 3>,
+    Case<Residual<nn::Mlp<6, 10>, 6>, 9>, Case<Residual<nn::Mlp<6, 10, nn::GeluTanh>, 6>, 9>,
+    Case<nn::Block<nn::Attention<8, 4, 2>, nn::Mlp<8, 16>>, 12>,
+    Case<nn::Block<nn::Attention<8, 4, 2>, nn::Mlp<8, 16>, mlp_norm::BatchNorm::Layer>, 16, 2>,
+    Case<SmallViT<Patches, SinCos2d, ClassToken>, 3>, Case<SmallViT<Patches, Learned, ClassToken>, 3>,
+    Case<SmallViT<Patches, None, ClassToken>, 3>, Case<SmallViT<Patches, SinCos2d, MeanNorm>, 3>,
+    Case<SmallViT<Patches, Learned, MeanNorm>, 3>, Case<SmallViT<Patches, None, MeanNorm>, 3>,
+    Case<SmallViT<Patches, SinCos2d, Mean>, 3>, Case<SmallViT<Patches, Learned, Mean>, 3>,
+    Case<SmallViT<FrozenPatches, None, Mean>, 3>,
+    Case<SmallViT<FrozenPatches, SinCos2d, ClassToken, mlp_norm::BatchNorm>, 4, 2>,
+    Case<SmallViT<Patches, Learned, MeanNorm, mlp_norm::BatchNorm, nn::GeluTanh>, 4, 2>>;
+
+template <class One>
+class Gradient : public testing::Test {};
+TYPED_TEST_SUITE(Gradient, Layers);
+
+TYPED_TEST(Gradient, EqualsFiniteDifferences) {
+  std::string worst;
+  EXPECT_LT((gradient_error<typename TypeParam::Layer>(TypeParam::rows, TypeParam::views, &worst)), 1e-7) << worst;
+}
+
+// ReLU's kink spoils differences that straddle it; few of these do, and by little. The convolutional stem, which has many,
+// is compared with the reference in tests/models.
+TEST(GradientWithRelu, EqualsFiniteDifferencesNearly) {
+  EXPECT_LT((gradient_error<nn::Activation<nn::Relu, 9>>(4)), 1e-7);
+  EXPECT_LT((gradient_error<ssl::Projector<7, 4>::Layer<5>>(12, 2)), 2e-2);
+  EXPECT_LT((gradient_error<ssl::Predictor<7, 4>::Layer<4>>(12, 2)), 2e-2);
+}
+
+}  // namespace
+}  // namespace tessera::test
