@@ -1,6 +1,6 @@
-// Whole training steps, and the matrix product that bounds them, in one program. items_per_second is images (of two views
-// each); `GFLOP/s` counts 8 forwards per image and step: two views, each forward and twice that backward in the student,
-// and forward in the momentum encoder.
+// Whole training steps, and the matrix product that bounds them, in one program. items_per_second is images (of two
+// views each); `GFLOP/s` counts 8 forwards per image and step: two views, each forward and twice that backward in the
+// student, and forward in the momentum encoder.
 #include <benchmark/benchmark.h>
 #include <sys/resource.h>
 
@@ -39,7 +39,8 @@ void matrix_product(benchmark::State& state) {
   backend.arena().commit();
   for (auto _ : state)
     linear_forward(backend, ts::Rows<const float, in>{x.data(), rows}, static_cast<const float*>(w.data()),
-                   static_cast<const float*>(nullptr), ts::Rows<const float, out>{}, ts::Rows<float, out>{y.data(), rows});
+                   static_cast<const float*>(nullptr), ts::Rows<const float, out>{},
+                   ts::Rows<float, out>{y.data(), rows});
   state.counters["GFLOP/s"] =
       benchmark::Counter(2e-9 * in * out * static_cast<double>(rows), benchmark::Counter::kIsIterationInvariantRate);
 }
@@ -60,8 +61,7 @@ void step(benchmark::State& state) {
   state.counters["GFLOP/s"] = benchmark::Counter(flops * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  state.counters["planned_MB"] =
-      static_cast<double>(trainer.activation_bytes() + trainer.parameter_bytes()) / 1e6;
+  state.counters["planned_MB"] = static_cast<double>(trainer.activation_bytes() + trainer.parameter_bytes()) / 1e6;
   state.counters["peak_MB"] = static_cast<double>(usage.ru_maxrss) / 1e3;
 }
 BENCHMARK(step<Tiny>)->Name("step_vit_tiny")->Arg(256)->UseRealTime()->MinTime(6)->Unit(benchmark::kMillisecond);

@@ -31,10 +31,10 @@ void extract(const ts::io::Safetensors& checkpoint, const ts::data::IdxDataset& 
   ts::cpu::Buffer<float> parameters(Table::parameters), statistics(Table::statistics);
   for (const ts::Entry& entry : Table::entries) {
     float* const to = (entry.role == ts::Role::statistic ? statistics : parameters).data() + entry.offset;
-    checkpoint.read_into<float>(std::string(entry.name.view()),
-                                std::vector<std::int64_t>(entry.shape.extents.begin(),
-                                                          entry.shape.extents.begin() + entry.shape.rank),
-                                std::span<float>(to, static_cast<std::size_t>(entry.size())));
+    checkpoint.read_into<float>(
+        std::string(entry.name.view()),
+        std::vector<std::int64_t>(entry.shape.extents.begin(), entry.shape.extents.begin() + entry.shape.rank),
+        std::span<float>(to, static_cast<std::size_t>(entry.size())));
   }
   const auto p = ts::bind<Model>(parameters.data(), statistics.data());
   constexpr int batch = 256;
@@ -51,8 +51,8 @@ void extract(const ts::io::Safetensors& checkpoint, const ts::data::IdxDataset& 
   ts::data::AugmentScratch scratch;
   for (int first = 0; first < images.size(); first += batch) {
     const int rows = images.size() - first < batch ? images.size() - first : batch;
-    ts::data::evaluation_batch(images, first, rows, Image::size, Image::channels,
-                               ts::data::fashion_mnist_normalization, pixels.data(), scratch);
+    ts::data::evaluation_batch(images, first, rows, Image::size, Image::channels, ts::data::fashion_mnist_normalization,
+                               pixels.data(), scratch);
     encode(pixels.data(), features.data() + static_cast<ts::index>(first) * Encoder::out, rows);
   }
   ts::io::write_npy(out, features.data(), count, Encoder::out);

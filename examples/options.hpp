@@ -31,9 +31,10 @@ void for_arch(const std::string& name, bool stop_grad_conv1, int dim, int mlp_di
   using Frozen = ts::vit::policies<ts::embed::FrozenPatches>;
   const auto widths = [&](int expected_mlp, int expected_dim) {
     if (dim != expected_dim || mlp_dim != expected_mlp)
-      ts::fail("--moco-dim {} --moco-mlp-dim {}: {} is compiled with {} and {}; widths are types, changed in "
-               "examples/options.hpp",
-               dim, mlp_dim, name, expected_dim, expected_mlp);
+      ts::fail(
+          "--moco-dim {} --moco-mlp-dim {}: {} is compiled with {} and {}; widths are types, changed in "
+          "examples/options.hpp",
+          dim, mlp_dim, name, expected_dim, expected_mlp);
   };
   const auto either = [&]<class LearnedEncoder, class FrozenEncoder, int mlp, int out>() {
     widths(mlp, out);
@@ -47,8 +48,8 @@ void for_arch(const std::string& name, bool stop_grad_conv1, int dim, int mlp_di
   using Grey28 = ts::image<28, 1>;
   using Rgb224 = ts::image<224, 3>;
   if (name == "vit_tiny")
-    either.template operator()<ts::vit::Tiny<Grey28, ts::patch<7>, Learned>, ts::vit::Tiny<Grey28, ts::patch<7>, Frozen>,
-                               512, 128>();
+    either.template
+    operator()<ts::vit::Tiny<Grey28, ts::patch<7>, Learned>, ts::vit::Tiny<Grey28, ts::patch<7>, Frozen>, 512, 128>();
   else if (name == "vit_small")
     either.template operator()<ts::vit::Small<Rgb224, ts::patch<16>, Learned>,
                                ts::vit::Small<Rgb224, ts::patch<16>, Frozen>, 4096, 256>();

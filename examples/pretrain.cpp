@@ -20,8 +20,8 @@ struct Options {
 template <class Method, class Optimizer>
 int train(const Options& options) {
   const ts::data::IdxDataset train_set(options.data, "train"), test_set(options.data, "t10k");
-  ts::Pretraining<Method, Optimizer, ts::data::IdxDataset> run(
-      options.recipe, train_set, test_set, ts::data::fashion_mnist_normalization, 10);
+  ts::Pretraining<Method, Optimizer, ts::data::IdxDataset> run(options.recipe, train_set, test_set,
+                                                               ts::data::fashion_mnist_normalization, 10);
   if (const int signal = run.run(); signal != 0) {
     fmt::print("\nstopped by signal {} after step {}; the same command with --resume {} continues\n", signal,
                run.trainer().steps(), run.checkpoint_path().string());

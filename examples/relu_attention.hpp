@@ -1,5 +1,6 @@
 // An attention policy of one's own, in one file: ReLU in place of softmax, divided by the number of tokens
-// (Wortsman et al., "Replacing softmax with ReLU in Vision Transformers", 2023). docs/writing-a-policy.md walks through it.
+// (Wortsman et al., "Replacing softmax with ReLU in Vision Transformers", 2023). docs/writing-a-policy.md walks through
+// it.
 #pragma once
 
 #include <cmath>
@@ -37,21 +38,22 @@ struct ReluAttention {
                        ts::Rows<Scalar, 3 * width> d_qkv) {
     using Matmul = typename Context::Backend::Matmul;
     constexpr ts::index dim = width / heads, stride = 3 * width;
-    for_heads<tokens, heads, width>(context, qkv, [&](ts::index row, ts::index column, Scalar* weights, Scalar* scores) {
-      const Scalar* const q = qkv.row(row) + column;
-      Scalar* const d_q = d_qkv.row(row) + column;
-      const Operand<Scalar> gradient{d_out.row(row) + column, width};
-      const Scalar slope = weigh<tokens, heads, width, Matmul>(q, weights);
-      const auto product = [](ts::index n, ts::index k, Operand<Scalar> a, Operand<Scalar> b, Scalar* c,
-                              ts::index c_stride) {
-        Matmul::multiply(ts::index{tokens}, n, k, a, b, c, c_stride, false);
-      };
-      product(dim, tokens, {weights, tokens, true}, gradient, d_q + 2 * width, stride);    // dv = weights^T d_out
-      product(tokens, dim, gradient, {q + 2 * width, stride, true}, scores, tokens);      // d_weights = d_out v^T
-      for (int i = 0; i < tokens * tokens; ++i) scores[i] = weights[i] > 0 ? scores[i] * slope : Scalar(0);
-      product(dim, tokens, {scores, tokens}, {q + width, stride}, d_q, stride);            // dq = d_scores k
-      product(dim, tokens, {scores, tokens, true}, {q, stride}, d_q + width, stride);      // dk = d_scores^T q
-    });
+    for_heads<tokens, heads, width>(
+        context, qkv, [&](ts::index row, ts::index column, Scalar* weights, Scalar* scores) {
+          const Scalar* const q = qkv.row(row) + column;
+          Scalar* const d_q = d_qkv.row(row) + column;
+          const Operand<Scalar> gradient{d_out.row(row) + column, width};
+          const Scalar slope = weigh<tokens, heads, width, Matmul>(q, weights);
+          const auto product = [](ts::index n, ts::index k, Operand<Scalar> a, Operand<Scalar> b, Scalar* c,
+                                  ts::index c_stride) {
+            Matmul::multiply(ts::index{tokens}, n, k, a, b, c, c_stride, false);
+          };
+          product(dim, tokens, {weights, tokens, true}, gradient, d_q + 2 * width, stride);  // dv = weights^T d_out
+          product(tokens, dim, gradient, {q + 2 * width, stride, true}, scores, tokens);     // d_weights = d_out v^T
+          for (int i = 0; i < tokens * tokens; ++i) scores[i] = weights[i] > 0 ? scores[i] * slope : Scalar(0);
+          product(dim, tokens, {scores, tokens}, {q + width, stride}, d_q, stride);        // dq = d_scores k
+          product(dim, tokens, {scores, tokens, true}, {q, stride}, d_q + width, stride);  // dk = d_scores^T q
+        });
   }
 
  private:
@@ -69,8 +71,8 @@ struct ReluAttention {
     return slope;
   }
 
-  // Calls body(first row, first column, scratch, scratch) for every head of every image, in parallel; each scratch holds
-  // tokens x tokens scalars of the thread.
+  // Calls body(first row, first column, scratch, scratch) for every head of every image, in parallel; each scratch
+  // holds tokens x tokens scalars of the thread.
   template <int tokens, int heads, int width, class Context, class Scalar, class Body>
   static void for_heads(Context& context, ts::Rows<const Scalar, 3 * width> qkv, Body&& body) {
     const auto frame = context.frame();

@@ -55,8 +55,9 @@ ts::eval::Gallery neighbours(Run& run, const ts::data::IdxDataset& train, const 
   using Encoder = typename Run::Encoder;
   constexpr int queries = 10, k = 9;
   const ts::FeatureSet bank = run.features(train, bank_size);
-  const auto found = ts::eval::nearest(run.backend().pool(), bank.template view<Encoder>(),
-                                       ts::eval::Features<float>{test_features.values.data(), queries, Encoder::out}, k);
+  const auto found =
+      ts::eval::nearest(run.backend().pool(), bank.template view<Encoder>(),
+                        ts::eval::Features<float>{test_features.values.data(), queries, Encoder::out}, k);
   ts::eval::Gallery gallery{"Nearest neighbours",
                             "Left: a test image. Right: the training images whose features are most similar, with the "
                             "cosine similarity; green frames have the test image's class.",
@@ -67,8 +68,9 @@ ts::eval::Gallery neighbours(Run& run, const ts::data::IdxDataset& train, const 
     for (int n = 0; n < k; ++n) {
       const auto& one = found[static_cast<std::size_t>(q * k + n)];
       const int label = train.label(one.row);
-      row.push_back(picture(train.image(one.row), fmt::format("{} {:.2f}", fashion_mnist_classes[static_cast<std::size_t>(label)],
-                                                              one.similarity)));
+      row.push_back(
+          picture(train.image(one.row),
+                  fmt::format("{} {:.2f}", fashion_mnist_classes[static_cast<std::size_t>(label)], one.similarity)));
       row.back().mark = label == test.label(q) ? ts::eval::Picture::Mark::good : ts::eval::Picture::Mark::bad;
     }
   }
@@ -99,10 +101,11 @@ ts::eval::Gallery attention_maps(Run& run, const ts::data::IdxDataset& test) {
                              ts::data::fashion_mnist_normalization, pixels.data(), scratch);
   run.trainer().attention({pixels.data(), images}, Encoder::depth - 1,
                           {weights.data(), static_cast<ts::index>(images * heads * tokens)});
-  ts::eval::Gallery gallery{"Attention of the class token",
-                            "Left: a test image. Right: where the class token looks in the last block, one map for each "
-                            "head, and their mean.",
-                            {}};
+  ts::eval::Gallery gallery{
+      "Attention of the class token",
+      "Left: a test image. Right: where the class token looks in the last block, one map for each "
+      "head, and their mean.",
+      {}};
   for (std::size_t i = 0; i < images; ++i) {
     auto& row = gallery.rows.emplace_back();
     const int number = static_cast<int>(i);
@@ -135,19 +138,24 @@ void write_report(Run& run, const ts::Recipe& recipe, const ts::data::IdxDataset
       {"training time", ts::duration_text(run.training_seconds())},
       {"images per second", fmt::format("{:.0f}", run.images_per_second())},
       {"parameters trained",
-       fmt::format("{:.2f} M", static_cast<double>(ts::Layout<typename std::remove_reference_t<decltype(run.trainer())>::Method>::trained_count) / 1e6)},
+       fmt::format("{:.2f} M",
+                   static_cast<double>(
+                       ts::Layout<typename std::remove_reference_t<decltype(run.trainer())>::Method>::trained_count) /
+                       1e6)},
       {"batch size", std::to_string(recipe.batch_size)},
       {"base learning rate", fmt::format("{}", recipe.lr)},
       {"temperature", fmt::format("{}", recipe.moco_t)},
       {"smallest crop", fmt::format("{}", recipe.crop_min)}};
-  report.charts = {
-      Chart{"k-NN accuracy", "epoch", {knn}, {{"raw pixels", raw}}, false},
-      Chart{"Loss", "epoch", {series(rows, "loss", "loss")}, {}, false},
-      Chart{"Gradient norm", "epoch",
-            {series(rows, "patch embedding", "grad_norm_patch_embed"), series(rows, "last block", "grad_norm_last_block")},
-            {}, true},
-      Chart{"Learning rate", "epoch", {series(rows, "lr", "lr")}, {}, false},
-      Chart{"Momentum of the momentum encoder", "epoch", {series(rows, "m", "moco_m")}, {}, false}};
+  report.charts = {Chart{"k-NN accuracy", "epoch", {knn}, {{"raw pixels", raw}}, false},
+                   Chart{"Loss", "epoch", {series(rows, "loss", "loss")}, {}, false},
+                   Chart{"Gradient norm",
+                         "epoch",
+                         {series(rows, "patch embedding", "grad_norm_patch_embed"),
+                          series(rows, "last block", "grad_norm_last_block")},
+                         {},
+                         true},
+                   Chart{"Learning rate", "epoch", {series(rows, "lr", "lr")}, {}, false},
+                   Chart{"Momentum of the momentum encoder", "epoch", {series(rows, "m", "moco_m")}, {}, false}};
   report.galleries = {neighbours(run, train, test, test_features, recipe.knn_bank)};
   if constexpr (Run::Encoder::Pooling::class_token) report.galleries.push_back(attention_maps(run, test));
   ts::eval::write_report(recipe.out / "report.html", report);

@@ -1,5 +1,5 @@
-// What a policy must offer, each with the shortest model as its comment. A composition checks its policies where the user
-// writes it, so that a wrong one fails there with a sentence.
+// What a policy must offer, each with the shortest model as its comment. A composition checks its policies where the
+// user writes it, so that a wrong one fails there with a sentence.
 #pragma once
 
 #include <concepts>
@@ -43,16 +43,18 @@ concept Communicator = requires(Candidate& c, double* values, index count) {
 //                        Rows<Scalar, 3 * width> d_qkv);
 // };
 template <class Candidate>
-concept AttentionPolicy =
-    requires(archetype::Context& context, Rows<const float, 24> qkv, Rows<float, 8> out, Rows<const float, 8> d_out,
-             Rows<float, 24> d_qkv, const typename Candidate::template Saved<float, 4, 2>& saved) {
-      { Candidate::template forward<4, 2>(context, qkv, out) } ->
-          std::same_as<typename Candidate::template Saved<float, 4, 2>>;
-      Candidate::template backward<4, 2>(context, qkv, d_out, saved, d_out, d_qkv);
-    };
+concept AttentionPolicy = requires(archetype::Context& context, Rows<const float, 24> qkv, Rows<float, 8> out,
+                                   Rows<const float, 8> d_out, Rows<float, 24> d_qkv,
+                                   const typename Candidate::template Saved<float, 4, 2>& saved) {
+  {
+    Candidate::template forward<4, 2>(context, qkv, out)
+    } -> std::same_as<typename Candidate::template Saved<float, 4, 2>>;
+  Candidate::template backward<4, 2>(context, qkv, d_out, saved, d_out, d_qkv);
+};
 
 // struct None { static constexpr bool trained = false; template <int width> static constexpr bool supports = true;
-//               template <class Visit> static constexpr typename Visit::Leaf declare(Visit&, const Name&, int tokens, int width) { return {}; } };
+//               template <class Visit> static constexpr typename Visit::Leaf declare(Visit&, const Name&, int tokens,
+//               int width) { return {}; } };
 template <class Candidate>
 concept PositionEmbedding = requires(layout::Count& visit, const Name& name) {
   { Candidate::trained } -> std::convertible_to<bool>;
@@ -65,7 +67,8 @@ template <class Candidate>
 concept Pooling = requires {
   { Candidate::class_token } -> std::convertible_to<bool>;
   { Candidate::final_norm } -> std::convertible_to<bool>;
-} && (Candidate::final_norm || !Candidate::class_token);
+}
+&&(Candidate::final_norm || !Candidate::class_token);
 
 // struct Identity { static Value value(Value x); static ValueAndSlope<Value> value_and_slope(Value x); }; for packs and
 // scalars.

@@ -14,8 +14,7 @@ using namespace data;
 Image image_of(const Fixture& fixture, const std::string& key) {
   const Tensor& tensor = fixture.tensor(key);
   Image image;
-  image.resize(static_cast<int>(tensor.shape[0]), static_cast<int>(tensor.shape[1]),
-               static_cast<int>(tensor.shape[2]));
+  image.resize(static_cast<int>(tensor.shape[0]), static_cast<int>(tensor.shape[1]), static_cast<int>(tensor.shape[2]));
   std::transform(tensor.values.begin(), tensor.values.end(), image.pixels.begin(),
                  [](double value) { return static_cast<std::uint8_t>(value); });
   return image;
@@ -137,10 +136,10 @@ TEST(Augment, BoxesOfTheBlur) {  // spec 3.5
     int whole;
     std::uint32_t weight, edge;
   };
-  for (const Line& line : {Line{0.1f, 0, 16721291, 27962}, Line{0.5f, 0, 15379114, 699051},
-                           Line{1.0f, 0, 11184811, 2796202}, Line{1.23f, 0, 8316466, 4230375},
-                           Line{1.4142f, 0, 5592621, 5592297}, Line{1.5f, 1, 5452595, 209715},
-                           Line{1.77f, 1, 4958842, 950345}, Line{2.0f, 1, 4473924, 1677722}}) {
+  for (const Line& line :
+       {Line{0.1f, 0, 16721291, 27962}, Line{0.5f, 0, 15379114, 699051}, Line{1.0f, 0, 11184811, 2796202},
+        Line{1.23f, 0, 8316466, 4230375}, Line{1.4142f, 0, 5592621, 5592297}, Line{1.5f, 1, 5452595, 209715},
+        Line{1.77f, 1, 4958842, 950345}, Line{2.0f, 1, 4473924, 1677722}}) {
     const BoxBlur box = BoxBlur::for_gaussian(line.sigma);
     EXPECT_EQ(box.whole, line.whole) << line.sigma;
     EXPECT_EQ(box.weight, line.weight) << line.sigma;

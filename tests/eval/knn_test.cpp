@@ -25,7 +25,8 @@ TEST(Knn, VotesEqualTheReference) {
 TEST(Knn, EqualSimilaritiesAreTakenInOrder) {
   const std::vector<float> bank{1, 0, 0, 1, 2, 0, 3, 0}, query{1, 0};
   ThreadPool pool(1);
-  const auto found = eval::nearest(pool, eval::Features<float>{bank.data(), 4, 2}, eval::Features<float>{query.data(), 1, 2}, 3);
+  const auto found =
+      eval::nearest(pool, eval::Features<float>{bank.data(), 4, 2}, eval::Features<float>{query.data(), 1, 2}, 3);
   EXPECT_EQ(found[0].row, 0);
   EXPECT_EQ(found[1].row, 2);
   EXPECT_EQ(found[2].row, 3);
@@ -51,7 +52,8 @@ TEST(Report, EscapesTextAndNeedsNothingFromElsewhere) {
     return found;
   };
   for (const char* tag : {"div", "svg", "figure", "text", "main", "p"})
-    EXPECT_EQ(count(std::string("<") + tag + " ") + count(std::string("<") + tag + ">"), count(std::string("</") + tag + ">"))
+    EXPECT_EQ(count(std::string("<") + tag + " ") + count(std::string("<") + tag + ">"),
+              count(std::string("</") + tag + ">"))
         << tag;
 }
 

@@ -16,8 +16,8 @@
 #include <atomic>
 #include <bit>
 #include <cerrno>
-#include <charconv>
 #include <cfloat>
+#include <charconv>
 #include <chrono>
 #include <climits>
 #include <cmath>

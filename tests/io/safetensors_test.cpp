@@ -34,9 +34,8 @@ class SafetensorsTest : public testing::Test {
 
   void expect_refused(const std::string& bytes, const std::string& sentence) const {
     write_raw(path, bytes);
-    EXPECT_THAT([&] { Safetensors file(path); },
-                testing::ThrowsMessage<Error>(testing::AllOf(testing::HasSubstr(path.string()),
-                                                             testing::HasSubstr(sentence))))
+    EXPECT_THAT([&] { Safetensors file(path); }, testing::ThrowsMessage<Error>(testing::AllOf(
+                                                     testing::HasSubstr(path.string()), testing::HasSubstr(sentence))))
         << bytes.substr(0, 200);
   }
 
@@ -47,10 +46,9 @@ TEST_F(SafetensorsTest, ReadsWhatItWrote) {
   std::vector<float> weights(6);
   std::iota(weights.begin(), weights.end(), 0.5f);
   const std::int64_t count = std::int64_t{1} << 40;
-  const std::vector<TensorToWrite> tensors{
-      {"weight", Dtype::f32, {2, 3}, std::as_bytes(std::span(weights))},
-      {"count", Dtype::i64, {}, std::as_bytes(std::span(&count, 1))},
-      {"empty", Dtype::f64, {0, 4}, {}}};
+  const std::vector<TensorToWrite> tensors{{"weight", Dtype::f32, {2, 3}, std::as_bytes(std::span(weights))},
+                                           {"count", Dtype::i64, {}, std::as_bytes(std::span(&count, 1))},
+                                           {"empty", Dtype::f64, {0, 4}, {}}};
   write_safetensors(path, tensors, {{"arch", "vit \"quoted\""}});
   const Safetensors file(path);
   EXPECT_EQ(file.metadata().at("arch"), "vit \"quoted\"");
@@ -107,8 +105,10 @@ TEST_F(SafetensorsTest, RefusesHostileHeaders) {
   expect_refused(file_of(tensor(R"("dtype":"F32","shape":[1e3],"data_offsets":[0,8])"), 8), "not an integer");
   expect_refused(file_of(tensor(R"("dtype":"F32","shape":["2"],"data_offsets":[0,8])"), 8), "the text");
   expect_refused(file_of(tensor(R"("dtype":"F32","shape":[[2]],"data_offsets":[0,8])"), 8), "a list");
-  expect_refused(file_of(tensor(R"("dtype":"F32","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,8])"), 8), "8 dimensions");
-  expect_refused(file_of(tensor(R"("dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0])")), "impossible");
+  expect_refused(file_of(tensor(R"("dtype":"F32","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,8])"), 8),
+                 "8 dimensions");
+  expect_refused(file_of(tensor(R"("dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0])")),
+                 "impossible");
   expect_refused(file_of(tensor(R"("dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,0])")), "impossible");
   expect_refused(file_of(tensor(R"("dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,8])"), 8), "number");
   expect_refused(file_of(tensor(R"("dtype":"F32","shape":[2],"data_offsets":[8,0])"), 8), "before it starts");
@@ -118,8 +118,11 @@ TEST_F(SafetensorsTest, RefusesHostileHeaders) {
   expect_refused(file_of(tensor(R"("dtype":"F32","shape":[2],"data_offsets":[4,12])"), 12), "expected 0");
   expect_refused(file_of(tensor(good), 4), "but its tensors take 8");
   expect_refused(file_of(tensor(good), 9), "but its tensors take 8");
-  expect_refused(file_of(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}})", 6),
-                 "starts at byte 2 of the data, expected 4");
+  expect_refused(
+      file_of(
+          R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}})",
+          6),
+      "starts at byte 2 of the data, expected 4");
   expect_refused(file_of(R"({"__metadata__":{"k":1}})"), "the number 1");
   expect_refused(file_of(R"({"__metadata__":{"k":{}}})"), "an object");
   expect_refused(file_of(R"({"__metadata__":{"k":"1","k":"2"}})"), "'k' twice");
@@ -157,7 +160,8 @@ TEST_F(SafetensorsTest, AFullDiskLeavesTheOldFile) {
   std::signal(SIGXFSZ, SIG_IGN);
   const rlimit limit{1 << 16, before.rlim_max};
   setrlimit(RLIMIT_FSIZE, &limit);
-  EXPECT_THAT([&] { write_safetensors(path, second); }, testing::ThrowsMessage<Error>(testing::HasSubstr("write failed")));
+  EXPECT_THAT([&] { write_safetensors(path, second); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("write failed")));
   setrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, SIG_DFL);
   EXPECT_EQ(Safetensors(path).read<float>("a"), small);

@@ -18,15 +18,14 @@ struct Plain {
 };
 struct Gap {
   static constexpr const char* name = "vit_gap";
-  using Model = VisionTransformer<
-      image<24>, patch<6>, 20, 2, 5, 4,
-      policies<embed::Patches, position::None, attention::SoftmaxAttention, pooling::Mean>>;
+  using Model = VisionTransformer<image<24>, patch<6>, 20, 2, 5, 4,
+                                  policies<embed::Patches, position::None, attention::SoftmaxAttention, pooling::Mean>>;
 };
 struct GapNormLearned {
   static constexpr const char* name = "vit_gap_norm_learned";
-  using Model = VisionTransformer<
-      image<24>, patch<6>, 20, 2, 5, 4,
-      policies<embed::Patches, position::Learned, attention::SoftmaxAttention, pooling::MeanNorm>>;
+  using Model =
+      VisionTransformer<image<24>, patch<6>, 20, 2, 5, 4,
+                        policies<embed::Patches, position::Learned, attention::SoftmaxAttention, pooling::MeanNorm>>;
 };
 struct MlpBatchNorm {
   static constexpr const char* name = "vit_mlp_batchnorm";

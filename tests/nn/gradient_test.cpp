@@ -1,5 +1,5 @@
-// Every layer, and every combination of a Vision Transformer's policies, against finite differences. A new one joins with
-// a line in `Layers`.
+// Every layer, and every combination of a Vision Transformer's policies, against finite differences. A new one joins
+// with a line in `Layers`.
 #include <gtest/gtest.h>
 
 #include "support/gradient.hpp"
@@ -42,8 +42,9 @@ struct Residual {
 };
 
 template <class Embed, class Position, class Pooling, class MlpNorm = mlp_norm::LayerNorm, class Activation = nn::Gelu>
-using SmallViT = VisionTransformer<image<8, 2>, patch<4>, 12, 2, 3, 2,
-                                   vit::policies<Embed, Position, attention::SoftmaxAttention, Pooling, MlpNorm, Activation>>;
+using SmallViT =
+    VisionTransformer<image<8, 2>, patch<4>, 12, 2, 3, 2,
+                      vit::policies<Embed, Position, attention::SoftmaxAttention, Pooling, MlpNorm, Activation>>;
 template <int tokens, int heads, int width>
 using Attention = Residual<nn::Attention<width, tokens, heads>, width>;
 
@@ -56,22 +57,22 @@ using position::Learned;
 using position::None;
 using position::SinCos2d;
 
-using Layers = testing::Types<
-    Case<nn::Linear<5, 7>, 9>, Case<nn::Linear<6, 3, false>, 600>, Case<nn::LayerNorm<11>, 7>,
-    Case<nn::BatchNorm<5>, 8>, Case<nn::BatchNorm<37>, 12, 2>, Case<nn::BatchNorm<5, false>, 8, 2>,
-    Case<nn::Activation<nn::Gelu, 9>, 4>, Case<nn::Activation<nn::GeluTanh, 9>, 4>,
-    Case<nn::Conv2d<2, 3, 5, 3, 2, 1, true>, 50>, Case<nn::Conv2d<3, 2, 4, 1, 1, 0, true>, 32>,
-    Case<Attention<5, 2, 8>, 15>, Case<Attention<17, 3, 15>, 34>, Case<Attention<1, 1, 4>, 3>,
-    Case<Residual<nn::Mlp<6, 10>, 6>, 9>, Case<Residual<nn::Mlp<6, 10, nn::GeluTanh>, 6>, 9>,
-    Case<nn::Block<nn::Attention<8, 4, 2>, nn::Mlp<8, 16>>, 12>,
-    Case<nn::Block<nn::Attention<8, 4, 2>, nn::Mlp<8, 16>, mlp_norm::BatchNorm::Layer>, 16, 2>,
-    Case<SmallViT<Patches, SinCos2d, ClassToken>, 3>, Case<SmallViT<Patches, Learned, ClassToken>, 3>,
-    Case<SmallViT<Patches, None, ClassToken>, 3>, Case<SmallViT<Patches, SinCos2d, MeanNorm>, 3>,
-    Case<SmallViT<Patches, Learned, MeanNorm>, 3>, Case<SmallViT<Patches, None, MeanNorm>, 3>,
-    Case<SmallViT<Patches, SinCos2d, Mean>, 3>, Case<SmallViT<Patches, Learned, Mean>, 3>,
-    Case<SmallViT<FrozenPatches, None, Mean>, 3>,
-    Case<SmallViT<FrozenPatches, SinCos2d, ClassToken, mlp_norm::BatchNorm>, 4, 2>,
-    Case<SmallViT<Patches, Learned, MeanNorm, mlp_norm::BatchNorm, nn::GeluTanh>, 4, 2>>;
+using Layers =
+    testing::Types<Case<nn::Linear<5, 7>, 9>, Case<nn::Linear<6, 3, false>, 600>, Case<nn::LayerNorm<11>, 7>,
+                   Case<nn::BatchNorm<5>, 8>, Case<nn::BatchNorm<37>, 12, 2>, Case<nn::BatchNorm<5, false>, 8, 2>,
+                   Case<nn::Activation<nn::Gelu, 9>, 4>, Case<nn::Activation<nn::GeluTanh, 9>, 4>,
+                   Case<nn::Conv2d<2, 3, 5, 3, 2, 1, true>, 50>, Case<nn::Conv2d<3, 2, 4, 1, 1, 0, true>, 32>,
+                   Case<Attention<5, 2, 8>, 15>, Case<Attention<17, 3, 15>, 34>, Case<Attention<1, 1, 4>, 3>,
+                   Case<Residual<nn::Mlp<6, 10>, 6>, 9>, Case<Residual<nn::Mlp<6, 10, nn::GeluTanh>, 6>, 9>,
+                   Case<nn::Block<nn::Attention<8, 4, 2>, nn::Mlp<8, 16>>, 12>,
+                   Case<nn::Block<nn::Attention<8, 4, 2>, nn::Mlp<8, 16>, mlp_norm::BatchNorm::Layer>, 16, 2>,
+                   Case<SmallViT<Patches, SinCos2d, ClassToken>, 3>, Case<SmallViT<Patches, Learned, ClassToken>, 3>,
+                   Case<SmallViT<Patches, None, ClassToken>, 3>, Case<SmallViT<Patches, SinCos2d, MeanNorm>, 3>,
+                   Case<SmallViT<Patches, Learned, MeanNorm>, 3>, Case<SmallViT<Patches, None, MeanNorm>, 3>,
+                   Case<SmallViT<Patches, SinCos2d, Mean>, 3>, Case<SmallViT<Patches, Learned, Mean>, 3>,
+                   Case<SmallViT<FrozenPatches, None, Mean>, 3>,
+                   Case<SmallViT<FrozenPatches, SinCos2d, ClassToken, mlp_norm::BatchNorm>, 4, 2>,
+                   Case<SmallViT<Patches, Learned, MeanNorm, mlp_norm::BatchNorm, nn::GeluTanh>, 4, 2>>;
 
 template <class One>
 class Gradient : public testing::Test {};
@@ -82,8 +83,8 @@ TYPED_TEST(Gradient, EqualsFiniteDifferences) {
   EXPECT_LT((gradient_error<typename TypeParam::Layer>(TypeParam::rows, TypeParam::views, &worst)), 1e-7) << worst;
 }
 
-// ReLU's kink spoils differences that straddle it; few of these do, and by little. The convolutional stem, which has many,
-// is compared with the reference in tests/models.
+// ReLU's kink spoils differences that straddle it; few of these do, and by little. The convolutional stem, which has
+// many, is compared with the reference in tests/models.
 TEST(GradientWithRelu, EqualsFiniteDifferencesNearly) {
   EXPECT_LT((gradient_error<nn::Activation<nn::Relu, 9>>(4)), 1e-7);
   EXPECT_LT((gradient_error<ssl::Projector<7, 4>::Layer<5>>(12, 2)), 2e-2);

@@ -12,7 +12,8 @@
 namespace tessera::test {
 namespace {
 
-// The reference's sizes: 24 x 24 images, patch 6, width 20, 2 blocks, 5 heads, heads of 36 hidden and 16 output features.
+// The reference's sizes: 24 x 24 images, patch 6, width 20, 2 blocks, 5 heads, heads of 36 hidden and 16 output
+// features.
 template <class Embed>
 using ReferenceMethod = ssl::MoCoV3<VisionTransformer<image<24>, patch<6>, 20, 2, 5, 4, vit::policies<Embed>>,
                                     ssl::Projector<36, 16>, ssl::Predictor<36, 16>>;
@@ -48,8 +49,7 @@ struct Session {
 
   double step(index t, double learning_rate, double momentum) {
     const auto x = images(t);
-    return trainer.step({x.data(), 2 * trainer.batch()},
-                        {learning_rate, {fixture.number("tau"), momentum}, false});
+    return trainer.step({x.data(), 2 * trainer.batch()}, {learning_rate, {fixture.number("tau"), momentum}, false});
   }
 
   void expect_after(double bound) {
@@ -71,7 +71,7 @@ class MoCoV3Parity : public testing::Test {
   void check_step(const char* name) {
     const Fixture fixture(name);
     Session<Method, Scalar, optim::AdamW> run(fixture, fixture.tensor("x1").shape[0],
-                                          {.weight_decay = fixture.number("weight_decay")});
+                                              {.weight_decay = fixture.number("weight_decay")});
     EXPECT_NEAR(run.step(0, fixture.number("lr"), fixture.number("m")), fixture.tensor("loss").values[0],
                 tolerance<Scalar>);
     const auto gradient = run.trainer.state().gradient;
@@ -100,19 +100,29 @@ void check_trajectory(const char* name, Optimizer optimizer) {
   run.expect_after(1e-7);
 }
 
-TEST(MoCoV3Trajectory, WithAdamW) { check_trajectory("moco_trajectory_adamw", optim::AdamW{.weight_decay = 0.1}); }
-TEST(MoCoV3Trajectory, WithLars) { check_trajectory("moco_trajectory_lars", optim::Lars{.weight_decay = 1e-4}); }
-TEST(MoCoV3Trajectory, WithLamb) { check_trajectory("moco_trajectory_lamb", optim::Lamb{.weight_decay = 0.05}); }
+TEST(MoCoV3Trajectory, WithAdamW) {
+  check_trajectory("moco_trajectory_adamw", optim::AdamW{.weight_decay = 0.1});
+}
+TEST(MoCoV3Trajectory, WithLars) {
+  check_trajectory("moco_trajectory_lars", optim::Lars{.weight_decay = 1e-4});
+}
+TEST(MoCoV3Trajectory, WithLamb) {
+  check_trajectory("moco_trajectory_lamb", optim::Lamb{.weight_decay = 0.05});
+}
 
 using Scalars = testing::Types<double, float>;
 TYPED_TEST_SUITE(MoCoV3Parity, Scalars);
 
-TYPED_TEST(MoCoV3Parity, OneStep) { this->template check_step<Learned>("moco_step"); }
+TYPED_TEST(MoCoV3Parity, OneStep) {
+  this->template check_step<Learned>("moco_step");
+}
 
-TYPED_TEST(MoCoV3Parity, OneStepWithFrozenPatches) { this->template check_step<Frozen>("moco_step_frozen_patch"); }
+TYPED_TEST(MoCoV3Parity, OneStepWithFrozenPatches) {
+  this->template check_step<Frozen>("moco_step_frozen_patch");
+}
 
-// What several ranks compute together is what one rank computes on all rows: gradients of the mean loss, statistics over
-// all rows, and each rank's loss on its rows against the keys of all.
+// What several ranks compute together is what one rank computes on all rows: gradients of the mean loss, statistics
+// over all rows, and each rank's loss on its rows against the keys of all.
 template <class Scalar>
 void check_ranks(const char* name) {
   const Fixture fixture(name);
@@ -132,8 +142,12 @@ void check_ranks(const char* name) {
   expect_entries_close<Scalar>(fixture, run.teacher(), "after.", nullptr, run.trainer.state().teacher_statistics);
 }
 
-TYPED_TEST(MoCoV3Parity, TwoRanksInOne) { check_ranks<TypeParam>("moco_ranks_2"); }
-TYPED_TEST(MoCoV3Parity, ThreeRanksInOne) { check_ranks<TypeParam>("moco_ranks_3"); }
+TYPED_TEST(MoCoV3Parity, TwoRanksInOne) {
+  check_ranks<TypeParam>("moco_ranks_2");
+}
+TYPED_TEST(MoCoV3Parity, ThreeRanksInOne) {
+  check_ranks<TypeParam>("moco_ranks_3");
+}
 
 }  // namespace
 }  // namespace tessera::test

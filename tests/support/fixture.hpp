@@ -87,8 +87,9 @@ class Fixture {
   std::map<std::string, std::string> metadata_;
 };
 
-// Largest difference relative to the reference's largest magnitude, or to 0.01 where all of the reference is smaller: some
-// gradients are zero in exact arithmetic (of a bias in front of BatchNorm), and the reference holds rounding noise.
+// Largest difference relative to the reference's largest magnitude, or to 0.01 where all of the reference is smaller:
+// some gradients are zero in exact arithmetic (of a bias in front of BatchNorm), and the reference holds rounding
+// noise.
 template <class Scalar>
 [[nodiscard]] double relative_error(const Scalar* values, const std::vector<double>& expected) {
   double difference = 0, magnitude = 0;

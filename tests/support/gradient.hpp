@@ -14,8 +14,8 @@
 namespace tessera::test {
 
 // The largest error of a gradient of Layer, over its tensors and its input, each relative to the tensor's largest
-// gradient: of loss = sum(y * r) with random r, at random parameters and inputs of `rows` rows. A gradient that backward
-// leaves unassigned counts as infinitely wrong. For tensors of more than 48 values, 48 of them are checked.
+// gradient: of loss = sum(y * r) with random r, at random parameters and inputs of `rows` rows. A gradient that
+// backward leaves unassigned counts as infinitely wrong. For tensors of more than 48 values, 48 of them are checked.
 template <class Layer>
 double gradient_error(index rows, int views = 1, std::string* worst = nullptr) {
   using Backend = cpu::Backend<double, cpu::EigenMatmul>;
@@ -26,7 +26,8 @@ double gradient_error(index rows, int views = 1, std::string* worst = nullptr) {
   const auto fill = [&](double* to, index count, double center, double scale) {
     for (index i = 0; i < count; ++i) to[i] = center + scale * random.normal();
   };
-  cpu::Buffer<double> parameters(Table::parameters + 1), gradients(Table::parameters + 1), statistics(Table::statistics + 1);
+  cpu::Buffer<double> parameters(Table::parameters + 1), gradients(Table::parameters + 1),
+      statistics(Table::statistics + 1);
   for (const Entry& entry : Table::entries)
     fill((entry.role == Role::statistic ? statistics : parameters).data() + entry.offset, entry.size(),
          entry.initial.kind == Initial::Kind::constant ? entry.initial.scale : 0, 0.3);
@@ -90,7 +91,8 @@ double gradient_error(index rows, int views = 1, std::string* worst = nullptr) {
   const std::vector<double> assigned(gradients.data(), gradients.data() + gradients.size());
   for (const Entry& entry : Table::entries)
     if (entry.role == Role::trained)
-      check(std::string(entry.name.view()), parameters.data() + entry.offset, assigned.data() + entry.offset, entry.size());
+      check(std::string(entry.name.view()), parameters.data() + entry.offset, assigned.data() + entry.offset,
+            entry.size());
   const std::vector<double> d_input = dx;
   check("input", x.data(), d_input.data(), rows * Layer::in);
   return largest_error;

@@ -26,8 +26,12 @@ void* operator new(std::size_t size) {
   if (void* const memory = std::malloc(size)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
 
 namespace tessera::test {
 namespace {
@@ -46,7 +50,8 @@ std::vector<float> random_images(index batch, std::uint32_t step) {
 }
 
 struct Fixture {
-  explicit Fixture(int threads = 2, index batch = 6) : backend(threads), trainer(backend, communicator, {}, batch, 11) {}
+  explicit Fixture(int threads = 2, index batch = 6)
+      : backend(threads), trainer(backend, communicator, {}, batch, 11) {}
   double step(std::uint32_t number) {
     const auto images = random_images(trainer.batch(), number);
     return trainer.step({images.data(), 2 * trainer.batch()}, {1e-3, {}});
@@ -97,13 +102,19 @@ TEST(Trainer, RefusesCheckpointsOfOtherRuns) {
   const auto path = scratch("other.safetensors");
   Fixture run;
   save_checkpoint(path, run.trainer, {{"arch", "test"}});
-  EXPECT_THAT([&] { load_checkpoint(path, run.trainer, {{"arch", "else"}}); },
-              testing::ThrowsMessage<Error>(testing::HasSubstr("was written with arch = test, but this run has else")));
+  EXPECT_THAT(
+      [&] {
+        load_checkpoint(path, run.trainer, {{"arch", "else"}});
+      },
+      testing::ThrowsMessage<Error>(testing::HasSubstr("was written with arch = test, but this run has else")));
   Backend backend(1);
   comm::Serial communicator;
   ThisTrainer<optim::Lars> lars(backend, communicator, {}, 6, 11);
-  EXPECT_THAT([&] { load_checkpoint(path, lars, {{"arch", "test"}}); },
-              testing::ThrowsMessage<Error>(testing::HasSubstr("optimizer = adamw, but this run has lars")));
+  EXPECT_THAT(
+      [&] {
+        load_checkpoint(path, lars, {{"arch", "test"}});
+      },
+      testing::ThrowsMessage<Error>(testing::HasSubstr("optimizer = adamw, but this run has lars")));
   std::filesystem::resize_file(path, std::filesystem::file_size(path) - 5);
   EXPECT_THROW(load_checkpoint(path, run.trainer, {{"arch", "test"}}), Error);
   std::filesystem::remove(path);

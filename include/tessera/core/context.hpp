@@ -6,7 +6,8 @@
 
 namespace tessera::inline TESSERA_ABI {
 
-// train: BatchNorm normalises with the statistics of its batch and updates its running ones. evaluate: with the running.
+// train: BatchNorm normalises with the statistics of its batch and updates its running ones. evaluate: with the
+// running.
 enum class Mode { train, evaluate };
 
 // Passed by reference through a step. `views` tells BatchNorm into how many equal groups the rows fall, one for each

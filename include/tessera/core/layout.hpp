@@ -72,7 +72,8 @@ struct Initial {
 };
 
 // trained: has a gradient. frozen: a parameter without one; the momentum encoder still follows it. statistic: a
-// BatchNorm buffer, in a flat buffer of its own, which neither the optimizer nor the momentum encoder's average touches.
+// BatchNorm buffer, in a flat buffer of its own, which neither the optimizer nor the momentum encoder's average
+// touches.
 enum class Role { trained, frozen, statistic };
 
 struct Entry {

@@ -74,7 +74,8 @@ template <class Value>
     p = p * u + 0.15990418234536144f;
     p = p * u + -1.1987410424242673e-05f;
     const Value tail = density * p;
-    return {x < 0.0f ? tail : 1.0f - tail, density * (std::numbers::inv_sqrtpi_v<float> / std::numbers::sqrt2_v<float>)};
+    return {x < 0.0f ? tail : 1.0f - tail,
+            density * (std::numbers::inv_sqrtpi_v<float> / std::numbers::sqrt2_v<float>)};
   } else if constexpr (is_double_pack<Value>) {
     return {each_lane(x, [](double value) { return 0.5 * std::erfc(-value / std::numbers::sqrt2); }),
             exp(x * x * -0.5) * (std::numbers::inv_sqrtpi / std::numbers::sqrt2)};

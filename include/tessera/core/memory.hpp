@@ -37,19 +37,15 @@ struct Rows {
     return {data, size() / other};
   }
 
-  constexpr operator Rows<const Scalar, columns_>() const
-    requires(!std::is_const_v<Scalar>)
-  {
-    return {data, rows};
-  }
+  constexpr operator Rows<const Scalar, columns_>() const requires(!std::is_const_v<Scalar>) { return {data, rows}; }
 };
 
 // A stack of activations in memory of the kind that Memory allocates: a step takes what it needs from it, in the same
 // order every time, and gives everything back by the end of the step.
 //
 // How much that is is found by running the step once while `planning()`: then every view is null, operations return
-// at once, and only the height of the stack is recorded. `commit()` allocates it. Thus nothing is computed twice, in code
-// or in formulas, and a step after planning allocates nothing.
+// at once, and only the height of the stack is recorded. `commit()` allocates it. Thus nothing is computed twice, in
+// code or in formulas, and a step after planning allocates nothing.
 template <class Memory>
 class Arena {
  public:

@@ -14,7 +14,7 @@ namespace tessera::inline TESSERA_ABI {
 // Philox-4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): a bijection of the 128-bit
 // counter for every 64-bit key.
 [[nodiscard]] TESSERA_HOST_DEVICE constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
-                                                                               std::array<std::uint32_t, 2> key) {
+                                                                                std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t a = std::uint64_t{0xD2511F53u} * counter[0];
     const std::uint64_t b = std::uint64_t{0xCD9E8D57u} * counter[2];

@@ -32,7 +32,8 @@ template <class Activation, class Scalar, class Matmul, int columns>
 void activation_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y) {
   if (backend.planning()) return;
   for_rows(backend, x.rows, columns, [&](index row) {
-    simd::transform(index{columns}, y.row(row), [](auto a) { return Activation::value(a); }, x.row(row));
+    simd::transform(
+        index{columns}, y.row(row), [](auto a) { return Activation::value(a); }, x.row(row));
   });
 }
 
@@ -42,8 +43,9 @@ void activation_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, co
                          Rows<const Scalar, columns> dy, Rows<Scalar, columns> dx) {
   if (backend.planning()) return;
   for_rows(backend, x.rows, columns, [&](index row) {
-    simd::transform(index{columns}, dx.row(row), [](auto a, auto d) { return Activation::value_and_slope(a).slope * d; },
-                    x.row(row), dy.row(row));
+    simd::transform(
+        index{columns}, dx.row(row), [](auto a, auto d) { return Activation::value_and_slope(a).slope * d; },
+        x.row(row), dy.row(row));
   });
 }
 
@@ -52,7 +54,8 @@ template <class Scalar, class Matmul, int columns>
 void add_to(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y) {
   if (backend.planning()) return;
   for_rows(backend, x.rows, columns, [&](index row) {
-    simd::transform(index{columns}, y.row(row), [](auto a, auto b) { return a + b; }, y.row(row), x.row(row));
+    simd::transform(
+        index{columns}, y.row(row), [](auto a, auto b) { return a + b; }, y.row(row), x.row(row));
   });
 }
 

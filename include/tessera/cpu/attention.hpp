@@ -42,12 +42,12 @@ struct Head {
   static constexpr index padded_dim = dim_packs * lanes;
   static constexpr int query_rows = 6;  // queries that are worked on together
   static constexpr int key_packs = 2;   // packs of keys per register tile
-  static constexpr index padded_tokens = divide_up(tokens, key_packs * lanes) * key_packs * lanes;
+  static constexpr index padded_tokens = divide_up(tokens, key_packs* lanes) * key_packs * lanes;
   static constexpr index padded_queries = divide_up(tokens, query_rows) * query_rows;
   static constexpr Scalar scale_of(double s) { return static_cast<Scalar>(s); }
 
-  static constexpr index plain_size = padded_queries * padded_dim;        // a (tokens x dim) operand
-  static constexpr index transposed_size = dim * padded_tokens;           // a (dim x tokens) operand
+  static constexpr index plain_size = padded_queries * padded_dim;  // a (tokens x dim) operand
+  static constexpr index transposed_size = dim * padded_tokens;     // a (dim x tokens) operand
   static constexpr index scores_size = query_rows * padded_tokens;
 
   // to (padded_queries x padded_dim) = from (tokens x dim, rows `stride` apart) * scale, zero elsewhere.
@@ -55,7 +55,8 @@ struct Head {
     for (index token = 0; token < tokens; ++token) {
       if constexpr (padded_dim != dim)
         for (index j = dim; j < padded_dim; ++j) to[token * padded_dim + j] = 0;
-      simd::transform(dim, to + token * padded_dim, [scale](auto a) { return a * scale; }, from + token * stride);
+      simd::transform(
+          dim, to + token * padded_dim, [scale](auto a) { return a * scale; }, from + token * stride);
     }
     for (index i = tokens * padded_dim; i < plain_size; ++i) to[i] = 0;
   }
@@ -81,7 +82,8 @@ struct Head {
     }
   }
 
-  // to (query_rows x dim, rows `stride` apart, `valid` of them) = scale * scores (query_rows x tokens) b (tokens x dim).
+  // to (query_rows x dim, rows `stride` apart, `valid` of them) = scale * scores (query_rows x tokens) b (tokens x
+  // dim).
   static void multiply(const Scalar* scores, const Scalar* b, const Scalar* scale, index valid, Scalar* to,
                        index stride) {
     constexpr int step = dim_packs < 2 ? 1 : 2;
@@ -256,8 +258,8 @@ void attention_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 *
         }
         const index token = image * tokens + query + r;
         detail::exponentiate<Shape>(row, log_sums.row(image * heads + head)[query + r]);
-        const Scalar along =
-            simd::reduce(Shape::dim, [](auto a, auto b) { return a * b; }, d_out.row(token) + at, out.row(token) + at);
+        const Scalar along = simd::reduce(
+            Shape::dim, [](auto a, auto b) { return a * b; }, d_out.row(token) + at, out.row(token) + at);
         for (index i = 0; i < Shape::padded_tokens; i += lanes)
           simd::store<Scalar>(d_row + i, simd::load(row + i) * (simd::load(d_row + i) - along));
       }
@@ -291,8 +293,9 @@ void attention_weights(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * 
       for (index r = 0; r < Shape::query_rows && query + r < tokens; ++r) {
         Scalar* const row = scores + r * Shape::padded_tokens;
         const Scalar inverse = Scalar(1) / detail::exponentiate<Shape>(row, detail::largest_score<Shape>(row));
-        simd::transform(index{tokens}, weights.row((image * heads + head) * tokens + query + r),
-                        [inverse](auto a) { return a * inverse; }, row);
+        simd::transform(
+            index{tokens}, weights.row((image * heads + head) * tokens + query + r),
+            [inverse](auto a) { return a * inverse; }, row);
       }
     }
   });

@@ -108,8 +108,8 @@ void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const S
     const Scalar* const mean = statistics.row(row / rows);
     const Scalar* const scale = mean + columns;
     if (gain == nullptr)
-      simd::transform(index{columns}, y.row(row), [](auto a, auto m, auto s) { return (a - m) * s; }, x.row(row), mean,
-                      scale);
+      simd::transform(
+          index{columns}, y.row(row), [](auto a, auto m, auto s) { return (a - m) * s; }, x.row(row), mean, scale);
     else
       simd::transform(
           index{columns}, y.row(row), [](auto a, auto m, auto s, auto g, auto b) { return (a - m) * s * g + b; },
@@ -120,8 +120,8 @@ void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const S
 // Evaluation: y = (x - running_mean) / sqrt(running_variance + epsilon) * gain + bias.
 template <class Scalar, class Matmul, int columns>
 void batch_norm_evaluate(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* gain,
-                         const Scalar* bias, double epsilon, const Scalar* running_mean,
-                         const Scalar* running_variance, Rows<Scalar, columns> y) {
+                         const Scalar* bias, double epsilon, const Scalar* running_mean, const Scalar* running_variance,
+                         Rows<Scalar, columns> y) {
   if (backend.planning()) return;
   for_rows(backend, x.rows, columns, [&](index row) {
     for (index c = 0; c < columns; ++c) {

@@ -17,10 +17,12 @@ void normalize_rows(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns
                     Rows<Scalar, 1> inverse_norms) {
   if (backend.planning()) return;
   for_rows(backend, x.rows, columns, [&](index row) {
-    const Scalar norm = std::sqrt(simd::reduce(index{columns}, [](auto a) { return a * a; }, x.row(row)));
+    const Scalar norm = std::sqrt(simd::reduce(
+        index{columns}, [](auto a) { return a * a; }, x.row(row)));
     const Scalar inverse = Scalar(1) / (norm > Scalar(smallest_norm) ? norm : Scalar(smallest_norm));
     *inverse_norms.row(row) = inverse;
-    simd::transform(index{columns}, y.row(row), [inverse](auto a) { return a * inverse; }, x.row(row));
+    simd::transform(
+        index{columns}, y.row(row), [inverse](auto a) { return a * inverse; }, x.row(row));
   });
 }
 
@@ -31,10 +33,12 @@ void normalize_rows_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar
                              Rows<Scalar, columns> dx) {
   if (backend.planning()) return;
   for_rows(backend, y.rows, columns, [&](index row) {
-    const Scalar along = simd::reduce(index{columns}, [](auto a, auto b) { return a * b; }, y.row(row), dy.row(row));
+    const Scalar along = simd::reduce(
+        index{columns}, [](auto a, auto b) { return a * b; }, y.row(row), dy.row(row));
     const Scalar inverse = *inverse_norms.row(row);
-    simd::transform(index{columns}, dx.row(row), [=](auto a, auto d) { return (d - a * along) * inverse; }, y.row(row),
-                    dy.row(row));
+    simd::transform(
+        index{columns}, dx.row(row), [=](auto a, auto d) { return (d - a * along) * inverse; }, y.row(row),
+        dy.row(row));
   });
 }
 
@@ -60,11 +64,14 @@ void contrastive_loss(Backend<Scalar, Matmul>& backend, Rows<const Scalar, colum
       Scalar largest = z[0];
       for (index j = 1; j < k.rows; ++j) largest = largest > z[j] ? largest : z[j];
       const Scalar positive = (z[label] - largest) * inverse_temperature;
-      simd::transform(k.rows, z, [=](auto a) { return math::exp((a - largest) * inverse_temperature); }, z);
-      const Scalar sum = simd::reduce(k.rows, [](auto a) { return a; }, static_cast<const Scalar*>(z));
+      simd::transform(
+          k.rows, z, [=](auto a) { return math::exp((a - largest) * inverse_temperature); }, z);
+      const Scalar sum = simd::reduce(
+          k.rows, [](auto a) { return a; }, static_cast<const Scalar*>(z));
       losses[row] = static_cast<double>(std::log(sum)) - static_cast<double>(positive);
       const Scalar scale = gradient_scale / sum;
-      simd::transform(k.rows, z, [=](auto a) { return a * scale; }, z);
+      simd::transform(
+          k.rows, z, [=](auto a) { return a * scale; }, z);
       z[label] -= gradient_scale;
     }
     if (d_q.wanted())

@@ -18,17 +18,20 @@ void layer_norm_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, col
   constexpr Scalar share = Scalar(1) / Scalar(columns);
   for_rows(backend, x.rows, columns, [&](index row) {
     const Scalar* const from = x.row(row);
-    const Scalar mean = share * simd::reduce(index{columns}, [](auto a) { return a; }, from);
+    const Scalar mean = share * simd::reduce(
+                                    index{columns}, [](auto a) { return a; }, from);
     // Lanes beyond the end hold 0 - mean and must not count: the sum of squares is taken about the mean in two parts.
     Scalar squares = 0;
     constexpr index whole = columns / simd::lanes<Scalar> * simd::lanes<Scalar>;
-    squares += simd::reduce(whole, [mean](auto a) { return (a - mean) * (a - mean); }, from);
+    squares += simd::reduce(
+        whole, [mean](auto a) { return (a - mean) * (a - mean); }, from);
     for (index c = whole; c < columns; ++c) squares += (from[c] - mean) * (from[c] - mean);
     const Scalar scale = Scalar(1) / std::sqrt(share * squares + Scalar(epsilon));
     statistics.row(row)[0] = mean;
     statistics.row(row)[1] = scale;
-    simd::transform(index{columns}, y.row(row), [=](auto a, auto g, auto b) { return (a - mean) * scale * g + b; },
-                    from, gain, bias);
+    simd::transform(
+        index{columns}, y.row(row), [=](auto a, auto g, auto b) { return (a - mean) * scale * g + b; }, from, gain,
+        bias);
   });
 }
 
@@ -53,13 +56,17 @@ void layer_norm_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, co
       const Scalar mean = statistics.row(row)[0], scale = statistics.row(row)[1];
       const Scalar* const from = x.row(row);
       const Scalar* const gradient = dy.row(row);
-      simd::transform(index{columns}, gain_sum, [=](auto s, auto a, auto d) { return s + d * ((a - mean) * scale); },
-                      gain_sum, from, gradient);
-      simd::transform(index{columns}, bias_sum, [](auto s, auto d) { return s + d; }, bias_sum, gradient);
-      const Scalar along_one = share * simd::reduce(index{columns}, [](auto d, auto g) { return d * g; }, gradient, gain);
+      simd::transform(
+          index{columns}, gain_sum, [=](auto s, auto a, auto d) { return s + d * ((a - mean) * scale); }, gain_sum,
+          from, gradient);
+      simd::transform(
+          index{columns}, bias_sum, [](auto s, auto d) { return s + d; }, bias_sum, gradient);
+      const Scalar along_one = share * simd::reduce(
+                                           index{columns}, [](auto d, auto g) { return d * g; }, gradient, gain);
       const Scalar along_x =
           share * scale *
-          simd::reduce(index{columns}, [=](auto d, auto g, auto a) { return d * g * (a - mean); }, gradient, gain, from);
+          simd::reduce(
+              index{columns}, [=](auto d, auto g, auto a) { return d * g * (a - mean); }, gradient, gain, from);
       const auto through = [=](auto d, auto g, auto a) {
         return scale * (d * g - along_one - (a - mean) * scale * along_x);
       };

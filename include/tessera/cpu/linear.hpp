@@ -40,8 +40,8 @@ template <class Scalar, class Matmul, int in, int out, class Epilogue>
 void multiply(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, const Scalar* weight, Rows<Scalar, in> dx,
               Epilogue&& epilogue) {
   for_tiles(backend.pool(), dy.rows, in, [&](index row, index rows, index column, index columns) {
-    Matmul::multiply(rows, columns, index{out}, Operand<Scalar>{dy.row(row), out},
-                     Operand<Scalar>{weight + column, in}, dx.row(row) + column, index{in}, false);
+    Matmul::multiply(rows, columns, index{out}, Operand<Scalar>{dy.row(row), out}, Operand<Scalar>{weight + column, in},
+                     dx.row(row) + column, index{in}, false);
     for (index r = row; r < row + rows; ++r) epilogue(r, column, columns);
   });
 }
@@ -61,12 +61,13 @@ void linear_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, 
   if (!residual.wanted())
     return detail::multiply_transposed(backend, x, weight, y, [&](index row, index column, index columns) {
       Scalar* const to = y.row(row) + column;
-      simd::transform(columns, to, [](auto a, auto b) { return a + b; }, to, bias + column);
+      simd::transform(
+          columns, to, [](auto a, auto b) { return a + b; }, to, bias + column);
     });
   detail::multiply_transposed(backend, x, weight, y, [&](index row, index column, index columns) {
     Scalar* const to = y.row(row) + column;
-    simd::transform(columns, to, [](auto a, auto b, auto c) { return a + b + c; }, to, bias + column,
-                    residual.row(row) + column);
+    simd::transform(
+        columns, to, [](auto a, auto b, auto c) { return a + b + c; }, to, bias + column, residual.row(row) + column);
   });
 }
 
@@ -77,8 +78,10 @@ void linear_activation_forward(Backend<Scalar, Matmul>& backend, Rows<const Scal
   if (backend.planning()) return;
   detail::multiply_transposed(backend, x, weight, before, [&](index row, index column, index columns) {
     Scalar* const to = before.row(row) + column;
-    simd::transform(columns, to, [](auto a, auto b) { return a + b; }, to, bias + column);
-    simd::transform(columns, y.row(row) + column, [](auto a) { return Activation::value(a); }, to);
+    simd::transform(
+        columns, to, [](auto a, auto b) { return a + b; }, to, bias + column);
+    simd::transform(
+        columns, y.row(row) + column, [](auto a) { return Activation::value(a); }, to);
   });
 }
 
@@ -98,7 +101,7 @@ void linear_activation_gradient(Backend<Scalar, Matmul>& backend, Rows<const Sca
   if (backend.planning()) return;
   detail::multiply(backend, dy, weight, d_before, [&](index row, index column, index columns) {
     detail::activation_backward<Activation>(columns, before.row(row) + column, d_before.row(row) + column,
-                                    activated.row(row) + column);
+                                            activated.row(row) + column);
   });
 }
 
@@ -112,12 +115,13 @@ void column_sums(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x
   if (backend.planning()) return;
   const auto add = [](auto a, auto b) { return a + b; };
   const auto add_rows = [&](const Scalar* rows, index count, Scalar* to) {
-    simd::transform(index{columns}, to, [](auto a) { return a; }, rows);
+    simd::transform(
+        index{columns}, to, [](auto a) { return a; }, rows);
     index row = 1;
     for (; row + 4 <= count; row += 4)
-      simd::transform(index{columns}, to, [](auto s, auto a, auto b, auto c, auto d) { return s + ((a + b) + (c + d)); },
-                      to, rows + row * columns, rows + (row + 1) * columns, rows + (row + 2) * columns,
-                      rows + (row + 3) * columns);
+      simd::transform(
+          index{columns}, to, [](auto s, auto a, auto b, auto c, auto d) { return s + ((a + b) + (c + d)); }, to,
+          rows + row * columns, rows + (row + 1) * columns, rows + (row + 2) * columns, rows + (row + 3) * columns);
     for (; row < count; ++row) simd::transform(index{columns}, to, add, to, rows + row * columns);
   };
   backend.pool().for_pieces(x.rows, grain, [&](index first, index last, int) {

@@ -52,7 +52,8 @@ void assemble_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width>
     if (positions == nullptr)
       std::memcpy(y.row(row), from, width * sizeof(Scalar));
     else
-      simd::transform(index{width}, y.row(row), [](auto a, auto b) { return a + b; }, from, positions + token * width);
+      simd::transform(
+          index{width}, y.row(row), [](auto a, auto b) { return a + b; }, from, positions + token * width);
   });
 }
 
@@ -66,7 +67,8 @@ void assemble_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scala
   const auto sum_over_images = [&](index token, Scalar* to) {
     std::memcpy(to, dy.row(token), width * sizeof(Scalar));
     for (index image = 1; image < images; ++image)
-      simd::transform(index{width}, to, [](auto a, auto b) { return a + b; }, to, dy.row(image * tokens + token));
+      simd::transform(
+          index{width}, to, [](auto a, auto b) { return a + b; }, to, dy.row(image * tokens + token));
   };
   if (d_embedded.wanted())
     for_rows(backend, d_embedded.rows, width, [&](index row) {
@@ -75,9 +77,8 @@ void assemble_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scala
     });
   if (d_class_token != nullptr) sum_over_images(0, d_class_token);
   if (d_positions != nullptr)
-    backend.pool().for_pieces(index{tokens}, 1, [&](index first, index, int) {
-      sum_over_images(first, d_positions + first * width);
-    });
+    backend.pool().for_pieces(index{tokens}, 1,
+                              [&](index first, index, int) { sum_over_images(first, d_positions + first * width); });
 }
 
 // y[image] = x[image * tokens + token].
@@ -107,8 +108,10 @@ void mean_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> x, 
     Scalar* const to = y.row(image);
     std::memcpy(to, x.row(image * tokens), width * sizeof(Scalar));
     for (index token = 1; token < tokens; ++token)
-      simd::transform(index{width}, to, [](auto a, auto b) { return a + b; }, to, x.row(image * tokens + token));
-    simd::transform(index{width}, to, [](auto a) { return a * (Scalar(1) / Scalar(tokens)); }, to);
+      simd::transform(
+          index{width}, to, [](auto a, auto b) { return a + b; }, to, x.row(image * tokens + token));
+    simd::transform(
+        index{width}, to, [](auto a) { return a * (Scalar(1) / Scalar(tokens)); }, to);
   });
 }
 
@@ -117,8 +120,8 @@ template <int tokens, class Scalar, class Matmul, int width>
 void mean_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
   if (backend.planning()) return;
   for_rows(backend, dx.rows, width, [&](index row) {
-    simd::transform(index{width}, dx.row(row), [](auto a) { return a * (Scalar(1) / Scalar(tokens)); },
-                    dy.row(row / tokens));
+    simd::transform(
+        index{width}, dx.row(row), [](auto a) { return a * (Scalar(1) / Scalar(tokens)); }, dy.row(row / tokens));
   });
 }
 

@@ -29,8 +29,8 @@ void moving_average(Backend<Scalar, Matmul>& backend, index count, double m, con
   if (backend.planning()) return;
   const Scalar keep = static_cast<Scalar>(m), take = static_cast<Scalar>(1.0 - m);
   backend.pool().for_pieces(count, detail::update_grain, [&](index first, index last, int) {
-    simd::transform(last - first, average + first, [=](auto a, auto b) { return keep * a + take * b; }, average + first,
-                    x + first);
+    simd::transform(
+        last - first, average + first, [=](auto a, auto b) { return keep * a + take * b; }, average + first, x + first);
   });
 }
 
@@ -49,8 +49,10 @@ void adamw_update(Backend<Scalar, Matmul>& backend, index count, const AdamCoeff
     const Scalar* const g = gradient + first;
     Scalar* const m = moment1 + first;
     Scalar* const v = moment2 + first;
-    simd::transform(size, m, [=](auto a, auto b) { return beta1 * a + other1 * b; }, m, g);
-    simd::transform(size, v, [=](auto a, auto b) { return beta2 * a + other2 * (b * b); }, v, g);
+    simd::transform(
+        size, m, [=](auto a, auto b) { return beta1 * a + other1 * b; }, m, g);
+    simd::transform(
+        size, v, [=](auto a, auto b) { return beta2 * a + other2 * (b * b); }, v, g);
     simd::transform(
         size, weight + first,
         [=](auto p, auto a, auto b) {
@@ -75,8 +77,10 @@ void lamb_direction(Backend<Scalar, Matmul>& backend, index count, const AdamCoe
     const Scalar* const g = gradient + first;
     Scalar* const m = moment1 + first;
     Scalar* const v = moment2 + first;
-    simd::transform(size, m, [=](auto a, auto b) { return beta1 * a + other1 * b; }, m, g);
-    simd::transform(size, v, [=](auto a, auto b) { return beta2 * a + other2 * (b * b); }, v, g);
+    simd::transform(
+        size, m, [=](auto a, auto b) { return beta1 * a + other1 * b; }, m, g);
+    simd::transform(
+        size, v, [=](auto a, auto b) { return beta2 * a + other2 * (b * b); }, v, g);
     simd::transform(
         size, update + first,
         [=](auto p, auto a, auto b) {
@@ -92,7 +96,8 @@ void scale_and_add(Backend<Scalar, Matmul>& backend, index count, double a, cons
   if (backend.planning()) return;
   const Scalar by = static_cast<Scalar>(a), keep = static_cast<Scalar>(b);
   backend.pool().for_pieces(count, detail::update_grain, [&](index first, index last, int) {
-    simd::transform(last - first, y + first, [=](auto p, auto q) { return by * p + keep * q; }, x + first, y + first);
+    simd::transform(
+        last - first, y + first, [=](auto p, auto q) { return by * p + keep * q; }, x + first, y + first);
   });
 }
 
@@ -104,10 +109,12 @@ template <class Scalar, class Matmul>
   double squares = 0;
   for (index first = 0; first < count; first += 4096) {
     const index size = count - first < 4096 ? count - first : 4096;
-    squares += static_cast<double>(
-        b == nullptr ? simd::reduce(size, [](auto x) { return x * x; }, a + first)
-                     : simd::reduce(
-                           size, [=](auto x, auto y) { return (x + scale * y) * (x + scale * y); }, a + first, b + first));
+    squares +=
+        static_cast<double>(b == nullptr ? simd::reduce(
+                                               size, [](auto x) { return x * x; }, a + first)
+                                         : simd::reduce(
+                                               size, [=](auto x, auto y) { return (x + scale * y) * (x + scale * y); },
+                                               a + first, b + first));
   }
   return std::sqrt(squares);
 }

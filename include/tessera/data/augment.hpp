@@ -17,9 +17,9 @@ namespace tessera::inline TESSERA_ABI::data {
 
 // Probabilities and strengths of one view. An operation of strength or probability 0 does not take part.
 struct ViewAugmentation {
-  double crop_min = 0.08, crop_max = 1.0;                  // area of the crop as a share of the image's
-  double ratio_min = 3.0 / 4.0, ratio_max = 4.0 / 3.0;     // width over height of the crop
-  float jitter = 0.8f;                                     // probability of the four colour operations
+  double crop_min = 0.08, crop_max = 1.0;               // area of the crop as a share of the image's
+  double ratio_min = 3.0 / 4.0, ratio_max = 4.0 / 3.0;  // width over height of the crop
+  float jitter = 0.8f;                                  // probability of the four colour operations
   float brightness = 0.4f, contrast = 0.4f, saturation = 0.2f, hue = 0.1f;
   float grayscale = 0.2f;
   float blur = 1.0f, blur_sigma_min = 0.1f, blur_sigma_max = 2.0f;
@@ -71,9 +71,7 @@ namespace detail {
 inline void color_jitter(Image& image, const ViewAugmentation& a, Random& random) {
   std::array<int, 4> order{0, 1, 2, 3};
   for (std::uint32_t last = 3; last > 0; --last) std::swap(order[last], order[random.below(last + 1)]);
-  const auto factor = [&](float strength) {
-    return random.uniform(strength < 1 ? 1 - strength : 0.0f, 1 + strength);
-  };
+  const auto factor = [&](float strength) { return random.uniform(strength < 1 ? 1 - strength : 0.0f, 1 + strength); };
   const float brightness = factor(a.brightness), contrast = factor(a.contrast), saturation = factor(a.saturation);
   const float hue = random.uniform(-a.hue, a.hue);
   for (const int operation : order) {

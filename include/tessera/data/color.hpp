@@ -21,7 +21,8 @@ namespace detail {
 
 // degenerate + factor * (value - degenerate), truncated, and clipped where the factor may leave 0..255.
 [[nodiscard]] inline std::uint8_t blend(int degenerate, int value, float factor) {
-  const float mixed = static_cast<float>(degenerate) + math::rounded_product(factor, static_cast<float>(value - degenerate));
+  const float mixed =
+      static_cast<float>(degenerate) + math::rounded_product(factor, static_cast<float>(value - degenerate));
   return static_cast<std::uint8_t>(mixed <= 0 ? 0 : mixed >= 255 ? 255 : static_cast<int>(mixed));
 }
 
@@ -51,7 +52,7 @@ struct Hsv {
   const float saturation = range / static_cast<float>(high);
   const float rc = static_cast<float>(high - red) / range, gc = static_cast<float>(high - green) / range,
               bc = static_cast<float>(high - blue) / range;
-  float hue = red == high ? bc - gc
+  float hue = red == high     ? bc - gc
               : green == high ? static_cast<float>(2.0 + static_cast<double>(rc) - static_cast<double>(bc))
                               : static_cast<float>(4.0 + static_cast<double>(gc) - static_cast<double>(rc));
   hue = static_cast<float>(std::fmod(static_cast<double>(hue) / 6.0 + 1.0, 1.0));
@@ -80,7 +81,9 @@ inline void from_hsv(Hsv hsv, std::uint8_t* rgb) {
 }  // namespace detail
 
 // factor 0 gives black, 1 the image.
-inline void adjust_brightness(Image& image, float factor) { detail::blend_constant(image, 0, factor); }
+inline void adjust_brightness(Image& image, float factor) {
+  detail::blend_constant(image, 0, factor);
+}
 
 // factor 0 gives the mean luminance everywhere, 1 the image.
 inline void adjust_contrast(Image& image, float factor) {

@@ -87,8 +87,8 @@ inline std::filesystem::path plain_or_gzip(const std::filesystem::path& path) {
 // Grey images with labels, in memory; a model of Dataset.
 class IdxDataset {
  public:
-  // Reads `folder`/`split`-images-idx3-ubyte[.gz] and -labels-idx1-ubyte[.gz]; the splits of MNIST and its relatives are
-  // "train" and "t10k". Throws Error that names the file and the value that is wrong.
+  // Reads `folder`/`split`-images-idx3-ubyte[.gz] and -labels-idx1-ubyte[.gz]; the splits of MNIST and its relatives
+  // are "train" and "t10k". Throws Error that names the file and the value that is wrong.
   IdxDataset(const std::filesystem::path& folder, const std::string& split) {
     const auto images_path = detail::plain_or_gzip(folder / (split + "-images-idx3-ubyte"));
     const auto labels_path = detail::plain_or_gzip(folder / (split + "-labels-idx1-ubyte"));

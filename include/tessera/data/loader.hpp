@@ -28,7 +28,7 @@ struct LoaderOptions {
   Normalization normalization = imagenet_normalization;
   std::uint64_t seed = 0;
   int threads = 1;
-  int prefetch = 3;  // batches that may wait
+  int prefetch = 3;              // batches that may wait
   int epoch = 0, iteration = 0;  // where to start
   int rank = 0, ranks = 1;
 };
@@ -55,8 +55,8 @@ struct Batch {
   return mine;
 }
 
-// Endless batches of two views over a Dataset, epoch after epoch; the last incomplete batch of an epoch is dropped. What
-// a batch holds depends on the seed, the epoch and the position alone, never on the number of threads.
+// Endless batches of two views over a Dataset, epoch after epoch; the last incomplete batch of an epoch is dropped.
+// What a batch holds depends on the seed, the epoch and the position alone, never on the number of threads.
 template <class Dataset>
 class TwoViewLoader {
  public:
@@ -71,8 +71,7 @@ class TwoViewLoader {
       slot.batch.labels.resize(static_cast<std::size_t>(options.batch_size));
       slot.batch.samples.resize(static_cast<std::size_t>(options.batch_size));
     }
-    first_ = produced_ = consumed_ =
-        static_cast<long>(options.epoch) * iterations_per_epoch() + options.iteration;
+    first_ = produced_ = consumed_ = static_cast<long>(options.epoch) * iterations_per_epoch() + options.iteration;
     open_batch();
     for (int i = 0; i < options.threads; ++i) threads_.emplace_back([this] { work(); });
   }
@@ -169,11 +168,12 @@ class TwoViewLoader {
     const ImageView image = dataset_.image(sample);
     batch.labels[static_cast<std::size_t>(i)] = dataset_.label(sample);
     for (std::size_t view = 0; view < 2; ++view) {
-      Random random(options_.seed, Purpose::view, static_cast<std::uint32_t>(batch.epoch * 2) + static_cast<std::uint32_t>(view),
+      Random random(options_.seed, Purpose::view,
+                    static_cast<std::uint32_t>(batch.epoch * 2) + static_cast<std::uint32_t>(view),
                     static_cast<std::uint32_t>(sample));
       const std::size_t row = view * static_cast<std::size_t>(options_.batch_size) + static_cast<std::size_t>(i);
-      to_float(random_view(image, options_.views[view], options_.image_size, random, scratch), options_.channels, options_.normalization,
-               batch.images.data() + row * values());
+      to_float(random_view(image, options_.views[view], options_.image_size, random, scratch), options_.channels,
+               options_.normalization, batch.images.data() + row * values());
     }
   }
 

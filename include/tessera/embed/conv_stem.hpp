@@ -23,12 +23,11 @@ struct ConvStem {
     using Conv = nn::Conv2d<from, to, input_size, 3, 2, 1, false>;
     template <int features>
     using Relu = nn::Activation<nn::Relu, features>;
-    using Stem =
-        nn::Sequential<Conv<channels, width / 8, size>, nn::BatchNorm<width / 8>, Relu<width / 8>,
-                       Conv<width / 8, width / 4, size / 2>, nn::BatchNorm<width / 4>, Relu<width / 4>,
-                       Conv<width / 4, width / 2, size / 4>, nn::BatchNorm<width / 2>, Relu<width / 2>,
-                       Conv<width / 2, width, size / 8>, nn::BatchNorm<width>, Relu<width>,
-                       nn::Conv2d<width, width, grid, 1, 1, 0, true>>;
+    using Stem = nn::Sequential<Conv<channels, width / 8, size>, nn::BatchNorm<width / 8>, Relu<width / 8>,
+                                Conv<width / 8, width / 4, size / 2>, nn::BatchNorm<width / 4>, Relu<width / 4>,
+                                Conv<width / 4, width / 2, size / 4>, nn::BatchNorm<width / 2>, Relu<width / 2>,
+                                Conv<width / 2, width, size / 8>, nn::BatchNorm<width>, Relu<width>,
+                                nn::Conv2d<width, width, grid, 1, 1, 0, true>>;
 
     template <class Leaf>
     using Parameters = typename Stem::template Parameters<Leaf>;

@@ -37,7 +37,8 @@ struct Chart {
   bool logarithmic = false;
 };
 
-// An 8-bit picture, grey (1 channel) or RGB (3), rows of interleaved channels, with a caption; `mark` colours its frame.
+// An 8-bit picture, grey (1 channel) or RGB (3), rows of interleaved channels, with a caption; `mark` colours its
+// frame.
 struct Picture {
   enum class Mark { none, good, bad };
   int height = 0, width = 0, channels = 1;
@@ -64,11 +65,16 @@ namespace detail {
 [[nodiscard]] inline std::string escape(std::string_view text) {
   std::string out;
   for (const char letter : text) {
-    if (letter == '&') out += "&amp;";
-    else if (letter == '<') out += "&lt;";
-    else if (letter == '>') out += "&gt;";
-    else if (letter == '"') out += "&quot;";
-    else out += letter;
+    if (letter == '&')
+      out += "&amp;";
+    else if (letter == '<')
+      out += "&lt;";
+    else if (letter == '>')
+      out += "&gt;";
+    else if (letter == '"')
+      out += "&quot;";
+    else
+      out += letter;
   }
   return out;
 }
@@ -134,9 +140,10 @@ class Plot {
     axes(out);
     for (const Reference& reference : chart_.references) {
       const double y = at_y(value_of(reference.value));
-      out += fmt::format("<line class=\"ref\" x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>", left, width - right, y, y);
-      out += fmt::format("<text class=\"tick\" x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{} {}</text>", width - right - 4,
-                         y - 5, escape(reference.name), tick_text(reference.value));
+      out += fmt::format("<line class=\"ref\" x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>", left, width - right,
+                         y, y);
+      out += fmt::format("<text class=\"tick\" x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{} {}</text>",
+                         width - right - 4, y - 5, escape(reference.name), tick_text(reference.value));
     }
     int number = 0;
     for (const Series& series : chart_.series) line(out, series, number++);
@@ -146,9 +153,7 @@ class Plot {
  private:
   static constexpr int width = 560, height = 300, left = 62, right = 14, top = 26, bottom = 40;
 
-  [[nodiscard]] double value_of(double y) const {
-    return chart_.logarithmic ? std::log10(y > 1e-300 ? y : 1e-300) : y;
-  }
+  [[nodiscard]] double value_of(double y) const { return chart_.logarithmic ? std::log10(y > 1e-300 ? y : 1e-300) : y; }
   void include(double x, double y) {
     const double value = value_of(y);
     if (!std::isfinite(value)) return;
@@ -187,8 +192,9 @@ class Plot {
       if (!std::isfinite(value)) continue;
       points += fmt::format("{:.1f},{:.1f} ", at_x(x), at_y(value));
       if (series.points.size() <= 60)
-        dots += fmt::format("<circle class=\"dot s{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.2\"><title>{} {}: {:.6g}</title></circle>",
-                            number, at_x(x), at_y(value), escape(chart_.x_label), tick_text(x), y);
+        dots += fmt::format(
+            "<circle class=\"dot s{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.2\"><title>{} {}: {:.6g}</title></circle>",
+            number, at_x(x), at_y(value), escape(chart_.x_label), tick_text(x), y);
     }
     out += fmt::format("<polyline class=\"line s{}\" points=\"{}\"><title>{}</title></polyline>{}", number, points,
                        escape(series.name), dots);

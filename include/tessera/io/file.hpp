@@ -83,8 +83,8 @@ class Descriptor {
 
 }  // namespace detail
 
-// Replaces the file by the concatenation of `parts`, or leaves it as it was: the bytes go to a new file in the same folder,
-// to the disk, and only then take the name. Throws Error, which names the path and the call that failed.
+// Replaces the file by the concatenation of `parts`, or leaves it as it was: the bytes go to a new file in the same
+// folder, to the disk, and only then take the name. Throws Error, which names the path and the call that failed.
 inline void replace_file(const std::filesystem::path& path, std::span<const Bytes> parts) {
   const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
   std::filesystem::path temporary = path;

@@ -38,7 +38,9 @@ inline constexpr std::array<DtypeName, 8> dtype_names{{{Dtype::f64, "F64", 8},
                                                        {Dtype::u8, "U8", 1},
                                                        {Dtype::boolean, "BOOL", 1}}};
 
-[[nodiscard]] inline const DtypeName& describe(Dtype dtype) { return dtype_names.at(static_cast<std::size_t>(dtype)); }
+[[nodiscard]] inline const DtypeName& describe(Dtype dtype) {
+  return dtype_names.at(static_cast<std::size_t>(dtype));
+}
 
 [[nodiscard]] inline std::string shape_text(std::span<const std::int64_t> shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
@@ -197,8 +199,9 @@ class HeaderReader {
 
 }  // namespace detail
 
-// A file that was opened and whose header was found consistent: lengths, dtypes, shapes and offsets agree with each other
-// and with the file's size. Nothing in it is trusted before that, and no more memory is taken than the file is long.
+// A file that was opened and whose header was found consistent: lengths, dtypes, shapes and offsets agree with each
+// other and with the file's size. Nothing in it is trusted before that, and no more memory is taken than the file is
+// long.
 class Safetensors {
  public:
   static constexpr std::uint64_t header_limit = 16 << 20;

@@ -68,9 +68,9 @@ struct VisionTransformer {
   static_assert(Position::template supports<width>,
                 "tessera: sine-cosine position embeddings need a width divisible by 4");
 
-  using Block = nn::Block<nn::Attention<width, tokens, heads, typename Policies::Attention>,
-                          nn::Mlp<width, width * mlp_ratio, typename Policies::Activation>,
-                          Policies::MlpNorm::template Layer>;
+  using Block =
+      nn::Block<nn::Attention<width, tokens, heads, typename Policies::Attention>,
+                nn::Mlp<width, width * mlp_ratio, typename Policies::Activation>, Policies::MlpNorm::template Layer>;
   using Norm = nn::LayerNorm<width>;
 
   template <class Leaf>
@@ -96,8 +96,7 @@ struct VisionTransformer {
       p.cls_token = visit(name / "cls_token", Shape(1, 1, width), Role::trained, Initial::normal(1e-6));
     p.pos_embed = Position::declare(visit, name, tokens, width);
     p.patch_embed = Embed::declare(visit, name / "patch_embed");
-    for (int i = 0; i < depth; ++i)
-      p.blocks[static_cast<std::size_t>(i)] = Block::declare(visit, name / "blocks" / i);
+    for (int i = 0; i < depth; ++i) p.blocks[static_cast<std::size_t>(i)] = Block::declare(visit, name / "blocks" / i);
     if constexpr (Pooling::final_norm) p.norm = Norm::declare(visit, name / "norm");
     return p;
   }
@@ -140,8 +139,8 @@ struct VisionTransformer {
 
   // The attention weights of one block (images*heads*tokens x tokens), for looking at.
   template <class Context, class Scalar>
-  static void encode_attention(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
-                               int block, Rows<Scalar, tokens> weights) {
+  static void encode_attention(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images, int block,
+                               Rows<Scalar, tokens> weights) {
     const auto frame = context.frame();
     const Rows<const Scalar, width> x = run_blocks(context, p, images, block);
     const auto& parameters = p.blocks[static_cast<std::size_t>(block)];
@@ -166,8 +165,8 @@ struct VisionTransformer {
     const bool embed_gradient = Embed::trained || context.frozen_gradients || d_images.wanted();
     Rows<Scalar, width> d_embedded{};
     if (embed_gradient) d_embedded = context.template take<width>(images.rows * patches);
-    assemble_tokens_backward<patches, tokens>(context.backend, Rows<const Scalar, width>(dx), d_embedded,
-                                                    g.cls_token, Position::trained ? g.pos_embed : nullptr);
+    assemble_tokens_backward<patches, tokens>(context.backend, Rows<const Scalar, width>(dx), d_embedded, g.cls_token,
+                                              Position::trained ? g.pos_embed : nullptr);
     if (embed_gradient)
       Embed::backward(context, p.patch_embed, g.patch_embed, images, saved.patch_embed,
                       Rows<const Scalar, width>(d_embedded), d_images);
@@ -180,8 +179,8 @@ struct VisionTransformer {
     const auto embedded = context.template take<width>(images.rows * patches);
     const auto saved = Embed::forward(context, p.patch_embed, images, embedded);
     assemble_tokens<patches, tokens>(context.backend, Rows<const Scalar, width>(embedded),
-                                           static_cast<const Scalar*>(p.cls_token),
-                                           static_cast<const Scalar*>(p.pos_embed), y);
+                                     static_cast<const Scalar*>(p.cls_token), static_cast<const Scalar*>(p.pos_embed),
+                                     y);
     return saved;
   }
 

@@ -69,7 +69,8 @@ struct Sequential {
     Parameters<typename Visit::Leaf> p;
     [&]<std::size_t... i>(std::index_sequence<i...>) {
       ((std::get<i>(p) = Layer<i>::declare(visit, name / static_cast<int>(i))), ...);
-    }(std::make_index_sequence<count>{});
+    }
+    (std::make_index_sequence<count>{});
     return p;
   }
 
@@ -110,8 +111,8 @@ struct Sequential {
 
   template <std::size_t i, class Context, class Scalar>
   static void backward_to(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                          Rows<const Scalar, in> x, const Saved<Scalar>& saved,
-                          Rows<const Scalar, Layer<i>::out> dy, Rows<Scalar, in> dx) {
+                          Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, Layer<i>::out> dy,
+                          Rows<Scalar, in> dx) {
     if constexpr (i == 0) {
       Layer<0>::backward(context, std::get<0>(p), std::get<0>(g), x, std::get<0>(saved.layers), dy, dx);
     } else {

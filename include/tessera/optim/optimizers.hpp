@@ -61,7 +61,8 @@ struct AdamW {
   }
 };
 
-// Momentum SGD with a rate for each tensor; tensors of at most one dimension get neither decay nor that rate (spec 4.3).
+// Momentum SGD with a rate for each tensor; tensors of at most one dimension get neither decay nor that rate
+// (spec 4.3).
 struct Lars {
   static constexpr const char* name = "lars";
   static constexpr int states = 1;
@@ -87,8 +88,8 @@ struct Lars {
   }
 };
 
-// Adam's direction with decoupled decay, scaled for each tensor by |weight| / |direction| (spec 4.4), without the global
-// clipping of timm's variant.
+// Adam's direction with decoupled decay, scaled for each tensor by |weight| / |direction| (spec 4.4), without the
+// global clipping of timm's variant.
 struct Lamb {
   static constexpr const char* name = "lamb";
   static constexpr int states = 3;  // two moments and the direction

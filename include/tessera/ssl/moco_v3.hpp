@@ -84,8 +84,7 @@ struct MoCoV3 {
     const auto frame = context.frame();
     const auto z = context.template take<out>(images.rows);
     const auto saved_branch = Branch::forward(context, p.base_encoder, images, z);
-    const auto saved_predictor =
-        PredictorLayer::forward(context, p.predictor, Rows<const Scalar, out>(z), result.q);
+    const auto saved_predictor = PredictorLayer::forward(context, p.predictor, Rows<const Scalar, out>(z), result.q);
 
     moving_average(context.backend, Layout<Teacher>::parameters, coefficients.momentum,
                    static_cast<const Scalar*>(state.student), state.teacher);

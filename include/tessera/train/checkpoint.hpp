@@ -21,7 +21,9 @@ inline std::vector<std::int64_t> extents(const Shape& shape) {
   return {shape.extents.begin(), shape.extents.begin() + shape.rank};
 }
 
-inline bool is_batch_count(const std::string& name) { return name.ends_with("num_batches_tracked"); }
+inline bool is_batch_count(const std::string& name) {
+  return name.ends_with("num_batches_tracked");
+}
 
 }  // namespace detail
 
@@ -50,8 +52,8 @@ void save_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metada
   io::write_safetensors(path, tensors, metadata);
 }
 
-// Continues from a checkpoint that was written with the same `expected` metadata. Throws Error, which names the file and
-// what is wrong with it, before anything is changed by values of another run.
+// Continues from a checkpoint that was written with the same `expected` metadata. Throws Error, which names the file
+// and what is wrong with it, before anything is changed by values of another run.
 template <class Trainer>
 void load_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metadata expected) {
   using Scalar = typename Trainer::Scalar;

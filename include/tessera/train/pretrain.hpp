@@ -171,8 +171,8 @@ class Pretraining {
     const auto start = Clock::now();
     const double epoch = static_cast<double>(trainer_.steps()) / per_epoch;
     StepSettings<Method> settings;
-    settings.learning_rate = optim::learning_rate(recipe_.lr * recipe_.batch_size / 256, epoch, recipe_.warmup_epochs,
-                                                  recipe_.epochs);
+    settings.learning_rate =
+        optim::learning_rate(recipe_.lr * recipe_.batch_size / 256, epoch, recipe_.warmup_epochs, recipe_.epochs);
     settings.coefficients.temperature = recipe_.moco_t;
     settings.coefficients.momentum =
         recipe_.moco_m_cos ? optim::momentum_coefficient(recipe_.moco_m, epoch, recipe_.epochs) : recipe_.moco_m;
@@ -182,16 +182,16 @@ class Pretraining {
     ++timed_steps_;
     if (!settings.frozen_gradients) return loss;
     images_per_second_ = static_cast<double>(timed_steps_) * recipe_.batch_size / (step_seconds_ + data_seconds_);
-    metrics.write({{"step", static_cast<double>(trainer_.steps())},
-                   {"epoch", static_cast<double>(trainer_.steps()) / per_epoch},
-                   {"loss", loss},
-                   {"lr", settings.learning_rate},
-                   {"moco_m", settings.coefficients.momentum},
-                   {"grad_norm_patch_embed", trainer_.gradient_norm("base_encoder.patch_embed")},
-                   {"grad_norm_last_block",
-                    trainer_.gradient_norm(fmt::format("base_encoder.blocks.{}.", Encoder::depth - 1))},
-                   {"images_per_second", images_per_second_},
-                   {"data_wait", data_seconds_ / (step_seconds_ + data_seconds_)}});
+    metrics.write(
+        {{"step", static_cast<double>(trainer_.steps())},
+         {"epoch", static_cast<double>(trainer_.steps()) / per_epoch},
+         {"loss", loss},
+         {"lr", settings.learning_rate},
+         {"moco_m", settings.coefficients.momentum},
+         {"grad_norm_patch_embed", trainer_.gradient_norm("base_encoder.patch_embed")},
+         {"grad_norm_last_block", trainer_.gradient_norm(fmt::format("base_encoder.blocks.{}.", Encoder::depth - 1))},
+         {"images_per_second", images_per_second_},
+         {"data_wait", data_seconds_ / (step_seconds_ + data_seconds_)}});
     return loss;
   }
 
@@ -201,7 +201,8 @@ class Pretraining {
                               queries.template view<Encoder>(), queries.labels, classes_);
     const double epoch = static_cast<double>(step) / per_epoch;
     metrics.write({{"step", static_cast<double>(step)}, {"epoch", epoch}, {"knn", *knn_}});
-    progress_.keep(fmt::format("epoch {:6.2f}  k-NN accuracy {:.4f} on {} images", epoch, *knn_, queries.labels.size()));
+    progress_.keep(
+        fmt::format("epoch {:6.2f}  k-NN accuracy {:.4f} on {} images", epoch, *knn_, queries.labels.size()));
   }
 
   [[nodiscard]] std::string progress_line(double loss, int per_epoch, long last, long first, double seconds) const {

@@ -16,17 +16,20 @@ namespace tessera::inline TESSERA_ABI {
 [[nodiscard]] inline std::string duration_text(double seconds) {
   const long all = static_cast<long>(seconds + 0.5);
   const long hours = all / 3600, minutes = all / 60 % 60;
-  return hours > 0 ? fmt::format("{}:{:02}:{:02}", hours, minutes, all % 60) : fmt::format("{}:{:02}", minutes, all % 60);
+  return hours > 0 ? fmt::format("{}:{:02}:{:02}", hours, minutes, all % 60)
+                   : fmt::format("{}:{:02}", minutes, all % 60);
 }
 
-// Prints lines to standard output: on a terminal each overwrites the one before, twice a second; otherwise one every ten
-// seconds.
+// Prints lines to standard output: on a terminal each overwrites the one before, twice a second; otherwise one every
+// ten seconds.
 class Progress {
  public:
   using Clock = std::chrono::steady_clock;
 
   // Whether the next line is due.
-  [[nodiscard]] bool due() const { return Clock::now() - last_ >= (terminal_ ? std::chrono::milliseconds(500) : std::chrono::seconds(10)); }
+  [[nodiscard]] bool due() const {
+    return Clock::now() - last_ >= (terminal_ ? std::chrono::milliseconds(500) : std::chrono::seconds(10));
+  }
 
   void show(const std::string& line) {
     last_ = Clock::now();

@@ -11,24 +11,24 @@
 namespace tessera::inline TESSERA_ABI {
 
 struct Recipe {
-  std::string arch;             // goes into checkpoints
-  std::filesystem::path out;    // folder of everything that the run writes
-  std::filesystem::path resume; // checkpoint to continue from; empty: start anew
+  std::string arch;              // goes into checkpoints
+  std::filesystem::path out;     // folder of everything that the run writes
+  std::filesystem::path resume;  // checkpoint to continue from; empty: start anew
   int batch_size = 256;
-  double lr = 1.5e-4;           // base rate: multiplied by batch_size / 256
+  double lr = 1.5e-4;  // base rate: multiplied by batch_size / 256
   double weight_decay = 0.1;
   double epochs = 300, warmup_epochs = 40;
   double moco_m = 0.99;
   bool moco_m_cos = false;
   double moco_t = 0.2;
   double crop_min = 0.08;
-  bool blur = true;             // the views' Gaussian blur; images of 32 pixels are better without
+  bool blur = true;  // the views' Gaussian blur; images of 32 pixels are better without
   std::uint64_t seed = 0;
-  int threads = 0;              // of the training step; 0: every processor
-  int workers = 1;              // threads of the loader
-  int knn_every = 0;            // steps between k-NN monitors; 0: one every epoch
-  int knn_bank = 10000;         // training images in the monitor's bank
-  int save_every = 0;           // steps between checkpoints; 0: one every epoch
+  int threads = 0;       // of the training step; 0: every processor
+  int workers = 1;       // threads of the loader
+  int knn_every = 0;     // steps between k-NN monitors; 0: one every epoch
+  int knn_bank = 10000;  // training images in the monitor's bank
+  int save_every = 0;    // steps between checkpoints; 0: one every epoch
 
   // Throws Error that names the flag.
   void check() const {

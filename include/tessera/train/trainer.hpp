@@ -55,9 +55,8 @@ class Trainer {
   [[nodiscard]] long steps() const noexcept { return steps_; }
   [[nodiscard]] index activation_bytes() const { return backend_.arena().peak_bytes(); }
   [[nodiscard]] static constexpr index parameter_bytes() {
-    return static_cast<index>(sizeof(Scalar)) *
-           ((2 + Optimizer::states) * Student::parameters + Teacher::parameters + Student::statistics +
-            Teacher::statistics);
+    return static_cast<index>(sizeof(Scalar)) * ((2 + Optimizer::states) * Student::parameters + Teacher::parameters +
+                                                 Student::statistics + Teacher::statistics);
   }
 
   // One step on the stacked views (views * batch images). Returns the loss. Nothing is changed but the momentum encoder
@@ -71,9 +70,9 @@ class Trainer {
     ++steps_;
     std::array<Scalar*, Optimizer::states> buffers;
     for (std::size_t i = 0; i < buffers.size(); ++i) buffers[i] = optimizer_state_[i].data();
-    optimizer_.step(backend_, optim::Update<Scalar, Optimizer::states>{Student::entries, gradient_.data(),
-                                                                       student_.data(), buffers,
-                                                                       settings.learning_rate, steps_});
+    optimizer_.step(
+        backend_, optim::Update<Scalar, Optimizer::states>{Student::entries, gradient_.data(), student_.data(), buffers,
+                                                           settings.learning_rate, steps_});
     return result.loss;
   }
 
@@ -108,8 +107,8 @@ class Trainer {
     return std::sqrt(squares);
   }
 
-  // Calls body(name, shape, data) for every tensor that a resumed run needs: both networks under their public names, and
-  // the optimizer's buffers as optimizer.<number>.<name>.
+  // Calls body(name, shape, data) for every tensor that a resumed run needs: both networks under their public names,
+  // and the optimizer's buffers as optimizer.<number>.<name>.
   template <class Body>
   void for_each_tensor(Body&& body) {
     for_entries(Student::entries, "", student_.data(), student_statistics_.data(), body);
@@ -124,8 +123,7 @@ class Trainer {
 
   // The flat buffers, for tests and tools.
   [[nodiscard]] typename Method::template State<Scalar> state() {
-    return {student_.data(), gradient_.data(), teacher_.data(), student_statistics_.data(),
-            teacher_statistics_.data()};
+    return {student_.data(), gradient_.data(), teacher_.data(), student_statistics_.data(), teacher_statistics_.data()};
   }
 
  private:
@@ -146,16 +144,18 @@ class Trainer {
 
   void check_finite(double loss) {
     if (!math::all_finite(&loss, 1))
-      fail("step {}: the loss is not a finite number; weights were left as they were (try a smaller --lr, a longer "
-           "--warmup-epochs or --stop-grad-conv1)",
-           steps_ + 1);
+      fail(
+          "step {}: the loss is not a finite number; weights were left as they were (try a smaller --lr, a longer "
+          "--warmup-epochs or --stop-grad-conv1)",
+          steps_ + 1);
     if (all_finite(backend_, gradient_.size(), static_cast<const Scalar*>(gradient_.data()))) return;
     for (const Entry& entry : Student::entries)
       if (entry.role == Role::trained &&
           !all_finite(backend_, entry.size(), static_cast<const Scalar*>(gradient_.data() + entry.offset)))
-        fail("step {}: the gradient of '{}' is not finite; weights were left as they were (try a smaller --lr, a longer "
-             "--warmup-epochs or --stop-grad-conv1)",
-             steps_ + 1, entry.name.view());
+        fail(
+            "step {}: the gradient of '{}' is not finite; weights were left as they were (try a smaller --lr, a longer "
+            "--warmup-epochs or --stop-grad-conv1)",
+            steps_ + 1, entry.name.view());
   }
 
   template <class Entries, class Body>
@@ -175,12 +175,13 @@ class Trainer {
   long steps_ = 0;
   Buffer<Scalar> student_{Student::parameters}, gradient_{Student::parameters}, teacher_{Teacher::parameters};
   Buffer<Scalar> student_statistics_{Student::statistics}, teacher_statistics_{Teacher::statistics};
-  std::array<Buffer<Scalar>, Optimizer::states> optimizer_state_ = make_states(
-      std::make_index_sequence<Optimizer::states>{});
+  std::array<Buffer<Scalar>, Optimizer::states> optimizer_state_ =
+      make_states(std::make_index_sequence<Optimizer::states>{});
 
   template <std::size_t... i>
   static auto make_states(std::index_sequence<i...>) {
-    return std::array<Buffer<Scalar>, Optimizer::states>{(static_cast<void>(i), Buffer<Scalar>(Student::parameters))...};
+    return std::array<Buffer<Scalar>, Optimizer::states>{
+        (static_cast<void>(i), Buffer<Scalar>(Student::parameters))...};
   }
 };
 

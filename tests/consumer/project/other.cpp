@@ -11,7 +11,8 @@ double first_loss() {
   using Method = ts::ssl::MoCoV3<ts::vit::Tiny<>, ts::ssl::Projector<32, 16>, ts::ssl::Predictor<32, 16>>;
   ts::cpu::Backend<float> backend;
   ts::comm::Serial communicator;
-  ts::Trainer<Method, ts::optim::AdamW, ts::cpu::Backend<float>, ts::comm::Serial> trainer(backend, communicator, {}, 4, 1);
+  ts::Trainer<Method, ts::optim::AdamW, ts::cpu::Backend<float>, ts::comm::Serial> trainer(backend, communicator, {}, 4,
+                                                                                           1);
   std::vector<float> images(8 * Method::in);
   ts::Random random(1, ts::Purpose::test, 0, 0);
   for (float& value : images) value = random.uniform(-1, 1);
