@@ -143,8 +143,11 @@ TEST_F(SafetensorsTest, EveryTruncationIsRefusedAndNoFlippedBitCrashes) {
     write_raw(path, flipped);
     try {
       const Safetensors file(path);
-      for (const std::string& name : file.names())
-        if (file.dtype(name) == Dtype::f32) EXPECT_EQ(file.read<float>(name), values);
+      for (const std::string& name : file.names()) {
+        if (file.dtype(name) == Dtype::f32) {
+          EXPECT_EQ(file.read<float>(name), values);
+        }
+      }
     } catch (const Error&) {
     }
   }
