@@ -39,8 +39,8 @@ template <class Value>
     p = p * r + 0.1666652113199234f;
     p = p * r + 0.4999999403953552f;
     p = p * r * r + r + 1.0f;
-    const auto exponent = std::bit_cast<simd::Mask<float>>(shifted) << 23;
-    const Value scaled = std::bit_cast<Value>(std::bit_cast<simd::Mask<float>>(p) + exponent);
+    const auto exponent = std::bit_cast<simd::Pack<std::uint32_t>>(shifted) << 23;
+    const Value scaled = std::bit_cast<Value>(std::bit_cast<simd::Pack<std::uint32_t>>(p) + exponent);
     const Value bounded = x < -87.0f ? Value{} : scaled;
     const Value overflown = x > 88.0f ? Value{} + HUGE_VALF : bounded;
     return x == x ? overflown : x;
