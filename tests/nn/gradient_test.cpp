@@ -66,6 +66,8 @@ using Layers =
                    Case<Residual<nn::Mlp<6, 10>, 6>, 9>, Case<Residual<nn::Mlp<6, 10, nn::GeluTanh>, 6>, 9>,
                    Case<nn::Block<nn::Attention<8, 4, 2>, nn::Mlp<8, 16>>, 12>,
                    Case<nn::Block<nn::Attention<8, 4, 2>, nn::Mlp<8, 16>, mlp_norm::BatchNorm::Layer>, 16, 2>,
+                   Case<nn::ClassTokenBlock<nn::Block<nn::Attention<8, 4, 2>, nn::Mlp<8, 16>>>, 12>,
+                   Case<SmallViT<Patches, SinCos2d, ClassToken, mlp_norm::BatchNorm>, 4, 2>,
                    Case<SmallViT<Patches, SinCos2d, ClassToken>, 3>, Case<SmallViT<Patches, Learned, ClassToken>, 3>,
                    Case<SmallViT<Patches, None, ClassToken>, 3>, Case<SmallViT<Patches, SinCos2d, MeanNorm>, 3>,
                    Case<SmallViT<Patches, Learned, MeanNorm>, 3>, Case<SmallViT<Patches, None, MeanNorm>, 3>,

@@ -9,9 +9,22 @@ namespace tessera::inline TESSERA_ABI::cpu {
 
 namespace detail {
 
+// Rows whose number of columns is no constant: a product gains nothing from constants, and what works on these is
+// compiled once for all layers.
+template <class Scalar>
+struct Matrix {
+  Scalar* data;
+  index rows, columns;
+
+  template <int count>
+  Matrix(Rows<Scalar, count> x) : data(x.data), rows(x.rows), columns(count) {}
+
+  [[nodiscard]] Scalar* at(index row, index column) const { return data + row * columns + column; }
+};
+
 inline constexpr index tile_rows = 256, tile_columns = 768;
 
-// Cuts an (rows x columns) result into tiles and calls body(row, rows, column, columns) for each, in parallel.
+// Cuts a (rows x columns) result into tiles and calls body(row, rows, column, columns) for each, in parallel.
 template <class Body>
 void for_tiles(ThreadPool& pool, index rows, index columns, Body&& body) {
   const index down = divide_up(rows, tile_rows), across = divide_up(columns, tile_columns);
@@ -24,51 +37,118 @@ void for_tiles(ThreadPool& pool, index rows, index columns, Body&& body) {
   });
 }
 
-// y = x W^T, then epilogue(row, column, columns) for every row of every tile.
-template <class Scalar, class Matmul, int in, int out, class Epilogue>
-void multiply_transposed(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, const Scalar* weight,
-                         Rows<Scalar, out> y, Epilogue&& epilogue) {
-  for_tiles(backend.pool(), x.rows, out, [&](index row, index rows, index column, index columns) {
-    Matmul::multiply(rows, columns, index{in}, Operand<Scalar>{x.row(row), in},
-                     Operand<Scalar>{weight + column * in, in, true}, y.row(row) + column, index{out}, false);
+// y = x w, then epilogue(row, column, columns) for every row of every tile. w: x.columns x y.columns.
+template <class Matmul, class Scalar, class Epilogue>
+void multiply(ThreadPool& pool, Matrix<const Scalar> x, Operand<Scalar> w, Matrix<Scalar> y, Epilogue&& epilogue) {
+  for_tiles(pool, y.rows, y.columns, [&](index row, index rows, index column, index columns) {
+    const Operand<Scalar> part{w.data + column * (w.transposed ? w.stride : 1), w.stride, w.transposed};
+    Matmul::multiply(rows, columns, x.columns, Operand<Scalar>{x.at(row, 0), x.columns}, part, y.at(row, column),
+                     y.columns, false);
     for (index r = row; r < row + rows; ++r) epilogue(r, column, columns);
   });
 }
 
-// dx = dy W, then epilogue(row, column, columns) for every row of every tile.
-template <class Scalar, class Matmul, int in, int out, class Epilogue>
-void multiply(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, const Scalar* weight, Rows<Scalar, in> dx,
-              Epilogue&& epilogue) {
-  for_tiles(backend.pool(), dy.rows, in, [&](index row, index rows, index column, index columns) {
-    Matmul::multiply(rows, columns, index{out}, Operand<Scalar>{dy.row(row), out}, Operand<Scalar>{weight + column, in},
-                     dx.row(row) + column, index{in}, false);
-    for (index r = row; r < row + rows; ++r) epilogue(r, column, columns);
+// y = x w + bias + residual; bias and residual may be null.
+template <class Matmul, class Scalar>
+void multiply_add(ThreadPool& pool, Matrix<const Scalar> x, Operand<Scalar> w, const Scalar* bias,
+                  Matrix<const Scalar> residual, Matrix<Scalar> y) {
+  multiply<Matmul>(pool, x, w, y, [&](index row, index column, index columns) {
+    Scalar* const to = y.at(row, column);
+    const auto add = [](auto a, auto... more) { return (a + ... + more); };
+    if (bias != nullptr && residual.data != nullptr)
+      simd::transform(columns, to, add, to, bias + column, residual.at(row, column));
+    else if (bias != nullptr)
+      simd::transform(columns, to, add, to, bias + column);
+    else if (residual.data != nullptr)
+      simd::transform(columns, to, add, to, residual.at(row, column));
   });
 }
 
-inline constexpr auto no_epilogue = [](index, index, index) {};
+// before = x w + bias, y = Activation(before).
+template <class Matmul, class Activation, class Scalar>
+void multiply_activate(ThreadPool& pool, Matrix<const Scalar> x, Operand<Scalar> w, const Scalar* bias,
+                       Matrix<Scalar> before, Matrix<Scalar> y) {
+  multiply<Matmul>(pool, x, w, before, [&](index row, index column, index columns) {
+    Scalar* const to = before.at(row, column);
+    simd::transform(
+        columns, to, [](auto a, auto b) { return a + b; }, to, bias + column);
+    simd::transform(
+        columns, y.at(row, column), [](auto a) { return Activation::value(a); }, to);
+  });
+}
+
+// d_before = (dy w) * Activation'(before), activated = Activation(before).
+template <class Matmul, class Activation, class Scalar>
+void multiply_activation_gradient(ThreadPool& pool, Matrix<const Scalar> dy, Operand<Scalar> w,
+                                  Matrix<const Scalar> before, Matrix<Scalar> d_before, Matrix<Scalar> activated) {
+  multiply<Matmul>(pool, dy, w, d_before, [&](index row, index column, index columns) {
+    activation_backward<Activation>(columns, before.at(row, column), d_before.at(row, column),
+                                    activated.at(row, column));
+  });
+}
+
+// sums[c] = sum over rows of x[r][c]; sums is assigned.
+template <class Scalar, class Matmul>
+void column_sums(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Scalar* sums) {
+  constexpr index grain = 512;
+  const index pieces = divide_up(x.rows, grain);
+  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
+  Scalar* const partial = backend.arena().template take<Scalar>(pieces * x.columns);
+  if (backend.planning()) return;
+  const auto add_rows = [columns = x.columns](const Scalar* rows, index count, Scalar* to) {
+    simd::transform(
+        columns, to, [](auto a) { return a; }, rows);
+    index row = 1;
+    for (; row + 4 <= count; row += 4)
+      simd::transform(
+          columns, to, [](auto s, auto a, auto b, auto c, auto d) { return s + ((a + b) + (c + d)); }, to,
+          rows + row * columns, rows + (row + 1) * columns, rows + (row + 2) * columns, rows + (row + 3) * columns);
+    for (; row < count; ++row)
+      simd::transform(
+          columns, to, [](auto a, auto b) { return a + b; }, to, rows + row * columns);
+  };
+  backend.pool().for_pieces(x.rows, grain, [&](index first, index last, int) {
+    add_rows(x.at(first, 0), last - first, partial + first / grain * x.columns);
+  });
+  add_rows(partial, pieces, sums);
+}
+
+// d_weight = dy^T x. Tiles and their order of summation depend on the shapes alone.
+template <class Scalar, class Matmul>
+void weight_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Matrix<const Scalar> dy,
+                     Scalar* d_weight) {
+  constexpr index tile = 96;
+  const index in = x.columns, out = dy.columns, across = divide_up(out, tile), wanted = divide_up(16, across);
+  const index slice = divide_up(x.rows, wanted) < 512 ? 512 : divide_up(x.rows, wanted);
+  const index slices = divide_up(x.rows, slice);
+  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
+  Scalar* const partial = backend.arena().template take<Scalar>((slices - 1) * out * in);
+  if (backend.planning()) return;
+  backend.pool().for_pieces(slices * across, 1, [&](index first, index last, int) {
+    for (index piece = first; piece < last; ++piece) {
+      const index from = piece / across * slice, column = piece % across * tile;
+      const index rows = from + slice < x.rows ? slice : x.rows - from;
+      Scalar* const to = piece < across ? d_weight : partial + (piece / across - 1) * out * in;
+      Matmul::multiply(column + tile < out ? tile : out - column, in, rows,
+                       Operand<Scalar>{dy.at(from, column), out, true}, Operand<Scalar>{x.at(from, 0), in},
+                       to + column * in, in, false);
+    }
+  });
+  backend.pool().for_pieces(out, row_grain(in), [&](index first, index last, int) {
+    for (index s = 0; s + 1 < slices; ++s)
+      simd::transform((last - first) * in, d_weight + first * in, [](auto a, auto b) { return a + b; },
+                      d_weight + first * in, partial + s * out * in + first * in);
+  });
+}
 
 }  // namespace detail
 
-// y = x W^T + bias + residual. x (rows x in), weight (out x in), bias (out) or null, residual like y or null.
+// y = x W^T + bias + residual. x (rows x in), weight (out x in), bias (out) or null, residual like y or absent.
 template <class Scalar, class Matmul, int in, int out>
 void linear_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, const Scalar* weight,
                     const Scalar* bias, Rows<const Scalar, out> residual, Rows<Scalar, out> y) {
   if (backend.planning()) return;
-  using simd::Pack;
-  if (bias == nullptr && !residual.wanted())
-    return detail::multiply_transposed(backend, x, weight, y, detail::no_epilogue);
-  if (!residual.wanted())
-    return detail::multiply_transposed(backend, x, weight, y, [&](index row, index column, index columns) {
-      Scalar* const to = y.row(row) + column;
-      simd::transform(
-          columns, to, [](auto a, auto b) { return a + b; }, to, bias + column);
-    });
-  detail::multiply_transposed(backend, x, weight, y, [&](index row, index column, index columns) {
-    Scalar* const to = y.row(row) + column;
-    simd::transform(
-        columns, to, [](auto a, auto b, auto c) { return a + b + c; }, to, bias + column, residual.row(row) + column);
-  });
+  detail::multiply_add<Matmul, Scalar>(backend.pool(), x, {weight, in, true}, bias, residual, y);
 }
 
 // before = x W^T + bias, y = Activation(before).
@@ -76,13 +156,7 @@ template <class Activation, class Scalar, class Matmul, int in, int out>
 void linear_activation_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, const Scalar* weight,
                                const Scalar* bias, Rows<Scalar, out> before, Rows<Scalar, out> y) {
   if (backend.planning()) return;
-  detail::multiply_transposed(backend, x, weight, before, [&](index row, index column, index columns) {
-    Scalar* const to = before.row(row) + column;
-    simd::transform(
-        columns, to, [](auto a, auto b) { return a + b; }, to, bias + column);
-    simd::transform(
-        columns, y.row(row) + column, [](auto a) { return Activation::value(a); }, to);
-  });
+  detail::multiply_activate<Matmul, Activation, Scalar>(backend.pool(), x, {weight, in, true}, bias, before, y);
 }
 
 // dx = dy W. dy (rows x out), weight (out x in).
@@ -90,7 +164,7 @@ template <class Scalar, class Matmul, int in, int out>
 void linear_input_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, const Scalar* weight,
                            Rows<Scalar, in> dx) {
   if (backend.planning()) return;
-  detail::multiply(backend, dy, weight, dx, detail::no_epilogue);
+  detail::multiply_add<Matmul, Scalar>(backend.pool(), dy, {weight, in}, nullptr, Rows<const Scalar, in>{}, dx);
 }
 
 // The gradient through y = Activation(before) W^T: d_before = (dy W) * Activation'(before), and Activation(before)
@@ -99,64 +173,16 @@ template <class Activation, class Scalar, class Matmul, int in, int out>
 void linear_activation_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, const Scalar* weight,
                                 Rows<const Scalar, in> before, Rows<Scalar, in> d_before, Rows<Scalar, in> activated) {
   if (backend.planning()) return;
-  detail::multiply(backend, dy, weight, d_before, [&](index row, index column, index columns) {
-    detail::activation_backward<Activation>(columns, before.row(row) + column, d_before.row(row) + column,
-                                            activated.row(row) + column);
-  });
-}
-
-// sums[c] = sum over rows of x[r][c]; sums is assigned.
-template <class Scalar, class Matmul, int columns>
-void column_sums(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, Scalar* sums) {
-  constexpr index grain = 512;
-  const index pieces = divide_up(x.rows, grain);
-  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
-  Scalar* const partial = backend.arena().template take<Scalar>(pieces * columns);
-  if (backend.planning()) return;
-  const auto add = [](auto a, auto b) { return a + b; };
-  const auto add_rows = [&](const Scalar* rows, index count, Scalar* to) {
-    simd::transform(
-        index{columns}, to, [](auto a) { return a; }, rows);
-    index row = 1;
-    for (; row + 4 <= count; row += 4)
-      simd::transform(
-          index{columns}, to, [](auto s, auto a, auto b, auto c, auto d) { return s + ((a + b) + (c + d)); }, to,
-          rows + row * columns, rows + (row + 1) * columns, rows + (row + 2) * columns, rows + (row + 3) * columns);
-    for (; row < count; ++row) simd::transform(index{columns}, to, add, to, rows + row * columns);
-  };
-  backend.pool().for_pieces(x.rows, grain, [&](index first, index last, int) {
-    add_rows(x.row(first), last - first, partial + first / grain * columns);
-  });
-  add_rows(partial, pieces, sums);
+  detail::multiply_activation_gradient<Matmul, Activation, Scalar>(backend.pool(), dy, {weight, in}, before, d_before,
+                                                                   activated);
 }
 
 // dW = dy^T x (out x in) and, unless d_bias is null, d_bias = column sums of dy. Both are assigned, not added to.
-// Tiles and their order of summation depend on the shapes alone.
 template <class Scalar, class Matmul, int in, int out>
 void linear_weight_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, Rows<const Scalar, out> dy,
                             Scalar* d_weight, Scalar* d_bias) {
-  constexpr index tile = 96, across = divide_up(out, tile), wanted = divide_up(16, across);
-  const index slice = divide_up(x.rows, wanted) < 512 ? 512 : divide_up(x.rows, wanted);
-  const index slices = divide_up(x.rows, slice);
-  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
-  Scalar* const partial = backend.arena().template take<Scalar>((slices - 1) * out * in);
-  if (d_bias != nullptr || backend.planning()) column_sums(backend, dy, d_bias);
-  if (backend.planning()) return;
-  backend.pool().for_pieces(slices * across, 1, [&](index first, index last, int) {
-    for (index piece = first; piece < last; ++piece) {
-      const index from = piece / across * slice, column = piece % across * tile;
-      const index rows = from + slice < x.rows ? slice : x.rows - from;
-      Scalar* const to = piece < across ? d_weight : partial + (piece / across - 1) * out * in;
-      Matmul::multiply(column + tile < out ? tile : out - column, index{in}, rows,
-                       Operand<Scalar>{dy.row(from) + column, out, true}, Operand<Scalar>{x.row(from), in},
-                       to + column * in, index{in}, false);
-    }
-  });
-  backend.pool().for_pieces(index{out}, row_grain(in), [&](index first, index last, int) {
-    for (index s = 0; s + 1 < slices; ++s)
-      simd::transform((last - first) * in, d_weight + first * in, [](auto a, auto b) { return a + b; },
-                      d_weight + first * in, partial + s * out * in + first * in);
-  });
+  if (d_bias != nullptr || backend.planning()) detail::column_sums<Scalar>(backend, dy, d_bias);
+  detail::weight_gradient<Scalar>(backend, x, dy, d_weight);
 }
 
 }  // namespace tessera::inline TESSERA_ABI::cpu

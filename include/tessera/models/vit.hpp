@@ -2,6 +2,8 @@
 #pragma once
 
 #include <array>
+#include <type_traits>
+#include <utility>
 
 #include "tessera/concepts.hpp"
 #include "tessera/core/context.hpp"
@@ -18,7 +20,8 @@
 
 namespace tessera::inline TESSERA_ABI {
 
-// The norm in front of a block's MLP.
+// The norm in front of a block's MLP: a layer for each number of features, with `each_row_alone` telling whether it
+// treats a token without regard to the others.
 namespace mlp_norm {
 struct LayerNorm {
   template <int features>
@@ -71,6 +74,9 @@ struct VisionTransformer {
   using Block =
       nn::Block<nn::Attention<width, tokens, heads, typename Policies::Attention>,
                 nn::Mlp<width, width * mlp_ratio, typename Policies::Activation>, Policies::MlpNorm::template Layer>;
+  static constexpr bool class_token_alone = Pooling::class_token && Block::Norm2::each_row_alone;
+  using LastBlock = std::conditional_t<class_token_alone, nn::ClassTokenBlock<Block>, Block>;
+  static constexpr int last_tokens = class_token_alone ? 1 : tokens;  // of an image, behind the last block
   using Norm = nn::LayerNorm<width>;
 
   template <class Leaf>
@@ -84,7 +90,8 @@ struct VisionTransformer {
   struct Saved {
     typename Embed::template Saved<Scalar> patch_embed;
     std::array<Rows<Scalar, width>, depth + 1> x;  // x[i] enters block i
-    std::array<typename Block::template Saved<Scalar>, depth> blocks;
+    std::array<typename Block::template Saved<Scalar>, depth - 1> blocks;
+    typename LastBlock::template Saved<Scalar> last_block;
     Rows<Scalar, width> pooled;  // class tokens in front of the final norm
     typename Norm::template Saved<Scalar> norm;
   };
@@ -106,10 +113,13 @@ struct VisionTransformer {
   static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
                                Rows<Scalar, out> features) {
     Saved<Scalar> saved;
-    for (auto& x : saved.x) x = context.template take<width>(images.rows * tokens);
+    for (std::size_t i = 0; i < depth; ++i) saved.x[i] = context.template take<width>(images.rows * tokens);
+    saved.x[depth] = context.template take<width>(images.rows * last_tokens);
     saved.patch_embed = embed(context, p, images, saved.x[0]);
-    for (std::size_t i = 0; i < depth; ++i)
+    for (std::size_t i = 0; i < last; ++i)
       saved.blocks[i] = Block::forward(context, p.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.x[i + 1]);
+    saved.last_block =
+        LastBlock::forward(context, p.blocks[last], Rows<const Scalar, width>(saved.x[last]), saved.x[depth]);
     pool(context, p, Rows<const Scalar, width>(saved.x[depth]), saved, features);
     return saved;
   }
@@ -119,9 +129,11 @@ struct VisionTransformer {
   static void encode(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
                      Rows<Scalar, out> features) {
     const auto frame = context.frame();
-    const auto x = run_blocks(context, p, images);
+    const Rows<const Scalar, width> x = run_blocks(context, p, images, depth - 1);
+    const auto y = context.template take<width>(images.rows * last_tokens);
     Saved<Scalar> saved;
-    pool(context, p, Rows<const Scalar, width>(x), saved, features);
+    LastBlock::forward(context, p.blocks[last], x, y);
+    pool(context, p, Rows<const Scalar, width>(y), saved, features);
   }
 
   // All tokens of the last block (images*tokens x width), after the final norm where there is one.
@@ -129,7 +141,7 @@ struct VisionTransformer {
   static void encode_tokens(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
                             Rows<Scalar, width> y) {
     const auto frame = context.frame();
-    const Rows<const Scalar, width> x = run_blocks(context, p, images);
+    const Rows<const Scalar, width> x = run_blocks(context, p, images, depth);
     if constexpr (Pooling::final_norm) {
       Norm::forward(context, p.norm, x, y);
     } else if (!context.backend.planning()) {
@@ -158,8 +170,14 @@ struct VisionTransformer {
                        Rows<Scalar, in> d_images = {}) {
     const auto frame = context.frame();
     const auto dx = context.template take<width>(images.rows * tokens);
-    pool_backward(context, p, g, saved, d_features, dx);
-    for (std::size_t i = depth; i-- > 0;)
+    {
+      const auto last_frame = context.frame();
+      const auto dy = context.template take<width>(images.rows * last_tokens);
+      pool_backward(context, p, g, saved, d_features, dy);
+      LastBlock::backward(context, p.blocks[last], g.blocks[last], Rows<const Scalar, width>(saved.x[last]),
+                          saved.last_block, Rows<const Scalar, width>(dy), dx);
+    }
+    for (std::size_t i = last; i-- > 0;)
       Block::backward(context, p.blocks[i], g.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.blocks[i],
                       Rows<const Scalar, width>(dx), dx);
     const bool embed_gradient = Embed::trained || context.frozen_gradients || d_images.wanted();
@@ -173,6 +191,8 @@ struct VisionTransformer {
   }
 
  private:
+  static constexpr std::size_t last = depth - 1;
+
   template <class Context, class Scalar>
   static auto embed(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
                     Rows<Scalar, width> y) {
@@ -187,7 +207,7 @@ struct VisionTransformer {
   // What enters block number `blocks`.
   template <class Context, class Scalar>
   static Rows<Scalar, width> run_blocks(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
-                                        int blocks = depth) {
+                                        int blocks) {
     auto x = context.template take<width>(images.rows * tokens), y = context.template take<width>(x.rows);
     {
       const auto frame = context.frame();
@@ -206,7 +226,7 @@ struct VisionTransformer {
                    Rows<Scalar, out> features) {
     if constexpr (Pooling::class_token) {
       saved.pooled = context.template take<width>(features.rows);
-      take_token<tokens>(context.backend, x, 0, saved.pooled);
+      take_token<last_tokens>(context.backend, x, 0, saved.pooled);
       saved.norm = Norm::forward(context, p.norm, Rows<const Scalar, width>(saved.pooled), features);
     } else if constexpr (Pooling::final_norm) {
       saved.norm.statistics = context.template take<2>(x.rows);
@@ -228,7 +248,7 @@ struct VisionTransformer {
       const auto frame = context.frame();
       const auto d_pooled = context.template take<width>(d_features.rows);
       Norm::backward(context, p.norm, g.norm, Input(saved.pooled), saved.norm, d_features, d_pooled);
-      take_token_backward<tokens>(context.backend, Input(d_pooled), 0, dx);
+      take_token_backward<last_tokens>(context.backend, Input(d_pooled), 0, dx);
     } else {
       mean_tokens_backward<tokens>(context.backend, d_features, dx);
       if constexpr (Pooling::final_norm)

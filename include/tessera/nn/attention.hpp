@@ -75,10 +75,7 @@ struct Attention {
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, width> x,
                                Rows<const Scalar, width> residual, Rows<Scalar, width> y) {
-    Saved<Scalar> saved{context.template take<3 * width>(x.rows), context.template take<width>(x.rows), {}};
-    Qkv::forward(context, p.qkv, x, saved.qkv);
-    saved.policy =
-        Policy::template forward<tokens, heads>(context, Rows<const Scalar, 3 * width>(saved.qkv), saved.out);
+    const Saved<Scalar> saved = mix(context, p, x);
     Proj::forward(context, p.proj, Rows<const Scalar, width>(saved.out), residual, y);
     return saved;
   }
@@ -90,11 +87,29 @@ struct Attention {
                        Rows<Scalar, width> dx) {
     const auto frame = context.frame();
     const auto d_out = context.template take<width>(x.rows);
-    const auto d_qkv = context.template take<3 * width>(x.rows);
     Proj::backward(context, p.proj, g.proj, Rows<const Scalar, width>(saved.out), Nothing{}, dy, d_out);
+    mix_backward(context, p, g, x, saved, Rows<const Scalar, width>(d_out), dx);
+  }
+
+  // What comes before the output projection: saved.out, in which tokens have seen each other.
+  template <class Context, class Scalar>
+  static Saved<Scalar> mix(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, width> x) {
+    Saved<Scalar> saved{context.template take<3 * width>(x.rows), context.template take<width>(x.rows), {}};
+    Qkv::forward(context, p.qkv, x, saved.qkv);
+    saved.policy =
+        Policy::template forward<tokens, heads>(context, Rows<const Scalar, 3 * width>(saved.qkv), saved.out);
+    return saved;
+  }
+
+  // The gradient of mix.
+  template <class Context, class Scalar>
+  static void mix_backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
+                           Rows<const Scalar, width> x, const Saved<Scalar>& saved, Rows<const Scalar, width> d_out,
+                           Rows<Scalar, width> dx) {
+    const auto frame = context.frame();
+    const auto d_qkv = context.template take<3 * width>(x.rows);
     Policy::template backward<tokens, heads>(context, Rows<const Scalar, 3 * width>(saved.qkv),
-                                             Rows<const Scalar, width>(saved.out), saved.policy,
-                                             Rows<const Scalar, width>(d_out), d_qkv);
+                                             Rows<const Scalar, width>(saved.out), saved.policy, d_out, d_qkv);
     Qkv::backward(context, p.qkv, g.qkv, x, Nothing{}, Rows<const Scalar, 3 * width>(d_qkv), dx);
   }
 };

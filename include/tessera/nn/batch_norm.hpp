@@ -11,6 +11,7 @@ namespace tessera::inline TESSERA_ABI::nn {
 template <int features, bool affine = true>
 struct BatchNorm {
   static constexpr int in = features, out = features;
+  static constexpr bool each_row_alone = false;
   static constexpr double epsilon = 1e-5, momentum = 0.1;
 
   template <class Leaf>

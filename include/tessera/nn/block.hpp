@@ -1,4 +1,4 @@
-// The pre-norm transformer block.
+// The pre-norm transformer block, and its form for the class token alone.
 #pragma once
 
 #include "tessera/core/context.hpp"
@@ -73,6 +73,82 @@ struct Block {
     Norm2::backward(context, p.norm2, g.norm2, Input(saved.middle), saved.norm2, Input(d_normed), dy, d_middle);
     Attention::backward(context, p.attn, g.attn, Input(saved.normed1), saved.attn, Input(d_middle), d_normed);
     Norm1::backward(context, p.norm1, g.norm1, x, saved.norm1, Input(d_normed), Input(d_middle), dx);
+  }
+};
+
+// The last block of an encoder of which only the class token, the first of an image's, is wanted. Behind the attention
+// no token sees another, so that everything there is done for the class tokens alone: the same tensors, features and
+// gradients as Block's for a quarter of its multiply-adds. x: images*tokens rows; y: one row per image.
+template <class Block>
+struct ClassTokenBlock {
+  using Attention = typename Block::Attention;
+  using Mlp = typename Block::Mlp;
+  using Norm1 = typename Block::Norm1;
+  using Norm2 = typename Block::Norm2;
+  static_assert(Norm2::each_row_alone,
+                "tessera: a norm that takes statistics over all tokens needs all of them, not the class token alone");
+  static constexpr int width = Block::width, in = width, out = width, tokens = Attention::tokens;
+
+  template <class Leaf>
+  using Parameters = typename Block::template Parameters<Leaf>;
+  template <class Scalar>
+  struct Saved {
+    Rows<Scalar, width> normed1, mixed, middle, normed2;
+    typename Norm1::template Saved<Scalar> norm1;
+    typename Attention::template Saved<Scalar> attn;
+    typename Norm2::template Saved<Scalar> norm2;
+    typename Mlp::template Saved<Scalar> mlp;
+  };
+
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows / tokens; }
+
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name) {
+    return Block::declare(visit, name);
+  }
+
+  template <class Context, class Scalar>
+  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, width> x,
+                               Rows<Scalar, width> y) {
+    using Input = Rows<const Scalar, width>;
+    Saved<Scalar> saved;
+    saved.normed1 = context.template take<width>(x.rows);
+    saved.mixed = context.template take<width>(y.rows);
+    saved.middle = context.template take<width>(y.rows);
+    saved.normed2 = context.template take<width>(y.rows);
+    saved.norm1 = Norm1::forward(context, p.norm1, x, saved.normed1);
+    saved.attn = Attention::mix(context, p.attn, Input(saved.normed1));
+    {
+      const auto frame = context.frame();
+      const auto residual = context.template take<width>(y.rows);
+      take_token<tokens>(context.backend, x, 0, residual);
+      take_token<tokens>(context.backend, Input(saved.attn.out), 0, saved.mixed);
+      Attention::Proj::forward(context, p.attn.proj, Input(saved.mixed), Input(residual), saved.middle);
+    }
+    saved.norm2 = Norm2::forward(context, p.norm2, Input(saved.middle), saved.normed2);
+    saved.mlp = Mlp::forward(context, p.mlp, Input(saved.normed2), Input(saved.middle), y);
+    return saved;
+  }
+
+  // dx must not be dy.
+  template <class Context, class Scalar>
+  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
+                       Rows<const Scalar, width> x, const Saved<Scalar>& saved, Rows<const Scalar, width> dy,
+                       Rows<Scalar, width> dx) {
+    using Input = Rows<const Scalar, width>;
+    const auto frame = context.frame();
+    const auto d_middle = context.template take<width>(dy.rows);
+    const auto d_token = context.template take<width>(dy.rows);
+    const auto d_mixed = context.template take<width>(x.rows);
+    const auto d_normed = context.template take<width>(x.rows);
+    Mlp::backward(context, p.mlp, g.mlp, Input(saved.normed2), saved.mlp, dy, d_token);
+    Norm2::backward(context, p.norm2, g.norm2, Input(saved.middle), saved.norm2, Input(d_token), dy, d_middle);
+    Attention::Proj::backward(context, p.attn.proj, g.attn.proj, Input(saved.mixed), Nothing{}, Input(d_middle),
+                              d_token);
+    take_token_backward<tokens>(context.backend, Input(d_token), 0, d_mixed);
+    Attention::mix_backward(context, p.attn, g.attn, Input(saved.normed1), saved.attn, Input(d_mixed), d_normed);
+    take_token_backward<tokens>(context.backend, Input(d_middle), 0, dx);
+    Norm1::backward(context, p.norm1, g.norm1, x, saved.norm1, Input(d_normed), Input(dx), dx);
   }
 };
 

@@ -10,6 +10,7 @@ namespace tessera::inline TESSERA_ABI::nn {
 template <int features>
 struct LayerNorm {
   static constexpr int in = features, out = features;
+  static constexpr bool each_row_alone = true;
   static constexpr double epsilon = 1e-6;
 
   template <class Leaf>
