@@ -15,11 +15,14 @@
 #define TESSERA_ABI v0_1_base
 #endif
 
-// Functions that run on the host and, when nvcc compiles them, on the device.
+// Functions that run on the host and, when nvcc compiles them, on the device; loops whose bodies must be unrolled for
+// their values to stay in registers.
 #if defined(__CUDACC__)
 #define TESSERA_HOST_DEVICE __host__ __device__
+#define TESSERA_UNROLL _Pragma("unroll")
 #else
 #define TESSERA_HOST_DEVICE
+#define TESSERA_UNROLL _Pragma("GCC unroll 8")
 #endif
 
 namespace tessera::inline TESSERA_ABI {}

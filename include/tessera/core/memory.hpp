@@ -37,7 +37,11 @@ struct Rows {
     return {data, size() / other};
   }
 
-  constexpr operator Rows<const Scalar, columns_>() const requires(!std::is_const_v<Scalar>) { return {data, rows}; }
+  template <class Fixed>
+  requires(!std::is_const_v<Scalar> && std::is_same_v<Fixed, const Scalar>) constexpr operator Rows<Fixed, columns_>()
+      const {
+    return {data, rows};
+  }
 };
 
 // A stack of activations in memory of the kind that Memory allocates: a step takes what it needs from it, in the same

@@ -16,18 +16,19 @@ namespace detail {
 template <int rows, int packs, class Scalar>
 [[gnu::always_inline]] inline void tile(index depth, const Scalar* a, index a_row, index a_step, const Scalar* b,
                                         index b_row, simd::Pack<Scalar> (&sums)[rows][packs]) {
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 8
+  TESSERA_UNROLL
+  for (int r = 0; r < rows; ++r) {
+    TESSERA_UNROLL
     for (int v = 0; v < packs; ++v) sums[r][v] = simd::Pack<Scalar>{};
+  }
   for (index k = 0; k < depth; ++k) {
     simd::Pack<Scalar> right[packs];
-#pragma GCC unroll 8
+    TESSERA_UNROLL
     for (int v = 0; v < packs; ++v) right[v] = simd::load(b + k * b_row + v * simd::lanes<Scalar>);
-#pragma GCC unroll 8
+    TESSERA_UNROLL
     for (int r = 0; r < rows; ++r) {
       const Scalar left = a[r * a_row + k * a_step];
-#pragma GCC unroll 8
+      TESSERA_UNROLL
       for (int v = 0; v < packs; ++v) sums[r][v] += left * right[v];
     }
   }
@@ -99,12 +100,12 @@ struct Head {
   static void add_transposed(const Scalar* scores, const Scalar* a, Scalar* to) {
     for (int v = 0; v < dim_packs; ++v) {
       simd::Pack<Scalar> left[query_rows];
-#pragma GCC unroll 8
+      TESSERA_UNROLL
       for (int r = 0; r < query_rows; ++r) left[r] = simd::load(a + r * padded_dim + v * lanes);
       for (index token = 0; token < tokens; ++token) {
         Scalar* const at = to + token * padded_dim + v * lanes;
         simd::Pack<Scalar> even = simd::load(at), odd{};
-#pragma GCC unroll 8
+        TESSERA_UNROLL
         for (int r = 0; r < query_rows; r += 2) {
           even += scores[r * padded_tokens + token] * left[r];
           odd += scores[(r + 1) * padded_tokens + token] * left[r + 1];
