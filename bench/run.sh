@@ -1,30 +1,29 @@
 #!/usr/bin/env bash
-# The table of docs/performance.md: training steps here and in PyTorch, in one run on one machine.
-# PYTHON names the interpreter whose PyTorch is the peer (default: Debian's python3-torch).
+# The tables of docs/performance.md: training steps here and in PyTorch, the loader, and what composition costs, in one
+# run on one machine. PYTHON names the interpreter whose PyTorch is the peer (default: Debian's python3-torch).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . cmake/dependencies.sh
 need_packages "the benchmarks" g++ cmake ninja-build libeigen3-dev libxtensor-dev libfmt-dev nlohmann-json3-dev \
   libcli11-dev zlib1g-dev libpng-dev libdnnl-dev libbenchmark-dev python3-torch
 python=${PYTHON:-/usr/bin/python3}
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
 
 cmake --preset release >/dev/null
-cmake --build --preset release --target step_bench >/dev/null
-results=$(mktemp)
-trap 'rm -f "$results"' EXIT
-build/release/bench/step_bench --benchmark_out="$results" --benchmark_out_format=json >/dev/null
-peer=$(for model in vit_tiny vit_small_16; do "$python" bench/peer/torch_step.py "$model"; done)
-PEER="$peer" /usr/bin/python3 - "$results" <<'CODE'
-import json, os, sys
-ours = {b["name"].split("/")[0]: b for b in json.load(open(sys.argv[1]))["benchmarks"]}
-peak = ours["matrix_product"]["GFLOP/s"]
-print(f"matrix product 6304 x 1536 x 384: {peak:.0f} GFLOP/s\n")
-print("| model | images/s | GFLOP/s | share of the product | peak memory | PyTorch images/s | ratio | its peak memory |")
-print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-for line in os.environ["PEER"].splitlines():
-    peer = json.loads(line)
-    one = ours["step_" + peer["name"]]
-    print(f"| {peer['name']} | {one['items_per_second']:.1f} | {one['GFLOP/s']:.0f} | {one['GFLOP/s'] / peak:.0%} "
-          f"| {one['peak_MB']:.0f} MB | {peer['images_per_second']:.1f} ({peer['torch']}) "
-          f"| {one['items_per_second'] / peer['images_per_second']:.2f} | {peer['peak_MB']:.0f} MB |")
-CODE
+cmake --build --preset release --target step_bench loader_bench composition_bench >/dev/null
+
+# bench PROGRAM RUN FLAGS...: one run of a benchmark, in $results/PROGRAM.RUN.json.
+bench() {
+  "build/release/bench/$1" --benchmark_out="$results/$1.$2.json" --benchmark_out_format=json "${@:3}" >/dev/null 2>&1
+}
+# Ours and the peer's take turns, so that a machine that slows down slows both; summary.py takes medians.
+for run in 1 2 3; do
+  for model in vit_tiny vit_small_16; do
+    bench step_bench "$model.$run" --benchmark_filter="product|step_$model" --benchmark_min_time=4
+    "$python" bench/peer/torch_step.py "$model" >>"$results/peer.jsonl"
+  done
+  bench composition_bench "$run" --benchmark_min_time=4
+  bench loader_bench "$run" --benchmark_filter='loader_.*threads:2'
+done
+/usr/bin/python3 bench/summary.py "$results"
