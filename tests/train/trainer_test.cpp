@@ -3,10 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
 #include <filesystem>
-#include <new>
 #include <vector>
 
 #include "tessera/comm/serial.hpp"
@@ -16,23 +13,6 @@
 #include "tessera/ssl/moco_v3.hpp"
 #include "tessera/train/checkpoint.hpp"
 #include "tessera/train/pretrain.hpp"
-
-// Counts every allocation of this program by `new`.
-namespace {
-std::atomic<long> allocations{0};
-}
-// Out of line, for g++ takes an inlined pair of new and free for a mistake.
-[[gnu::noinline]] void* operator new(std::size_t size) {
-  ++allocations;
-  if (void* const memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
 
 namespace tessera::test {
 namespace {
@@ -69,15 +49,6 @@ struct Fixture {
 std::filesystem::path scratch(const std::string& name) {
   const auto path = std::filesystem::temp_directory_path() / ("tessera_" + std::to_string(::getpid()) + name);
   return path;
-}
-
-TEST(Trainer, AStepAllocatesNothing) {
-  Fixture run;
-  const auto images = random_images(6, 0);
-  run.trainer.step({images.data(), 12}, {1e-3, {}});
-  const long before = allocations;
-  for (int i = 0; i < 3; ++i) run.trainer.step({images.data(), 12}, {1e-3, {}});
-  EXPECT_EQ(allocations - before, 0);
 }
 
 TEST(Trainer, DoesNotDependOnTheNumberOfThreads) {

@@ -121,6 +121,16 @@ namespace detail {
   return values;
 }
 
+// Logarithms of the 1, 2 and 5 of each power of ten in [low, high], which are logarithms too; evenly spaced values
+// where that leaves too few or too many.
+[[nodiscard]] inline std::vector<double> logarithmic_ticks(double low, double high) {
+  std::vector<double> values;
+  for (double power = std::floor(low); power <= high && values.size() < 9; ++power)
+    for (const double digit : {1.0, 2.0, 5.0})
+      if (const double value = power + std::log10(digit); value >= low && value <= high) values.push_back(value);
+  return values.size() < 2 || values.size() > 8 ? ticks(low, high) : values;
+}
+
 // An SVG drawing of one chart.
 class Plot {
  public:
@@ -170,7 +180,7 @@ class Plot {
   }
 
   void axes(std::string& out) const {
-    for (const double value : ticks(low_y_, high_y_)) {
+    for (const double value : chart_.logarithmic ? logarithmic_ticks(low_y_, high_y_) : ticks(low_y_, high_y_)) {
       out += fmt::format("<line class=\"grid\" x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>", left, width - right,
                          at_y(value), at_y(value));
       out += fmt::format("<text class=\"tick\" x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>", left - 7,
@@ -213,8 +223,8 @@ inline constexpr std::string_view style = R"css(
 @media (prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#9aa4ae;--line:#343b43;--paper:#1d2127;--page:#14171b;--a:#6fa5ff;--b:#f2955a;--good:#4cc38a;--bad:#f0716a}}
 *{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
 main{max-width:1200px;margin:0 auto;padding:36px 24px 60px}h1{font-size:27px;margin:0;letter-spacing:-.01em}h2{font-size:18px;margin:40px 0 4px}
-p{color:var(--soft);margin:4px 0 16px;max-width:75ch}.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:1px;background:var(--line);border:1px solid var(--line);border-radius:8px;overflow:hidden;margin:22px 0 30px}
-.facts div{background:var(--paper);padding:10px 14px}.facts b{display:block;font-size:17px;font-weight:600}.facts span{color:var(--soft);font-size:13px}
+p{color:var(--soft);margin:4px 0 16px;max-width:75ch}.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));background:var(--paper);border:1px solid var(--line);border-radius:8px;overflow:hidden;margin:22px 0 30px}
+.facts div{box-shadow:1px 1px 0 var(--line);padding:10px 14px}.facts b{display:block;font-size:17px;font-weight:600}.facts span{color:var(--soft);font-size:13px}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:18px}figure{margin:0;background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:14px 14px 6px}figcaption{font-weight:600;margin:0 4px 4px}
 svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.axis{stroke:var(--soft)}.tick{fill:var(--soft);font-size:12px}.line{fill:none;stroke-width:2;stroke-linejoin:round}.s0{stroke:var(--a)}.s1{stroke:var(--b)}.dot{stroke:none}.dot.s0{fill:var(--a)}.dot.s1{fill:var(--b)}.ref{stroke:var(--soft);stroke-dasharray:5 4}
 .row{display:flex;flex-wrap:wrap;gap:8px;margin:0 0 12px}.pic{width:84px;font-size:11.5px;color:var(--soft);text-align:center;line-height:1.3}.pic:first-child{margin-right:16px}

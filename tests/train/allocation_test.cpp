@@ -1,0 +1,108 @@
+// A step after planning takes nothing from the heap: every malloc of the process is counted. Libraries for matrix
+// products take room for packed operands as they see fit, so the step runs with a product of the test's own.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <vector>
+
+#include "tessera/comm/serial.hpp"
+#include "tessera/cpu/cpu.hpp"
+#include "tessera/models/vit.hpp"
+#include "tessera/optim/optimizers.hpp"
+#include "tessera/ssl/moco_v3.hpp"
+#include "tessera/train/trainer.hpp"
+
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+
+namespace {
+std::atomic<long> allocations{0};
+}
+
+extern "C" {
+void* __libc_malloc(std::size_t size);
+void* __libc_calloc(std::size_t count, std::size_t size);
+void* __libc_realloc(void* memory, std::size_t size);
+void* __libc_memalign(std::size_t alignment, std::size_t size);
+
+void* malloc(std::size_t size) {
+  ++allocations;
+  return __libc_malloc(size);
+}
+void* calloc(std::size_t count, std::size_t size) {
+  ++allocations;
+  return __libc_calloc(count, size);
+}
+void* realloc(void* memory, std::size_t size) {
+  ++allocations;
+  return __libc_realloc(memory, size);
+}
+void* aligned_alloc(std::size_t alignment, std::size_t size) {
+  ++allocations;
+  return __libc_memalign(alignment, size);
+}
+int posix_memalign(void** memory, std::size_t alignment, std::size_t size) {
+  ++allocations;
+  *memory = __libc_memalign(alignment, size);
+  return *memory == nullptr;
+}
+}
+
+namespace tessera::test {
+namespace {
+
+struct PlainMatmul {
+  template <class Scalar>
+  static constexpr bool supports = true;
+
+  template <class Scalar>
+  static void multiply(index m, index n, index k, cpu::Operand<Scalar> a, cpu::Operand<Scalar> b, Scalar* c,
+                       index c_stride, bool accumulate) {
+    const auto at = [](cpu::Operand<Scalar> x, index row, index column) {
+      return x.transposed ? x.data[column * x.stride + row] : x.data[row * x.stride + column];
+    };
+    for (index i = 0; i < m; ++i)
+      for (index j = 0; j < n; ++j) {
+        Scalar sum = accumulate ? c[i * c_stride + j] : Scalar(0);
+        for (index l = 0; l < k; ++l) sum += at(a, i, l) * at(b, l, j);
+        c[i * c_stride + j] = sum;
+      }
+  }
+};
+
+template <class Encoder, class Optimizer>
+long allocations_of_three_steps() {
+  using Method = ssl::MoCoV3<Encoder, ssl::Projector<32, 16>, ssl::Predictor<32, 16>>;
+  using Backend = cpu::Backend<float, PlainMatmul>;
+  constexpr index batch = 40;
+  Backend backend(3);
+  comm::Serial communicator;
+  Trainer<Method, Optimizer, Backend, comm::Serial> trainer(backend, communicator, {}, batch, 11);
+  std::vector<float> images(static_cast<std::size_t>(2 * batch * Method::in));
+  Random random(3, Purpose::test, 0, 0);
+  for (float& value : images) value = random.uniform(-1, 1);
+  const Rows<const float, Method::in> x{images.data(), 2 * batch};
+  trainer.step(x, {1e-3, {}});
+  const long before = allocations;
+  for (int step = 0; step < 3; ++step) trainer.step(x, {1e-3, {}, step == 2});
+  return allocations - before;
+}
+
+template <class... Policies>
+using SmallViT = VisionTransformer<image<32>, patch<16>, 24, 2, 2, 4, vit::policies<Policies...>>;
+
+TEST(Allocation, AStepTakesNothingFromTheHeap) {
+  const long before = allocations;
+  std::vector<int> one(1);
+  ASSERT_GT(allocations, before) << "allocations are not counted";
+  EXPECT_EQ((allocations_of_three_steps<SmallViT<embed::FrozenPatches>, optim::AdamW>()), 0);
+  EXPECT_EQ((allocations_of_three_steps<SmallViT<embed::ConvStem, position::Learned, attention::SoftmaxAttention,
+                                                 pooling::MeanNorm, mlp_norm::BatchNorm>,
+                                        optim::Lamb>()),
+            0);
+}
+
+}  // namespace
+}  // namespace tessera::test
+
+#endif
