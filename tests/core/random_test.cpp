@@ -71,7 +71,7 @@ TEST(Math, FunctionsOfPacksAreAccurate) {
 }
 
 TEST(ThreadPool, VisitsEveryIndexOnce) {
-  for (const int threads : {1, 2, 5}) {
+  for (const int threads : {1, 2, 5, 16}) {
     ThreadPool pool(threads);
     for (int round = 0; round < 200; ++round) {
       std::vector<int> visits(137);

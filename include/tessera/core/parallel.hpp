@@ -35,16 +35,15 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   ~ThreadPool() {
-    job_.run = nullptr;
-    generation_.fetch_add(1);
-    generation_.notify_all();
+    stopping_ = true;
+    wake_workers();
     for (std::thread& worker : workers_) worker.join();
   }
 
   [[nodiscard]] int threads() const noexcept { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(first, last, worker) for [0, count) cut into pieces of `grain`; worker in [0, threads()).
-  // The first exception of a piece is rethrown here. Loops must not be nested.
+  // The first exception of a piece is rethrown here. Loops must not be nested, nor have more than 2^32 - 1 pieces.
   template <class Body>
   void for_pieces(index count, index grain, Body&& body) {
     if (count <= 0) return;
@@ -57,14 +56,14 @@ class ThreadPool {
     job_ = {[](void* context, index piece, index all, index size, int worker) {
               call(*static_cast<Bare*>(context), piece, all, size, worker);
             },
-            const_cast<void*>(static_cast<const void*>(&body)), count, grain, pieces};
+            const_cast<void*>(static_cast<const void*>(&body)), count, grain, static_cast<std::uint32_t>(pieces)};
     error_ = nullptr;
-    next_.store(0, std::memory_order_relaxed);
-    busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_release);
-    generation_.notify_all();
+    done_.store(0, std::memory_order_relaxed);
+    tickets_.store(std::uint64_t{generation_.load(std::memory_order_relaxed) + 1} << 32 | job_.pieces,
+                   std::memory_order_release);
+    wake_workers();
     work(0);
-    wait_for_workers();
+    wait_for_pieces();
     if (error_) std::rethrow_exception(error_);
   }
 
@@ -72,7 +71,8 @@ class ThreadPool {
   struct Job {
     void (*run)(void*, index, index, index, int) = nullptr;
     void* context = nullptr;
-    index count = 0, grain = 0, pieces = 0;
+    index count = 0, grain = 0;
+    std::uint32_t pieces = 0;
   };
 
   static constexpr int spins = 4000;  // some microseconds: a step's loops follow each other closely
@@ -83,14 +83,21 @@ class ThreadPool {
     body(first, first + grain < count ? first + grain : count, worker);
   }
 
+  // Takes pieces until none is left. The loop is over when all pieces are done, whoever did them: a worker that the
+  // system holds up is not waited for. One that comes late finds no ticket, or a later loop's; the generation in the
+  // tickets keeps it from taking an old one for a new one.
   void work(int worker) {
-    for (index piece; (piece = next_.fetch_add(1, std::memory_order_relaxed)) < job_.pieces;) {
+    for (std::uint64_t ticket = tickets_.load(std::memory_order_acquire); static_cast<std::uint32_t>(ticket) != 0;) {
+      if (!tickets_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
+      const std::uint32_t pieces = job_.pieces;
       try {
-        job_.run(job_.context, piece, job_.count, job_.grain, worker);
+        job_.run(job_.context, index{pieces} - static_cast<std::uint32_t>(ticket), job_.count, job_.grain, worker);
       } catch (...) {
         const std::lock_guard lock(error_mutex_);
         if (!error_) error_ = std::current_exception();
       }
+      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == pieces) done_.notify_one();
+      ticket = tickets_.load(std::memory_order_acquire);
     }
   }
 
@@ -98,16 +105,22 @@ class ThreadPool {
     for (std::uint32_t seen = 0;;) {
       for (int spin = 0; spin < spins && generation_.load(std::memory_order_acquire) == seen; ++spin) pause();
       generation_.wait(seen, std::memory_order_acquire);
-      ++seen;
-      if (job_.run == nullptr) return;
+      seen = generation_.load(std::memory_order_acquire);
+      if (stopping_) return;
       work(worker);
-      if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
     }
   }
 
-  void wait_for_workers() {
-    for (int spin = 0; spin < spins && busy_.load(std::memory_order_acquire) != 0; ++spin) pause();
-    for (int left; (left = busy_.load(std::memory_order_acquire)) != 0;) busy_.wait(left, std::memory_order_acquire);
+  void wake_workers() {
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+  }
+
+  void wait_for_pieces() {
+    const std::uint32_t all = job_.pieces;
+    for (int spin = 0; spin < spins && done_.load(std::memory_order_acquire) != all; ++spin) pause();
+    for (std::uint32_t done; (done = done_.load(std::memory_order_acquire)) != all;)
+      done_.wait(done, std::memory_order_acquire);
   }
 
   static void pause() {
@@ -117,9 +130,10 @@ class ThreadPool {
   }
 
   Job job_;
-  std::atomic<index> next_{0};
-  std::atomic<int> busy_{0};
+  std::atomic<std::uint64_t> tickets_{0};  // the loop's generation, and how many of its pieces nobody has taken
+  std::atomic<std::uint32_t> done_{0};     // pieces
   std::atomic<std::uint32_t> generation_{0};
+  std::atomic<bool> stopping_{false};
   std::exception_ptr error_;
   std::mutex error_mutex_;
   std::vector<std::thread> workers_;
