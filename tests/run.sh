@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 . cmake/dependencies.sh
 need_packages "the tests" g++ cmake ninja-build ccache clang-14 libeigen3-dev libxtensor-dev libfmt-dev libgtest-dev \
   libgmock-dev libbenchmark-dev nlohmann-json3-dev libcli11-dev zlib1g-dev libpng-dev libdnnl-dev \
-  dataset-fashion-mnist python3
+  libopenblas-dev dataset-fashion-mnist python3
 
 times=()
 stage() {

@@ -191,6 +191,10 @@ void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const 
       simd::transform(
           index{columns}, to, [=](auto g, auto... rest) { return g * through(rest...); }, gain, dy.row(row), x.row(row),
           mean, mean + columns, along_one, along_one + columns);
+    else if (gain == nullptr)
+      simd::transform(
+          index{columns}, to, [=](auto r, auto... rest) { return r + through(rest...); }, residual.row(row),
+          dy.row(row), x.row(row), mean, mean + columns, along_one, along_one + columns);
     else
       simd::transform(
           index{columns}, to, [=](auto r, auto g, auto... rest) { return r + g * through(rest...); }, residual.row(row),

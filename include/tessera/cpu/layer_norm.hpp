@@ -18,8 +18,9 @@ void layer_norm_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, col
   constexpr Scalar share = Scalar(1) / Scalar(columns);
   for_rows(backend, x.rows, columns, [&](index row) {
     const Scalar* const from = x.row(row);
-    const Scalar mean = share * simd::reduce(
-                                    index{columns}, [](auto a) { return a; }, from);
+    const Scalar mean = simd::reduce(
+                            index{columns}, [](auto a) { return a; }, from) /
+                        Scalar(columns);
     // Lanes beyond the end hold 0 - mean and must not count: the sum of squares is taken about the mean in two parts.
     Scalar squares = 0;
     constexpr index whole = columns / simd::lanes<Scalar> * simd::lanes<Scalar>;

@@ -1,0 +1,194 @@
+#include "tessera/cpu/attention.hpp"
+
+#include <algorithm>
+
+#include "support/operation.hpp"
+
+namespace tessera::test {
+namespace {
+
+// Softmax attention by the definition, all heads of all images.
+struct NaiveAttention {
+  index tokens, heads, width, dim, images;
+  Matrix qkv, weights, log_sums, out;
+
+  NaiveAttention(index tokens_of_image, index number_of_heads, const Matrix& from)
+      : tokens(tokens_of_image),
+        heads(number_of_heads),
+        width(from.columns / 3),
+        dim(width / heads),
+        images(from.rows / tokens),
+        qkv(from),
+        weights(images * heads * tokens, tokens),
+        log_sums(images * heads, tokens),
+        out(images * tokens, width) {
+    for_pairs([&](index head, index i, index j, const Place& at) {
+      for (index c = 0; c < dim; ++c)
+        weights(head * tokens + i, j) += qkv(at.query, at.column + c) * qkv(at.key, width + at.column + c) * scale();
+    });
+    for (index row = 0; row < weights.rows; ++row) {
+      double largest = weights(row, 0), sum = 0;
+      for (index j = 0; j < tokens; ++j) largest = std::max(largest, weights(row, j));
+      for (index j = 0; j < tokens; ++j) sum += weights(row, j) = std::exp(weights(row, j) - largest);
+      for (index j = 0; j < tokens; ++j) weights(row, j) /= sum;
+      log_sums(row / tokens, row % tokens) = largest + std::log(sum);
+    }
+    for_pairs([&](index head, index i, index j, const Place& at) {
+      for (index c = 0; c < dim; ++c)
+        out(at.query, at.column + c) += weights(head * tokens + i, j) * qkv(at.key, 2 * width + at.column + c);
+    });
+  }
+
+  [[nodiscard]] Matrix gradient(const Matrix& d_out) const {
+    Matrix d_qkv(qkv.rows, qkv.columns), d_weights(weights.rows, tokens), along(weights.rows, 1);
+    for_pairs([&](index head, index i, index j, const Place& at) {
+      const index row = head * tokens + i;
+      for (index c = 0; c < dim; ++c) {
+        d_weights(row, j) += d_out(at.query, at.column + c) * qkv(at.key, 2 * width + at.column + c);
+        d_qkv(at.key, 2 * width + at.column + c) += weights(row, j) * d_out(at.query, at.column + c);
+      }
+      along(row, 0) += weights(row, j) * d_weights(row, j);
+    });
+    for_pairs([&](index head, index i, index j, const Place& at) {
+      const index row = head * tokens + i;
+      const double d_score = weights(row, j) * (d_weights(row, j) - along(row, 0)) * scale();
+      for (index c = 0; c < dim; ++c) {
+        d_qkv(at.query, at.column + c) += d_score * qkv(at.key, width + at.column + c);
+        d_qkv(at.key, width + at.column + c) += d_score * qkv(at.query, at.column + c);
+      }
+    });
+    return d_qkv;
+  }
+
+ private:
+  struct Place {
+    index query, key, column;  // rows of query and key, and the head's first column
+  };
+
+  [[nodiscard]] double scale() const { return 1 / std::sqrt(static_cast<double>(dim)); }
+
+  // Every query i with every key j of every image's every head.
+  template <class Visit>
+  void for_pairs(Visit&& visit) const {
+    for (index head = 0; head < images * heads; ++head)
+      for (index i = 0; i < tokens; ++i)
+        for (index j = 0; j < tokens; ++j) {
+          const index image = head / heads;
+          visit(head, i, j, Place{image * tokens + i, image * tokens + j, head % heads * dim});
+        }
+  }
+};
+
+// Runs all three operations; out, log_sums and weights are left to look at.
+template <class Scalar, int tokens, int heads, int width>
+struct Attention {
+  Values<Scalar> qkv, out, log_sums, weights, d_qkv;
+
+  explicit Attention(const Matrix& from)
+      : qkv(from),
+        out(from.rows, width),
+        log_sums(from.rows / tokens * heads, tokens),
+        weights(from.rows * heads, tokens),
+        d_qkv(from.rows, 3 * width) {}
+
+  void forward() {
+    run_operation<Scalar>(
+        [&](auto& backend) {
+          attention_forward<tokens, heads>(backend, input<3 * width>(qkv), output<width>(out),
+                                           output<tokens>(log_sums));
+          attention_weights<tokens, heads, width>(backend, input<3 * width>(qkv), output<tokens>(weights));
+        },
+        {&out, &log_sums, &weights});
+  }
+
+  void backward(const NaiveAttention& naive, const Matrix& d_out) {
+    const Values<Scalar> saved_out(naive.out), saved_log_sums(naive.log_sums), gradient(d_out);
+    run_operation<Scalar>(
+        [&](auto& backend) {
+          attention_backward<tokens, heads>(backend, input<3 * width>(qkv), input<width>(saved_out),
+                                            input<tokens>(saved_log_sums), input<width>(gradient),
+                                            output<3 * width>(d_qkv));
+        },
+        {&d_qkv});
+  }
+};
+
+template <class Scalar, int tokens, int heads, int width>
+void check_attention(index images) {
+  SCOPED_TRACE(fmt::format("{} images of {} tokens, {} heads of {}", images, tokens, heads, width / heads));
+  Random random(1, Purpose::test, 0, 0);
+  const Matrix qkv = normal(random, images * tokens, 3 * width), d_out = normal(random, images * tokens, width);
+  const NaiveAttention naive(tokens, heads, qkv);
+  Attention<Scalar, tokens, heads, width> attention(qkv);
+  attention.forward();
+  expect_close("out", attention.out, naive.out);
+  expect_close("log_sums", attention.log_sums, naive.log_sums);
+  expect_close("weights", attention.weights, naive.weights);
+  attention.backward(naive, d_out);
+  expect_close("d_qkv", attention.d_qkv, naive.gradient(d_out));
+
+  for (index row = 0; row < attention.weights.rows(); ++row) {
+    double sum = 0;
+    for (index j = 0; j < tokens; ++j) sum += attention.weights(row, j);
+    EXPECT_NEAR(sum, 1, rounding<Scalar>) << "weights of row " << row;
+  }
+}
+
+template <class Scalar>
+class SoftmaxAttention : public testing::Test {};
+TYPED_TEST_SUITE(SoftmaxAttention, Scalars);
+
+TYPED_TEST(SoftmaxAttention, EqualsTheDefinition) {
+  check_attention<TypeParam, 1, 1, 4>(3);
+  check_attention<TypeParam, 5, 2, 8>(2);
+  check_attention<TypeParam, 17, 3, 45>(2);
+  check_attention<TypeParam, 50, 2, 64>(2);
+  check_attention<TypeParam, 197, 1, 80>(1);
+}
+
+// Image i's key i differs from all others. Queries and keys have one value each, so that scores, +-1e4, are exact in
+// every precision.
+TYPED_TEST(SoftmaxAttention, ExtremeScoresDoNotOverflow) {
+  constexpr int tokens = 50;
+  Random random(1, Purpose::test, 0, 0);
+  Matrix qkv = normal(random, tokens * tokens, 3 * 4);
+  for (index row = 0; row < qkv.rows; ++row) {
+    for (index c = 0; c < 8; ++c) qkv(row, c) = 0;
+    qkv(row, 0) = row % 2 == 0 ? 200 : -200;
+    qkv(row, 4) = row % tokens == row / tokens ? 100 : -100;
+  }
+  const Matrix d_out = normal(random, tokens * tokens, 4);
+  const NaiveAttention naive(tokens, 1, qkv);
+  Attention<TypeParam, tokens, 1, 4> attention(qkv);
+  attention.forward();
+  expect_close("out", attention.out, naive.out);
+  expect_close("log_sums", attention.log_sums, naive.log_sums);
+  expect_close("weights", attention.weights, naive.weights);
+  attention.backward(naive, d_out);
+  // Backward computes weights from log_sums of 1e4, whose last digit is 1e4 epsilon.
+  expect_close("d_qkv", attention.d_qkv, naive.gradient(d_out),
+               1e4 * static_cast<double>(std::numeric_limits<TypeParam>::epsilon()));
+}
+
+TYPED_TEST(SoftmaxAttention, DoesNotSeeAShiftOfAllKeys) {
+  constexpr int tokens = 17, width = 45, heads = 3, dim = width / heads;
+  Random random(1, Purpose::test, 0, 0);
+  const Matrix qkv = normal(random, tokens, 3 * width), shift = normal(random, 1, width);
+  Matrix shifted = qkv, log_sums(heads, tokens);
+  const NaiveAttention naive(tokens, heads, qkv);
+  for (index i = 0; i < tokens; ++i)
+    for (index c = 0; c < width; ++c) {
+      shifted(i, width + c) += shift(0, c);
+      log_sums(c / dim, i) += shift(0, c) * qkv(i, c) / std::sqrt(dim);
+    }
+  for (index head = 0; head < heads; ++head)
+    for (index i = 0; i < tokens; ++i) log_sums(head, i) += naive.log_sums(head, i);
+  Attention<TypeParam, tokens, heads, width> attention(shifted);
+  attention.forward();
+  expect_close("out", attention.out, naive.out);
+  expect_close("weights", attention.weights, naive.weights);
+  expect_close("log_sums", attention.log_sums, log_sums);
+}
+
+}  // namespace
+}  // namespace tessera::test
