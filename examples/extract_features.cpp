@@ -4,6 +4,7 @@
 
 #include "options.hpp"
 #include "tessera/data/loader.hpp"
+#include "tessera/data/normalization.hpp"
 #include "tessera/io/npy.hpp"
 #include "tessera/io/safetensors.hpp"
 
@@ -23,7 +24,8 @@ struct BaseEncoder {
 };
 
 template <class Encoder>
-void extract(const ts::io::Safetensors& checkpoint, const ts::data::IdxDataset& images, const std::string& out) {
+void extract(const std::string& checkpoint_path, const ts::data::IdxDataset& images, const std::string& out) {
+  const ts::io::Safetensors checkpoint(checkpoint_path);
   using Model = BaseEncoder<Encoder>;
   using Table = ts::Layout<Model>;
   ts::cpu::Backend<float> backend;
@@ -36,6 +38,9 @@ void extract(const ts::io::Safetensors& checkpoint, const ts::data::IdxDataset& 
         std::vector<std::int64_t>(entry.shape.extents.begin(), entry.shape.extents.begin() + entry.shape.rank),
         std::span<float>(to, static_cast<std::size_t>(entry.size())));
   }
+  const auto stored = checkpoint.metadata().find("normalization");
+  if (stored == checkpoint.metadata().end()) ts::fail("{}: does not say how images are normalised", checkpoint_path);
+  const ts::data::Normalization normalization = ts::data::normalization_from(stored->second, checkpoint_path);
   const auto p = ts::bind<Model>(parameters.data(), statistics.data());
   constexpr int batch = 256;
   using Image = typename Encoder::Image;
@@ -51,8 +56,8 @@ void extract(const ts::io::Safetensors& checkpoint, const ts::data::IdxDataset& 
   ts::data::AugmentScratch scratch;
   for (int first = 0; first < images.size(); first += batch) {
     const int rows = images.size() - first < batch ? images.size() - first : batch;
-    ts::data::evaluation_batch(images, first, rows, Image::size, Image::channels, ts::data::fashion_mnist_normalization,
-                               pixels.data(), scratch);
+    ts::data::evaluation_batch(images, first, rows, Image::size, Image::channels, normalization, pixels.data(),
+                               scratch);
     encode(pixels.data(), features.data() + static_cast<ts::index>(first) * Encoder::out, rows);
   }
   ts::io::write_npy(out, features.data(), count, Encoder::out);
@@ -62,23 +67,19 @@ void extract(const ts::io::Safetensors& checkpoint, const ts::data::IdxDataset& 
 int program(int argc, char** argv) {
   std::string data, split = "t10k", checkpoint, out = "features.npy";
   CLI::App app("Features of images in IDX files by a checkpoint of pretrain, as .npy.");
-  app.option_defaults()->always_capture_default();
+  set_up(app);
   app.add_option("--data", data, "folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]")->required();
   app.add_option("--split", split, "train or t10k");
   app.add_option("--checkpoint", checkpoint, "checkpoint.safetensors of a run")->required();
   app.add_option("--out", out, "file to write");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& problem) {
-    return app.exit(problem) == 0 ? 0 : 2;
-  }
+  if (!parse(app, argc, argv)) return 0;
   const ts::io::Safetensors file(checkpoint);
   const auto arch = file.metadata().find("arch");
   if (arch == file.metadata().end()) ts::fail("{}: does not say which --arch it holds", checkpoint);
   const ts::data::IdxDataset images(data, split);
   const bool tiny = arch->second == "vit_tiny";
   for_arch(arch->second, true, tiny ? 128 : 256, tiny ? 512 : 4096,
-           [&]<class One>(One) { extract<typename One::Method::Encoder>(file, images, out); });
+           [&]<class One>(One) { extract<typename One::Method::Encoder>(checkpoint, images, out); });
   return 0;
 }
 

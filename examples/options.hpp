@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -13,10 +14,6 @@
 namespace examples {
 
 namespace ts = tessera;
-
-// Class names of Fashion-MNIST, for the report.
-inline const std::array<const char*, 10> fashion_mnist_classes{"T-shirt", "Trouser", "Pullover", "Dress", "Coat",
-                                                               "Sandal",  "Shirt",   "Sneaker",  "Bag",   "Boot"};
 
 // One way to train: a name, and the types it stands for. Add a line to `for_arch` to train your own.
 template <class Method_>
@@ -58,6 +55,24 @@ void for_arch(const std::string& name, bool stop_grad_conv1, int dim, int mlp_di
                                ts::vit::Base<Rgb224, ts::patch<16>, Frozen>, 4096, 256>();
   else
     ts::fail("--arch {}: there are vit_tiny (28 x 28 grey), vit_small and vit_base (224 x 224 RGB)", name);
+}
+
+// Flags of a program; of a flag given twice the last counts, so that a command can be continued.
+inline void set_up(CLI::App& app) {
+  app.option_defaults()->always_capture_default()->take_last();
+}
+
+// Reads the command line. False: --help was asked for, and answered. Throws Error that names the flag.
+inline bool parse(CLI::App& app, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+    return true;
+  } catch (const CLI::Success& wish) {
+    app.exit(wish);
+    return false;
+  } catch (const CLI::ParseError& problem) {
+    ts::fail("{} (--help lists the flags)", problem.what());
+  }
 }
 
 // Runs a program: what it throws becomes one sentence on standard error and exit code 2.

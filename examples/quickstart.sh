@@ -13,7 +13,8 @@ trap 'rm -f "$log"' EXIT
 { cmake --preset release -DTESSERA_BUILD_BENCH=OFF && cmake --build --preset release --target pretrain extract_features; } \
   >"$log" 2>&1 || { cat "$log"; exit 1; }
 
-data=(--data /usr/share/datasets/fashion-mnist)
+data=(--data /usr/share/datasets/fashion-mnist
+  --class-names T-shirt,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Boot)
 for flag in "$@"; do [[ $flag == --data* ]] && data=(); done
 exec build/release/examples/pretrain "${data[@]}" \
   --arch vit_tiny --stop-grad-conv1 --moco-dim 128 --moco-mlp-dim 512 \

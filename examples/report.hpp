@@ -1,18 +1,38 @@
 // The report of a pre-training run: curves, nearest neighbours, attention maps.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <string>
 #include <vector>
 
-#include "options.hpp"
-#include "tessera/data/loader.hpp"
+#include "tessera/data/idx.hpp"
 #include "tessera/eval/knn.hpp"
 #include "tessera/eval/report.hpp"
 #include "tessera/io/metrics.hpp"
 #include "tessera/train/pretrain.hpp"
 
 namespace examples {
+
+namespace ts = tessera;
+
+// What the report shows of a finished run.
+struct ReportInput {
+  const ts::Recipe& recipe;
+  const ts::data::IdxDataset& train;
+  const ts::data::IdxDataset& test;
+  const std::vector<std::string>& class_names;  // where it has none for a label, the label's number stands
+  std::filesystem::path metrics;
+  double trained_parameters, seconds, images_per_second;
+  ts::FeatureSet bank, queries;  // features of the first training images, and of the test images
+  ts::AttentionMaps attention;   // of the first test images; empty if there is no class token
+
+  [[nodiscard]] std::string class_name(int label) const {
+    const auto at = static_cast<std::size_t>(label);
+    return at < class_names.size() ? class_names[at] : std::to_string(label);
+  }
+};
 
 inline ts::eval::Series series(const std::vector<nlohmann::ordered_json>& rows, const std::string& name,
                                const std::string& key) {
@@ -46,32 +66,25 @@ inline double raw_pixel_accuracy(ts::ThreadPool& pool, const ts::data::IdxDatase
   return ts::eval::knn_accuracy(
       pool, ts::eval::Features<float>{bank_pixels.data(), static_cast<ts::index>(bank_labels.size()), width},
       bank_labels, ts::eval::Features<float>{query_pixels.data(), static_cast<ts::index>(query_labels.size()), width},
-      query_labels, 10);
+      query_labels);
 }
 
-template <class Run>
-ts::eval::Gallery neighbours(Run& run, const ts::data::IdxDataset& train, const ts::data::IdxDataset& test,
-                             const ts::FeatureSet& test_features, int bank_size) {
-  using Encoder = typename Run::Encoder;
-  constexpr int queries = 10, k = 9;
-  const ts::FeatureSet bank = run.features(train, bank_size);
-  const auto found =
-      ts::eval::nearest(run.backend().pool(), bank.template view<Encoder>(),
-                        ts::eval::Features<float>{test_features.values.data(), queries, Encoder::out}, k);
+inline ts::eval::Gallery neighbours(ts::ThreadPool& pool, const ReportInput& run) {
+  const ts::index queries = std::min<ts::index>(10, run.test.size()), k = std::min<ts::index>(9, run.bank.view().rows);
+  const auto found = ts::eval::nearest(
+      pool, run.bank.view(), ts::eval::Features<float>{run.queries.values.data(), queries, run.queries.width}, k);
   ts::eval::Gallery gallery{"Nearest neighbours",
                             "Left: a test image. Right: the training images whose features are most similar, with the "
                             "cosine similarity; green frames have the test image's class.",
                             {}};
   for (int q = 0; q < queries; ++q) {
     auto& row = gallery.rows.emplace_back();
-    row.push_back(picture(test.image(q), fashion_mnist_classes[static_cast<std::size_t>(test.label(q))]));
-    for (int n = 0; n < k; ++n) {
+    row.push_back(picture(run.test.image(q), run.class_name(run.test.label(q))));
+    for (ts::index n = 0; n < k; ++n) {
       const auto& one = found[static_cast<std::size_t>(q * k + n)];
-      const int label = train.label(one.row);
-      row.push_back(
-          picture(train.image(one.row),
-                  fmt::format("{} {:.2f}", fashion_mnist_classes[static_cast<std::size_t>(label)], one.similarity)));
-      row.back().mark = label == test.label(q) ? ts::eval::Picture::Mark::good : ts::eval::Picture::Mark::bad;
+      const int label = run.train.label(one.row);
+      row.push_back(picture(run.train.image(one.row), fmt::format("{} {:.2f}", run.class_name(label), one.similarity)));
+      row.back().mark = label == run.test.label(q) ? ts::eval::Picture::Mark::good : ts::eval::Picture::Mark::bad;
     }
   }
   return gallery;
@@ -90,17 +103,10 @@ inline ts::eval::Picture heat_map(const float* weights, int grid, std::string ca
   return map;
 }
 
-template <class Run>
-ts::eval::Gallery attention_maps(Run& run, const ts::data::IdxDataset& test) {
-  using Encoder = typename Run::Encoder;
-  constexpr int images = 8, grid = Encoder::grid;
-  constexpr std::size_t tokens = Encoder::tokens, heads = Encoder::heads;
-  std::vector<float> pixels(static_cast<std::size_t>(images) * Encoder::in), weights(images * heads * tokens * tokens);
-  ts::data::AugmentScratch scratch;
-  ts::data::evaluation_batch(test, 0, images, Encoder::Image::size, Encoder::Image::channels,
-                             ts::data::fashion_mnist_normalization, pixels.data(), scratch);
-  run.trainer().attention({pixels.data(), images}, Encoder::depth - 1,
-                          {weights.data(), static_cast<ts::index>(images * heads * tokens)});
+inline ts::eval::Gallery attention_maps(const ReportInput& run) {
+  const auto heads = static_cast<std::size_t>(run.attention.heads),
+             tokens = static_cast<std::size_t>(run.attention.tokens);
+  const std::size_t images = run.attention.values.size() / (heads * tokens * tokens);
   ts::eval::Gallery gallery{
       "Attention of the class token",
       "Left: a test image. Right: where the class token looks in the last block, one map for each "
@@ -109,43 +115,37 @@ ts::eval::Gallery attention_maps(Run& run, const ts::data::IdxDataset& test) {
   for (std::size_t i = 0; i < images; ++i) {
     auto& row = gallery.rows.emplace_back();
     const int number = static_cast<int>(i);
-    row.push_back(picture(test.image(number), fashion_mnist_classes[static_cast<std::size_t>(test.label(number))]));
+    row.push_back(picture(run.test.image(number), run.class_name(run.test.label(number))));
     std::vector<float> mean(tokens - 1);
     for (std::size_t head = 0; head < heads; ++head) {
-      const float* const from = weights.data() + (i * heads + head) * tokens * tokens + 1;
+      const float* const from = run.attention.values.data() + (i * heads + head) * tokens * tokens + 1;
       for (std::size_t p = 0; p < mean.size(); ++p) mean[p] += from[p] / static_cast<float>(heads);
-      row.push_back(heat_map(from, grid, fmt::format("head {}", head + 1)));
+      row.push_back(heat_map(from, run.attention.grid, fmt::format("head {}", head + 1)));
     }
-    row.push_back(heat_map(mean.data(), grid, "mean"));
+    row.push_back(heat_map(mean.data(), run.attention.grid, "mean"));
   }
   return gallery;
 }
 
-template <class Run>
-void write_report(Run& run, const ts::Recipe& recipe, const ts::data::IdxDataset& train,
-                  const ts::data::IdxDataset& test, const ts::FeatureSet& test_features) {
+inline void write_report(ts::ThreadPool& pool, const ReportInput& run) {
   using ts::eval::Chart;
-  const auto rows = ts::io::read_metrics(run.metrics_path());
-  const double raw = raw_pixel_accuracy(run.backend().pool(), train, test, recipe.knn_bank);
+  const ts::Recipe& recipe = run.recipe;
+  const auto rows = ts::io::read_metrics(run.metrics);
+  const double raw = raw_pixel_accuracy(pool, run.train, run.test, recipe.knn_bank);
   const auto knn = series(rows, "k-NN", "knn");
   ts::eval::Report report;
   report.title = "MoCo v3 pre-training";
-  report.subtitle = fmt::format("{} on {} images, {} epochs", recipe.arch, train.size(), recipe.epochs);
-  report.facts = {
-      {"k-NN accuracy", knn.points.empty() ? "" : fmt::format("{:.4f}", knn.points.back().second)},
-      {"of raw pixels", fmt::format("{:.4f}", raw)},
-      {"before training", knn.points.empty() ? "" : fmt::format("{:.4f}", knn.points.front().second)},
-      {"training time", ts::duration_text(run.training_seconds())},
-      {"images per second", fmt::format("{:.0f}", run.images_per_second())},
-      {"parameters trained",
-       fmt::format("{:.2f} M",
-                   static_cast<double>(
-                       ts::Layout<typename std::remove_reference_t<decltype(run.trainer())>::Method>::trained_count) /
-                       1e6)},
-      {"batch size", std::to_string(recipe.batch_size)},
-      {"base learning rate", fmt::format("{}", recipe.lr)},
-      {"temperature", fmt::format("{}", recipe.moco_t)},
-      {"smallest crop", fmt::format("{}", recipe.crop_min)}};
+  report.subtitle = fmt::format("{} on {} images, {} epochs", recipe.arch, run.train.size(), recipe.epochs);
+  report.facts = {{"k-NN accuracy", knn.points.empty() ? "" : fmt::format("{:.4f}", knn.points.back().second)},
+                  {"of raw pixels", fmt::format("{:.4f}", raw)},
+                  {"before training", knn.points.empty() ? "" : fmt::format("{:.4f}", knn.points.front().second)},
+                  {"training time", ts::duration_text(run.seconds)},
+                  {"images per second", fmt::format("{:.0f}", run.images_per_second)},
+                  {"parameters trained", fmt::format("{:.2f} M", run.trained_parameters / 1e6)},
+                  {"batch size", std::to_string(recipe.batch_size)},
+                  {"base learning rate", fmt::format("{}", recipe.lr)},
+                  {"temperature", fmt::format("{}", recipe.moco_t)},
+                  {"smallest crop", fmt::format("{}", recipe.crop_min)}};
   report.charts = {Chart{"k-NN accuracy", "epoch", {knn}, {{"raw pixels", raw}}, false},
                    Chart{"Loss", "epoch", {series(rows, "loss", "loss")}, {}, false},
                    Chart{"Gradient norm",
@@ -156,8 +156,8 @@ void write_report(Run& run, const ts::Recipe& recipe, const ts::data::IdxDataset
                          true},
                    Chart{"Learning rate", "epoch", {series(rows, "lr", "lr")}, {}, false},
                    Chart{"Momentum of the momentum encoder", "epoch", {series(rows, "m", "moco_m")}, {}, false}};
-  report.galleries = {neighbours(run, train, test, test_features, recipe.knn_bank)};
-  if constexpr (Run::Encoder::Pooling::class_token) report.galleries.push_back(attention_maps(run, test));
+  report.galleries = {neighbours(pool, run)};
+  if (!run.attention.values.empty()) report.galleries.push_back(attention_maps(run));
   ts::eval::write_report(recipe.out / "report.html", report);
 }
 

@@ -68,7 +68,7 @@ template <class Scalar>
   return result;
 }
 
-// Each query's votes for each class (queries x classes).
+// Each query's votes for each class (queries x classes). labels of the bank lie in [0, classes).
 template <class Scalar>
 [[nodiscard]] std::vector<Scalar> knn_votes(ThreadPool& pool, Features<Scalar> bank, std::span<const int> labels,
                                             Features<Scalar> queries, int classes, const KnnOptions& options = {}) {
@@ -83,11 +83,14 @@ template <class Scalar>
   return votes;
 }
 
-// The share of queries whose most voted class is their own.
+// The share of queries whose most voted class is their own. Labels are not negative.
 template <class Scalar>
 [[nodiscard]] double knn_accuracy(ThreadPool& pool, Features<Scalar> bank, std::span<const int> labels,
-                                  Features<Scalar> queries, std::span<const int> query_labels, int classes,
+                                  Features<Scalar> queries, std::span<const int> query_labels,
                                   const KnnOptions& options = {}) {
+  const auto [least, most] = std::minmax_element(labels.begin(), labels.end());
+  if (*least < 0) fail("k-NN: the label {} is negative", *least);
+  const int classes = *most + 1;
   const std::vector<Scalar> votes = knn_votes(pool, bank, labels, queries, classes, options);
   index right = 0;
   for (std::size_t q = 0; q < query_labels.size(); ++q) {

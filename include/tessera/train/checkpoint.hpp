@@ -1,19 +1,19 @@
 // A trainer's whole state in one safetensors file. Needs nlohmann-json (tessera::io).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
-#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "tessera/core/errors.hpp"
 #include "tessera/io/safetensors.hpp"
+#include "tessera/train/recipe.hpp"
 #include "tessera/train/trainer.hpp"
 
 namespace tessera::inline TESSERA_ABI {
-
-using Metadata = std::map<std::string, std::string>;
 
 namespace detail {
 
@@ -25,65 +25,91 @@ inline bool is_batch_count(const std::string& name) {
   return name.ends_with("num_batches_tracked");
 }
 
+// How a tensor of this name is stored.
+template <class Scalar>
+[[nodiscard]] io::Dtype stored_dtype(const std::string& name) {
+  if (is_batch_count(name)) return io::Dtype::i64;
+  return sizeof(Scalar) == 8 ? io::Dtype::f64 : io::Dtype::f32;
+}
+
+template <class Scalar>
+void write_tensors(const std::filesystem::path& path, const std::vector<NamedTensor<Scalar>>& tensors,
+                   const Metadata& metadata) {
+  std::vector<io::TensorToWrite> to_write;
+  std::vector<std::int64_t> counts;
+  counts.reserve(tensors.size());
+  for (const auto& [name, shape, data] : tensors)
+    if (is_batch_count(name)) {
+      counts.push_back(static_cast<std::int64_t>(*data));
+      to_write.push_back({name, stored_dtype<Scalar>(name), {}, std::as_bytes(std::span(&counts.back(), 1))});
+    } else {
+      to_write.push_back({name, stored_dtype<Scalar>(name), extents(shape),
+                          std::as_bytes(std::span(data, static_cast<std::size_t>(shape.size())))});
+    }
+  io::write_safetensors(path, to_write, metadata);
+}
+
+// All of them or, if one does not fit or the file holds another, none.
+template <class Scalar>
+void read_tensors(const std::string& path, const io::Safetensors& file,
+                  const std::vector<NamedTensor<Scalar>>& tensors) {
+  std::set<std::string> known;
+  for (const auto& tensor : tensors) known.insert(tensor.name);
+  for (const std::string& name : file.names())
+    if (!known.contains(name)) fail("{}: holds the tensor '{}', which this run does not have", path, name);
+  std::vector<std::vector<Scalar>> values;
+  for (const auto& [name, shape, data] : tensors) {
+    file.expect_dtype(name, stored_dtype<Scalar>(name));
+    auto& tensor = values.emplace_back(static_cast<std::size_t>(shape.size()));
+    file.read_into<Scalar>(name, extents(shape), std::span<Scalar>(tensor));
+  }
+  for (std::size_t i = 0; i < tensors.size(); ++i) std::copy(values[i].begin(), values[i].end(), tensors[i].data);
+}
+
+inline void check_metadata(const std::string& path, const Metadata& found, const Metadata& expected) {
+  for (const auto& [key, value] : expected) {
+    const auto one = found.find(key);
+    if (one == found.end()) fail("{}: is not a checkpoint of this program: it has no '{}'", path, key);
+    if (one->second != value) fail("{}: was written with {} = {}, but this run has {}", path, key, one->second, value);
+  }
+}
+
+[[nodiscard]] inline long step_of(const std::string& path, const Metadata& metadata) {
+  const auto step = metadata.find("step");
+  if (step == metadata.end() || step->second.empty() || step->second.size() > 15 ||
+      step->second.find_first_not_of("0123456789") != std::string::npos)
+    fail("{}: does not say at which step it was written", path);
+  return std::stol(step->second);
+}
+
+template <class Trainer>
+void describe(Metadata& metadata) {
+  metadata["format"] = "tessera-checkpoint-1";
+  metadata["method"] = Trainer::Method::name;
+  metadata["optimizer"] = Trainer::Optimizer::name;
+}
+
 }  // namespace detail
 
 // Writes networks, BatchNorm statistics, optimizer state and the step, atomically. Random numbers are counted, not
 // stepped, so that the seed and the step, which are in the metadata, are their whole state.
 template <class Trainer>
 void save_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metadata metadata) {
-  using Scalar = typename Trainer::Scalar;
-  constexpr io::Dtype dtype = sizeof(Scalar) == 8 ? io::Dtype::f64 : io::Dtype::f32;
-  std::vector<io::TensorToWrite> tensors;
-  std::vector<std::int64_t> counts;
-  counts.reserve(2 * (Trainer::Student::entries.size() + Trainer::Teacher::entries.size()));
-  trainer.for_each_tensor([&](const std::string& name, const Shape& shape, Scalar* data) {
-    if (detail::is_batch_count(name)) {
-      counts.push_back(static_cast<std::int64_t>(*data));
-      tensors.push_back({name, io::Dtype::i64, {}, std::as_bytes(std::span(&counts.back(), 1))});
-    } else {
-      tensors.push_back({name, dtype, detail::extents(shape),
-                         std::as_bytes(std::span(data, static_cast<std::size_t>(shape.size())))});
-    }
-  });
-  metadata["format"] = "tessera-checkpoint-1";
-  metadata["method"] = Trainer::Method::name;
-  metadata["optimizer"] = Trainer::Optimizer::name;
+  detail::describe<Trainer>(metadata);
   metadata["step"] = std::to_string(trainer.steps());
-  io::write_safetensors(path, tensors, metadata);
+  detail::write_tensors(path, trainer.tensors(), metadata);
 }
 
 // Continues from a checkpoint that was written with the same `expected` metadata. Throws Error, which names the file
 // and what is wrong with it, before anything is changed by values of another run.
 template <class Trainer>
 void load_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metadata expected) {
-  using Scalar = typename Trainer::Scalar;
+  detail::describe<Trainer>(expected);
   const io::Safetensors file(path);
-  expected["format"] = "tessera-checkpoint-1";
-  expected["method"] = Trainer::Method::name;
-  expected["optimizer"] = Trainer::Optimizer::name;
-  const auto& metadata = file.metadata();
-  for (const auto& [key, value] : expected) {
-    const auto found = metadata.find(key);
-    if (found == metadata.end()) fail("{}: is not a checkpoint of this program: it has no '{}'", path.string(), key);
-    if (found->second != value)
-      fail("{}: was written with {} = {}, but this run has {}", path.string(), key, found->second, value);
-  }
-  const auto step = metadata.find("step");
-  if (step == metadata.end() || step->second.empty() || step->second.size() > 15 ||
-      step->second.find_first_not_of("0123456789") != std::string::npos)
-    fail("{}: does not say at which step it was written", path.string());
-
-  std::vector<std::vector<Scalar>> values;
-  trainer.for_each_tensor([&](const std::string& name, const Shape& shape, Scalar*) {
-    auto& tensor = values.emplace_back(static_cast<std::size_t>(shape.size()));
-    file.read_into<Scalar>(name, detail::extents(shape), std::span<Scalar>(tensor));
-  });
-  std::size_t next = 0;
-  trainer.for_each_tensor([&](const std::string&, const Shape&, Scalar* data) {
-    std::copy(values[next].begin(), values[next].end(), data);
-    ++next;
-  });
-  trainer.set_steps(std::stol(step->second));
+  detail::check_metadata(path.string(), file.metadata(), expected);
+  const long step = detail::step_of(path.string(), file.metadata());
+  detail::read_tensors(path.string(), file, trainer.tensors());
+  trainer.set_steps(step);
 }
 
 }  // namespace tessera::inline TESSERA_ABI

@@ -1,4 +1,4 @@
-// The line that shows how far a run is.
+// Time, and the line that shows how far a run is.
 #pragma once
 
 #include <fmt/format.h>
@@ -19,6 +19,17 @@ namespace tessera::inline TESSERA_ABI {
   return hours > 0 ? fmt::format("{}:{:02}:{:02}", hours, minutes, all % 60)
                    : fmt::format("{}:{:02}", minutes, all % 60);
 }
+
+// Seconds since it was made.
+class Stopwatch {
+ public:
+  [[nodiscard]] double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
 
 // Prints lines to standard output: on a terminal each overwrites the one before, twice a second; otherwise one every
 // ten seconds.

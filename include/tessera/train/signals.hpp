@@ -13,21 +13,22 @@ class StopSignals {
  public:
   StopSignals() {
     caught_ = 0;
-    for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, remember);
+    handle(remember);
   }
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
-  ~StopSignals() {
-    for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, SIG_DFL);
-  }
+  ~StopSignals() { handle(SIG_DFL); }
 
   // The signal, or 0.
   [[nodiscard]] static int caught() noexcept { return caught_; }
 
  private:
+  static void handle(void (*handler)(int)) {
+    for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, handler);
+  }
   static void remember(int signal) {
     caught_ = signal;
-    std::signal(signal, SIG_DFL);
+    handle(SIG_DFL);
   }
 
   static inline volatile std::sig_atomic_t caught_ = 0;

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "tessera/core/context.hpp"
 #include "tessera/core/errors.hpp"
@@ -24,6 +27,55 @@ struct StepSettings {
   typename Method::Coefficients coefficients{};
   bool frozen_gradients = false;  // also compute the gradients of frozen tensors, to look at them
 };
+
+// One tensor of a trainer under its public name.
+template <class Scalar>
+struct NamedTensor {
+  std::string name;
+  Shape shape;
+  Scalar* data;
+};
+
+namespace detail {
+
+// Appends the tensors of one network or state. A null buffer leaves its tensors out; without `frozen` those without a
+// gradient are left out too.
+template <class Scalar>
+void append_tensors(std::span<const Entry> entries, const std::string& prefix, bool frozen, Scalar* parameters,
+                    Scalar* statistics, std::vector<NamedTensor<Scalar>>& tensors) {
+  for (const Entry& entry : entries) {
+    Scalar* const base = entry.role == Role::statistic ? statistics : parameters;
+    if (base == nullptr || (entry.role == Role::frozen && !frozen)) continue;
+    tensors.push_back({prefix + std::string(entry.name.view()), entry.shape, base + entry.offset});
+  }
+}
+
+// Throws Error, which names the first tensor, if a gradient is not finite.
+template <class Backend, class Scalar>
+void check_gradient(Backend& backend, std::span<const Entry> entries, index size, const Scalar* gradient, long step) {
+  if (all_finite(backend, size, gradient)) return;
+  for (const Entry& entry : entries)
+    if (entry.role == Role::trained && !all_finite(backend, entry.size(), gradient + entry.offset))
+      fail(
+          "step {}: the gradient of '{}' is not finite; weights were left as they were (try a smaller --lr, a longer "
+          "--warmup-epochs or --stop-grad-conv1)",
+          step, entry.name.view());
+}
+
+// The norm of the gradient over the tensors whose name starts with `prefix`.
+template <class Backend, class Scalar>
+double gradient_norm(Backend& backend, std::span<const Entry> entries, std::string_view prefix,
+                     const Scalar* gradient) {
+  double squares = 0;
+  for (const Entry& entry : entries) {
+    if (entry.role == Role::statistic || !entry.name.view().starts_with(prefix)) continue;
+    const double one = norm(backend, entry.size(), gradient + entry.offset);
+    squares += one * one;
+  }
+  return std::sqrt(squares);
+}
+
+}  // namespace detail
 
 // Owns the networks, gradients and optimizer state of a Method, in flat buffers that Layout<Method> describes.
 template <class Method_, class Optimizer_, class Backend_, class Communicator_>
@@ -98,24 +150,19 @@ class Trainer {
 
   // The norm of the gradient of the last step over the tensors whose name starts with `prefix`.
   [[nodiscard]] double gradient_norm(std::string_view prefix) {
-    double squares = 0;
-    for (const Entry& entry : Student::entries) {
-      if (entry.role == Role::statistic || !entry.name.view().starts_with(prefix)) continue;
-      const double one = norm(backend_, entry.size(), static_cast<const Scalar*>(gradient_.data() + entry.offset));
-      squares += one * one;
-    }
-    return std::sqrt(squares);
+    return detail::gradient_norm<Backend, Scalar>(backend_, Student::entries, prefix, gradient_.data());
   }
 
-  // Calls body(name, shape, data) for every tensor that a resumed run needs: both networks under their public names,
-  // and the optimizer's buffers as optimizer.<number>.<name>.
-  template <class Body>
-  void for_each_tensor(Body&& body) {
-    for_entries(Student::entries, "", student_.data(), student_statistics_.data(), body);
-    for_entries(Teacher::entries, "", teacher_.data(), teacher_statistics_.data(), body);
+  // Every tensor that a resumed run needs: both networks under their public names, and the optimizer's buffers as
+  // optimizer.<number>.<name>.
+  [[nodiscard]] std::vector<NamedTensor<Scalar>> tensors() {
+    std::vector<NamedTensor<Scalar>> all;
+    detail::append_tensors<Scalar>(Student::entries, "", true, student_.data(), student_statistics_.data(), all);
+    detail::append_tensors<Scalar>(Teacher::entries, "", true, teacher_.data(), teacher_statistics_.data(), all);
     for (std::size_t i = 0; i < optimizer_state_.size(); ++i)
-      for_entries(Student::entries, "optimizer." + std::to_string(i) + ".", optimizer_state_[i].data(),
-                  static_cast<Scalar*>(nullptr), body);
+      detail::append_tensors<Scalar>(Student::entries, "optimizer." + std::to_string(i) + ".", false,
+                                     optimizer_state_[i].data(), nullptr, all);
+    return all;
   }
 
   // Continues as if `steps` steps had been made; for resuming.
@@ -148,24 +195,7 @@ class Trainer {
           "step {}: the loss is not a finite number; weights were left as they were (try a smaller --lr, a longer "
           "--warmup-epochs or --stop-grad-conv1)",
           steps_ + 1);
-    if (all_finite(backend_, gradient_.size(), static_cast<const Scalar*>(gradient_.data()))) return;
-    for (const Entry& entry : Student::entries)
-      if (entry.role == Role::trained &&
-          !all_finite(backend_, entry.size(), static_cast<const Scalar*>(gradient_.data() + entry.offset)))
-        fail(
-            "step {}: the gradient of '{}' is not finite; weights were left as they were (try a smaller --lr, a longer "
-            "--warmup-epochs or --stop-grad-conv1)",
-            steps_ + 1, entry.name.view());
-  }
-
-  template <class Entries, class Body>
-  static void for_entries(const Entries& entries, const std::string& prefix, Scalar* parameters, Scalar* statistics,
-                          Body& body) {
-    for (const Entry& entry : entries) {
-      if (statistics == nullptr && entry.role != Role::trained) continue;
-      body(prefix + std::string(entry.name.view()), entry.shape,
-           (entry.role == Role::statistic ? statistics : parameters) + entry.offset);
-    }
+    detail::check_gradient<Backend, Scalar>(backend_, Student::entries, gradient_.size(), gradient_.data(), steps_ + 1);
   }
 
   Backend& backend_;

@@ -1,0 +1,63 @@
+// Channel statistics of images: measured, written down, read back.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/errors.hpp"
+#include "tessera/data/augment.hpp"
+
+namespace tessera::inline TESSERA_ABI::data {
+
+// Mean and standard deviation over all pixels of a data set; a grey one has the same for every channel. Constant
+// channels get the deviation 1.
+template <class Dataset>
+[[nodiscard]] Normalization measure_normalization(const Dataset& dataset) {
+  Normalization normalization{};
+  for (std::size_t c = 0; c < 3; ++c) {
+    std::array<std::uint64_t, 256> counts{};
+    for (int i = 0; i < dataset.size(); ++i) {
+      const ImageView image = dataset.image(i);
+      const auto channels = static_cast<std::size_t>(image.channels);
+      for (std::size_t at = channels == 1 ? 0 : c; at < image.size(); at += channels) ++counts[image.pixels[at]];
+    }
+    double count = 0, sum = 0, squares = 0;
+    for (std::size_t value = 0; value < counts.size(); ++value) {
+      const double share = static_cast<double>(value) / 255, times = static_cast<double>(counts[value]);
+      count += times;
+      sum += times * share;
+      squares += times * share * share;
+    }
+    const double mean = sum / count, variance = squares / count - mean * mean;
+    normalization.mean[c] = static_cast<float>(mean);
+    normalization.deviation[c] = variance > 1e-12 ? static_cast<float>(std::sqrt(variance)) : 1.0f;
+  }
+  return normalization;
+}
+
+// "mean mean mean deviation deviation deviation", which reads back to the same bits.
+[[nodiscard]] inline std::string to_text(const Normalization& n) {
+  return fmt::format("{} {} {} {} {} {}", n.mean[0], n.mean[1], n.mean[2], n.deviation[0], n.deviation[1],
+                     n.deviation[2]);
+}
+
+// The inverse of to_text. Throws Error for anything else, as what `where` holds.
+[[nodiscard]] inline Normalization normalization_from(const std::string& text, const std::string& where) {
+  Normalization n{};
+  char end = 0;
+  const int read = std::sscanf(text.c_str(), "%f %f %f %f %f %f%c", &n.mean[0], &n.mean[1], &n.mean[2], &n.deviation[0],
+                               &n.deviation[1], &n.deviation[2], &end);
+  bool usable = read == 6;
+  for (std::size_t c = 0; usable && c < 3; ++c)
+    usable = std::isfinite(n.mean[c]) && std::isfinite(n.deviation[c]) && n.deviation[c] > 0;
+  if (!usable) fail("{}: '{}' is not a normalization (three means, three positive deviations)", where, text);
+  return n;
+}
+
+}  // namespace tessera::inline TESSERA_ABI::data

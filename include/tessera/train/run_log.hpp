@@ -1,0 +1,88 @@
+// What a run tells while it goes on: a line on the terminal, and metrics.jsonl. Needs nlohmann-json (tessera::io).
+#pragma once
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "tessera/io/metrics.hpp"
+#include "tessera/train/progress.hpp"
+#include "tessera/train/recipe.hpp"
+
+namespace tessera::inline TESSERA_ABI {
+
+// What there is to say of one step.
+struct StepReport {
+  long step;  // steps made, this one included
+  double loss, learning_rate, momentum, patch_embed_norm, last_block_norm;
+};
+
+// Keeps time, shows progress, writes metrics.
+class RunLog {
+ public:
+  // The run goes from step `first` to step `last`. Rows of an earlier run behind `first` are dropped from the file.
+  RunLog(const std::filesystem::path& metrics_path, const Recipe& recipe, int per_epoch, long first, long last)
+      : recipe_(recipe), per_epoch_(per_epoch), first_(first), last_(last), metrics_(metrics_path, first) {}
+
+  void say(const std::string& line) { progress_.keep(line); }
+
+  // After every step: how long it waited for data, and how long it took then.
+  void step(long step, double loss, double data_seconds, double step_seconds) {
+    data_seconds_ += data_seconds;
+    step_seconds_ += step_seconds;
+    seen_ = step;
+    if (progress_.due() || step == last_) progress_.show(line(loss));
+  }
+
+  // A row of metrics.
+  void report(const StepReport& r) {
+    metrics_.write({{"step", static_cast<double>(r.step)},
+                    {"epoch", epoch(r.step)},
+                    {"loss", r.loss},
+                    {"lr", r.learning_rate},
+                    {"moco_m", r.momentum},
+                    {"grad_norm_patch_embed", r.patch_embed_norm},
+                    {"grad_norm_last_block", r.last_block_norm},
+                    {"images_per_second", images_per_second()},
+                    {"data_wait", data_share()}});
+  }
+
+  void knn(long step, double accuracy, std::size_t images) {
+    knn_ = accuracy;
+    metrics_.write({{"step", static_cast<double>(step)}, {"epoch", epoch(step)}, {"knn", accuracy}});
+    say(fmt::format("epoch {:6.2f}  k-NN accuracy {:.4f} on {} images", epoch(step), accuracy, images));
+  }
+
+  // Of the steps alone, waiting for data included and monitors left out.
+  [[nodiscard]] double images_per_second() const {
+    const double seconds = step_seconds_ + data_seconds_;
+    return seconds > 0 ? static_cast<double>(seen_ - first_) * recipe_.batch_size / seconds : 0;
+  }
+  [[nodiscard]] double seconds() const { return clock_.seconds(); }
+
+ private:
+  [[nodiscard]] double epoch(long step) const { return static_cast<double>(step) / per_epoch_; }
+  [[nodiscard]] double data_share() const {
+    const double seconds = step_seconds_ + data_seconds_;
+    return seconds > 0 ? data_seconds_ / seconds : 0;
+  }
+  [[nodiscard]] std::string line(double loss) const {
+    const double left = seconds() / static_cast<double>(seen_ - first_) * static_cast<double>(last_ - seen_);
+    return fmt::format("epoch {:6.2f}/{}  step {}/{}  loss {:.4f}  {:.0f} images/s  data wait {:.0f} %{}  {} left",
+                       epoch(seen_), recipe_.epochs, seen_, last_, loss, images_per_second(), 100 * data_share(),
+                       knn_ ? fmt::format("  k-NN {:.4f}", *knn_) : "", duration_text(left));
+  }
+
+  const Recipe& recipe_;
+  int per_epoch_;
+  long first_, last_, seen_ = first_;
+  io::MetricsWriter metrics_;
+  Progress progress_;
+  Stopwatch clock_;
+  std::optional<double> knn_;
+  double step_seconds_ = 0, data_seconds_ = 0;
+};
+
+}  // namespace tessera::inline TESSERA_ABI
