@@ -113,6 +113,32 @@ TEST(MoCoV3Trajectory, WithLamb) {
 using Scalars = testing::Types<double, float>;
 TYPED_TEST_SUITE(MoCoV3Parity, Scalars);
 
+// One of the loss's two terms: predictions of one view against keys of the other, which carry no gradient.
+TYPED_TEST(MoCoV3Parity, Contrast) {
+  using Scalar = TypeParam;
+  using Features = Rows<Scalar, 16>;
+  using Input = Rows<const Scalar, 16>;
+  const Fixture fixture("objectives");
+  auto q = fixture.values<Scalar>("info_nce.a"), k = fixture.values<Scalar>("info_nce.b");
+  const index rows = fixture.tensor("info_nce.a").shape[0];
+  std::vector<Scalar> gradient(q.size()), inverse_q(static_cast<std::size_t>(rows)), inverse_k(inverse_q);
+  cpu::Backend<Scalar> backend(1);
+  double loss = 0;
+  const auto contrast = [&] {
+    normalize_rows(backend, Input{q.data(), rows}, Features{q.data(), rows}, Rows<Scalar, 1>{inverse_q.data(), rows});
+    normalize_rows(backend, Input{k.data(), rows}, Features{k.data(), rows}, Rows<Scalar, 1>{inverse_k.data(), rows});
+    contrastive_loss(backend, Input{q.data(), rows}, Input{k.data(), rows}, fixture.number("info_nce_tau"), 0, rows,
+                     &loss, Features{gradient.data(), rows});
+    normalize_rows_backward(backend, Input{q.data(), rows}, Rows<const Scalar, 1>{inverse_q.data(), rows},
+                            Input{gradient.data(), rows}, Features{gradient.data(), rows});
+  };
+  contrast();
+  backend.arena().commit();
+  contrast();
+  EXPECT_NEAR(loss, fixture.tensor("info_nce.loss").values[0], tolerance<Scalar>);
+  expect_close("info_nce.grad_a", gradient.data(), fixture.tensor("info_nce.grad_a"));
+}
+
 TYPED_TEST(MoCoV3Parity, OneStep) {
   this->template check_step<Learned>("moco_step");
 }
