@@ -4,8 +4,6 @@
 
 #include <limits>
 
-#include "tessera/io/npy.hpp"
-
 namespace tessera::test {
 namespace {
 
@@ -29,20 +27,6 @@ TEST(Metrics, ResumingDropsLaterRowsAndATornLine) {
   EXPECT_EQ(rows[3].at("loss"), 9);
   io::MetricsWriter(path, 0);
   EXPECT_TRUE(io::read_metrics(path).empty());
-  std::filesystem::remove(path);
-}
-
-TEST(Npy, ReadsWhatItWrote) {
-  const auto path = scratch("x.npy");
-  const std::vector<float> values{1, 2, 3, 4, 5, 6};
-  io::write_npy(path, values.data(), 2, 3);
-  const auto read = io::read_npy<float>(path);
-  ASSERT_EQ(read.dimension(), 2u);
-  EXPECT_EQ(read.shape(0), 2u);
-  EXPECT_EQ(read(1, 2), 6);
-  EXPECT_THROW(static_cast<void>(io::read_npy<double>(path)), Error);
-  io::replace_file(path, "not an array");
-  EXPECT_THROW(static_cast<void>(io::read_npy<float>(path)), Error);
   std::filesystem::remove(path);
 }
 

@@ -3,10 +3,13 @@
 
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <string>
 #include <utility>
 
 #include "tessera/core/abi.hpp"
+#include "tessera/core/errors.hpp"
 #include "tessera/core/random.hpp"
 #include "tessera/data/blur.hpp"
 #include "tessera/data/color.hpp"
@@ -25,6 +28,34 @@ struct ViewAugmentation {
   float blur = 1.0f, blur_sigma_min = 0.1f, blur_sigma_max = 2.0f;
   float solarize = 0.0f;
   float flip = 0.5f;
+
+  // Throws Error that names the wrong value, as a member of `name`.
+  void check(const std::string& name) const {
+    const auto share = [&](const char* member, double value) {
+      if (!(value >= 0 && value <= 1)) fail("{}.{} must lie between 0 and 1, not {}", name, member, value);
+    };
+    const auto strength = [&](const char* member, double value) {
+      if (!(value >= 0 && std::isfinite(value))) fail("{}.{} must not be negative, but is {}", name, member, value);
+    };
+    const auto range = [&](const char* member, double low, double high) {
+      if (!(low > 0 && low <= high && std::isfinite(high)))
+        fail("{0}.{1}_min and {0}.{1}_max must be positive and in this order, not {2} and {3}", name, member, low,
+             high);
+    };
+    range("crop", crop_min, crop_max);
+    share("crop_max", crop_max);
+    range("ratio", ratio_min, ratio_max);
+    share("jitter", jitter);
+    strength("brightness", brightness);
+    strength("contrast", contrast);
+    strength("saturation", saturation);
+    if (!(hue >= 0 && hue <= 0.5f)) fail("{}.hue must lie between 0 and 0.5, not {}", name, hue);
+    share("grayscale", grayscale);
+    share("blur", blur);
+    range("blur_sigma", blur_sigma_min, blur_sigma_max);
+    share("solarize", solarize);
+    share("flip", flip);
+  }
 };
 
 // MoCo v3's two views: the first is always blurred, the second sometimes, and sometimes solarized.
@@ -99,8 +130,8 @@ inline const Image& random_view(ImageView image, const ViewAugmentation& a, int 
   return view;
 }
 
-// What a network is shown at evaluation: the shorter side resized to `resize`, then the centre of size x size; an image
-// that has the size already is taken as it is.
+// What a network is shown at evaluation: the shorter side resized to `resize` >= size, then the centre of size x size;
+// an image that has the size already is taken as it is.
 inline const Image& evaluation_view(ImageView image, int resize, int size, AugmentScratch& scratch) {
   Image& view = scratch.view;
   const bool wide = image.width > image.height;
@@ -117,27 +148,6 @@ inline const Image& evaluation_view(ImageView image, int resize, int size, Augme
          static_cast<int>(std::nearbyint((whole.width - size) / 2.0)), size, size};
   crop_resize(whole, box, size, size, Filter::bilinear, scratch.resize, view);
   return view;
-}
-
-// Channel means and standard deviations of pixels in 0..1.
-struct Normalization {
-  std::array<float, 3> mean, deviation;
-};
-inline constexpr Normalization imagenet_normalization{{0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
-inline constexpr Normalization fashion_mnist_normalization{{0.2860f, 0.2860f, 0.2860f}, {0.3530f, 0.3530f, 0.3530f}};
-
-// Planar floats (channels, height, width) = (value / 255 - mean) / deviation. A grey image fills all `channels`.
-inline void to_float(ImageView image, int channels, const Normalization& normalization, float* to) {
-  const int pixels = image.height * image.width;
-  for (int c = 0; c < channels; ++c) {
-    const std::uint8_t* const from = image.pixels + (image.channels == 1 ? 0 : c);
-    const auto at = static_cast<std::size_t>(c);
-    std::array<float, 256> table;
-    for (int value = 0; value < 256; ++value)
-      table[static_cast<std::size_t>(value)] =
-          (static_cast<float>(value) / 255.0f - normalization.mean[at]) / normalization.deviation[at];
-    for (int p = 0; p < pixels; ++p) to[c * pixels + p] = table[from[p * image.channels]];
-  }
 }
 
 }  // namespace tessera::inline TESSERA_ABI::data

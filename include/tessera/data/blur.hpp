@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "tessera/core/abi.hpp"
@@ -36,40 +36,30 @@ struct BoxBlur {
 // Memory that blurring reuses from image to image.
 struct BlurScratch {
   std::vector<std::uint8_t> first, second;
-  std::vector<std::uint32_t> sums;
 };
 
 namespace detail {
 
 // One pass down the columns of a (length x stride) matrix: y may not be x. Runs along memory, whatever the axis.
-inline void blur_columns(const BoxBlur& box, int length, int stride, const std::uint8_t* x, std::uint8_t* y,
-                         std::vector<std::uint32_t>& sums) {
-  const auto row = [&](int i) { return x + (i < 0 ? 0 : i >= length ? length - 1 : i) * stride; };
-  sums.assign(static_cast<std::size_t>(stride), 0);
-  std::uint32_t* const sum = sums.data();
-  for (int i = -box.whole; i <= box.whole; ++i)
-    for (int c = 0; c < stride; ++c) sum[c] += row(i)[c];
-  for (int i = 0; i < length; ++i) {
-    const std::uint8_t* const before = row(i - box.whole - 1);
-    const std::uint8_t* const after = row(i + box.whole + 1);
-    const std::uint8_t* const leaving = row(i - box.whole);
-    std::uint8_t* const to = y + i * stride;
-    for (int c = 0; c < stride; ++c) {
-      const std::uint32_t edges = static_cast<std::uint32_t>(before[c]) + after[c];
-      to[c] = static_cast<std::uint8_t>((box.weight * sum[c] + box.edge_weight * edges + (1u << 23)) >> 24);
-      sum[c] += static_cast<std::uint32_t>(after[c]) - leaving[c];
+inline void blur_columns(const BoxBlur& box, int length, int stride, const std::uint8_t* x, std::uint8_t* y) {
+  in_pieces(stride, [=](int column, auto size) {
+    const auto row = [=](int i) { return x + (i < 0 ? 0 : i >= length ? length - 1 : i) * stride + column; };
+    std::uint32_t sums[largest_piece] = {};
+    for (int i = -box.whole; i <= box.whole; ++i)
+      for (int c = 0; c < size; ++c) sums[c] += row(i)[c];
+    for (int i = 0; i < length; ++i) {
+      const std::uint8_t* const before = row(i - box.whole - 1);
+      const std::uint8_t* const after = row(i + box.whole + 1);
+      const std::uint8_t* const leaving = row(i - box.whole);
+      std::uint8_t blurred[largest_piece];
+      for (int c = 0; c < size; ++c) {
+        const std::uint32_t edges = static_cast<std::uint32_t>(before[c]) + after[c];
+        blurred[c] = static_cast<std::uint8_t>((box.weight * sums[c] + box.edge_weight * edges + (1u << 23)) >> 24);
+        sums[c] += static_cast<std::uint32_t>(after[c]) - leaving[c];
+      }
+      std::copy_n(blurred, size, y + i * stride + column);
     }
-  }
-}
-
-// (rows x columns) pixels of `channels` bytes to (columns x rows).
-inline void transpose(int rows, int columns, int channels, const std::uint8_t* x, std::uint8_t* y) {
-  constexpr int block = 16;
-  for (int r0 = 0; r0 < rows; r0 += block)
-    for (int c0 = 0; c0 < columns; c0 += block)
-      for (int r = r0; r < rows && r < r0 + block; ++r)
-        for (int c = c0; c < columns && c < c0 + block; ++c)
-          for (int k = 0; k < channels; ++k) y[(c * rows + r) * channels + k] = x[(r * columns + c) * channels + k];
+  });
 }
 
 }  // namespace detail
@@ -82,15 +72,15 @@ inline void gaussian_blur(Image& image, float sigma, BlurScratch& scratch) {
   std::vector<std::uint8_t>& b = scratch.second;
   a.resize(image.pixels.size());
   b.resize(image.pixels.size());
-  detail::transpose(height, width, channels, image.pixels.data(), a.data());
+  detail::transpose(height, width, channels, image.pixels.data(), width * channels, a.data());
   for (int pass = 0; pass < 3; ++pass) {
-    detail::blur_columns(box, width, height * channels, a.data(), b.data(), scratch.sums);
+    detail::blur_columns(box, width, height * channels, a.data(), b.data());
     std::swap(a, b);
   }
-  detail::transpose(width, height, channels, a.data(), b.data());
+  detail::transpose(width, height, channels, a.data(), height * channels, b.data());
   for (int pass = 0; pass < 3; ++pass) {
     std::swap(a, b);
-    detail::blur_columns(box, height, width * channels, a.data(), b.data(), scratch.sums);
+    detail::blur_columns(box, height, width * channels, a.data(), b.data());
   }
   std::copy(b.begin(), b.end(), image.pixels.begin());
 }

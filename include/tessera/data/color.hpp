@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "tessera/core/abi.hpp"
-#include "tessera/core/math.hpp"
 #include "tessera/data/image.hpp"
 
 namespace tessera::inline TESSERA_ABI::data {
@@ -19,63 +19,89 @@ namespace tessera::inline TESSERA_ABI::data {
 
 namespace detail {
 
-// degenerate + factor * (value - degenerate), truncated, and clipped where the factor may leave 0..255.
+// degenerate + factor * (value - degenerate), truncated and clipped. The product is exact in double, so that it is
+// rounded to float once, as Pillow does it, and no compiler fuses it with the sum.
 [[nodiscard]] inline std::uint8_t blend(int degenerate, int value, float factor) {
-  const float mixed =
-      static_cast<float>(degenerate) + math::rounded_product(factor, static_cast<float>(value - degenerate));
-  return static_cast<std::uint8_t>(mixed <= 0 ? 0 : mixed >= 255 ? 255 : static_cast<int>(mixed));
+  const float product = static_cast<float>(static_cast<double>(factor) * (value - degenerate));
+  const float mixed = static_cast<float>(degenerate) + product;
+  return static_cast<std::uint8_t>(mixed <= 0 ? 0.0f : mixed >= 255 ? 255.0f : mixed);
 }
-
-using Table = std::array<std::uint8_t, 256>;
 
 // Blends every value with one constant.
 inline void blend_constant(Image& image, int degenerate, float factor) {
   if (factor == 1) return;
-  Table table{};
+  std::array<std::uint8_t, 256> table;
   for (int value = 0; value < 256; ++value) table[static_cast<std::size_t>(value)] = blend(degenerate, value, factor);
   for (std::uint8_t& pixel : image.pixels) pixel = table[pixel];
 }
 
-struct Hsv {
-  std::uint8_t hue, saturation, value;
+// Some pixels, channel by channel: loops over them run in vector registers.
+struct Block {
+  static constexpr int size = 64;
+  int red[size], green[size], blue[size];
 };
 
-[[nodiscard]] inline std::uint8_t clip(int value) {
-  return static_cast<std::uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
-}
-
-[[nodiscard]] inline Hsv to_hsv(std::uint8_t red, std::uint8_t green, std::uint8_t blue) {
-  const std::uint8_t high = red > green ? (red > blue ? red : blue) : (green > blue ? green : blue);
-  const std::uint8_t low = red < green ? (red < blue ? red : blue) : (green < blue ? green : blue);
-  if (high == low) return {0, 0, high};
-  const float range = static_cast<float>(high - low);
-  const float saturation = range / static_cast<float>(high);
-  const float rc = static_cast<float>(high - red) / range, gc = static_cast<float>(high - green) / range,
-              bc = static_cast<float>(high - blue) / range;
-  float hue = red == high     ? bc - gc
-              : green == high ? static_cast<float>(2.0 + static_cast<double>(rc) - static_cast<double>(bc))
-                              : static_cast<float>(4.0 + static_cast<double>(gc) - static_cast<double>(rc));
-  hue = static_cast<float>(std::fmod(static_cast<double>(hue) / 6.0 + 1.0, 1.0));
-  return {clip(static_cast<int>(static_cast<double>(hue) * 255.0)),
-          clip(static_cast<int>(static_cast<double>(saturation) * 255.0)), high};
-}
-
-inline void from_hsv(Hsv hsv, std::uint8_t* rgb) {
-  const std::uint8_t v = hsv.value;
-  if (hsv.saturation == 0) {
-    rgb[0] = rgb[1] = rgb[2] = v;
-    return;
+// Calls change(block) for all pixels of an RGB image, and puts back what it leaves in the block.
+template <class Function>
+void for_each_block(Image& image, Function change) {
+  Block block{};
+  std::uint8_t* rgb = image.pixels.data();
+  for (int left = image.height * image.width; left > 0; left -= Block::size, rgb += 3 * Block::size) {
+    const int count = left < Block::size ? left : Block::size;
+    for (int i = 0; i < count; ++i) {
+      block.red[i] = rgb[3 * i];
+      block.green[i] = rgb[3 * i + 1];
+      block.blue[i] = rgb[3 * i + 2];
+    }
+    change(block);
+    for (int i = 0; i < count; ++i) {
+      rgb[3 * i] = static_cast<std::uint8_t>(block.red[i]);
+      rgb[3 * i + 1] = static_cast<std::uint8_t>(block.green[i]);
+      rgb[3 * i + 2] = static_cast<std::uint8_t>(block.blue[i]);
+    }
   }
-  const double sector = static_cast<double>(hsv.hue) * 6.0 / 255.0;
-  const int i = static_cast<int>(std::floor(sector));
-  const float f = static_cast<float>(sector - static_cast<double>(static_cast<float>(i)));
-  const float fs = static_cast<float>(static_cast<double>(hsv.saturation) / 255.0);
-  const auto round = [v](double share) { return clip(static_cast<int>(std::round(static_cast<double>(v) * share))); };
-  const std::uint8_t p = round(1.0 - static_cast<double>(fs)), q = round(1.0 - static_cast<double>(fs * f)),
-                     t = round(1.0 - static_cast<double>(fs) * (1.0 - static_cast<double>(f)));
-  const std::array<std::array<std::uint8_t, 3>, 6> sectors{
-      {{v, t, p}, {q, v, p}, {p, v, t}, {p, q, v}, {t, p, v}, {v, p, q}}};
-  std::copy_n(sectors[static_cast<std::size_t>(i % 6)].data(), 3, rgb);
+}
+
+struct Hsv {
+  int hue, saturation, value;  // 0 .. 255
+};
+
+// Pillow's conversion in its own steps and precisions, without branches. The hue starts as a number of sixths of the
+// circle, -1 .. 5.
+[[nodiscard]] inline Hsv to_hsv(int red, int green, int blue) {
+  const int high = red > green ? (red > blue ? red : blue) : (green > blue ? green : blue);
+  const int low = red < green ? (red < blue ? red : blue) : (green < blue ? green : blue);
+  int sector = 4, plus = high - green, minus = high - red;
+  if (green == high) {
+    sector = 2;
+    plus = high - red;
+    minus = high - blue;
+  }
+  if (red == high) {
+    sector = 0;
+    plus = high - blue;
+    minus = high - green;
+  }
+  const float range = static_cast<float>(high - low), divisor = high > low ? range : 1.0f;
+  const float sixths = static_cast<float>(sector + static_cast<double>(static_cast<float>(plus) / divisor) -
+                                          static_cast<double>(static_cast<float>(minus) / divisor));
+  const double turns = static_cast<double>(sixths) / 6.0 + 1.0;
+  const float hue = static_cast<float>(turns - static_cast<int>(turns));
+  const float saturation = range / static_cast<float>(high > 0 ? high : 1);
+  return {static_cast<int>(static_cast<double>(hue) * 255.0), static_cast<int>(static_cast<double>(saturation) * 255.0),
+          high};
+}
+
+// The channel that is full around the hue of `center` sixths of the circle. Going away from there it keeps `value` for
+// one sixth, falls for one, and is least in the other half. Pillow's three formulas in floating point round to the same
+// integers: the exact quotient is never a tie, as its divisor is odd, and always further from one than their error.
+[[nodiscard]] inline int from_hsv(Hsv hsv, int center) {
+  constexpr int sixth = 85;  // in units of 2 * hue
+  const int away = 2 * hsv.hue - center * sixth, distance = away < 0 ? -away : away;
+  const int shorter = distance < 3 * sixth ? distance : 6 * sixth - distance;
+  const int fallen = shorter < sixth ? 0 : shorter > 2 * sixth ? sixth : shorter - sixth;
+  constexpr int divisor = 255 * sixth;
+  return (hsv.value * (divisor - hsv.saturation * fallen) + divisor / 2) / divisor;
 }
 
 }  // namespace detail
@@ -101,32 +127,38 @@ inline void adjust_contrast(Image& image, float factor) {
 // factor 0 gives the grey image, 1 the image.
 inline void adjust_saturation(Image& image, float factor) {
   if (image.channels == 1 || factor == 1) return;
-  for (std::size_t i = 0; i < image.pixels.size(); i += 3) {
-    std::uint8_t* const rgb = image.pixels.data() + i;
-    const int grey = luminance(rgb[0], rgb[1], rgb[2]);
-    for (int c = 0; c < 3; ++c) rgb[c] = detail::blend(grey, rgb[c], factor);
-  }
+  detail::for_each_block(image, [factor](detail::Block& block) {
+    for (int i = 0; i < detail::Block::size; ++i) {
+      const int grey = luminance(block.red[i], block.green[i], block.blue[i]);
+      block.red[i] = detail::blend(grey, block.red[i], factor);
+      block.green[i] = detail::blend(grey, block.green[i], factor);
+      block.blue[i] = detail::blend(grey, block.blue[i], factor);
+    }
+  });
 }
 
 // Turns the hue by `shift` of a full circle, -0.5 .. 0.5.
 inline void adjust_hue(Image& image, float shift) {
   if (image.channels == 1) return;
   const int turn = static_cast<int>(static_cast<double>(shift) * 255.0);
-  for (std::size_t i = 0; i < image.pixels.size(); i += 3) {
-    std::uint8_t* const rgb = image.pixels.data() + i;
-    detail::Hsv hsv = detail::to_hsv(rgb[0], rgb[1], rgb[2]);
-    hsv.hue = static_cast<std::uint8_t>(hsv.hue + turn);
-    detail::from_hsv(hsv, rgb);
-  }
+  detail::for_each_block(image, [turn](detail::Block& block) {
+    for (int i = 0; i < detail::Block::size; ++i) {
+      detail::Hsv hsv = detail::to_hsv(block.red[i], block.green[i], block.blue[i]);
+      hsv.hue = (hsv.hue + turn) & 255;
+      block.red[i] = detail::from_hsv(hsv, 0);
+      block.green[i] = detail::from_hsv(hsv, 2);
+      block.blue[i] = detail::from_hsv(hsv, 4);
+    }
+  });
 }
 
 // Every channel becomes the luminance.
 inline void to_grayscale(Image& image) {
   if (image.channels == 1) return;
-  for (std::size_t i = 0; i < image.pixels.size(); i += 3) {
-    std::uint8_t* const rgb = image.pixels.data() + i;
-    rgb[0] = rgb[1] = rgb[2] = luminance(rgb[0], rgb[1], rgb[2]);
-  }
+  detail::for_each_block(image, [](detail::Block& block) {
+    for (int i = 0; i < detail::Block::size; ++i)
+      block.red[i] = block.green[i] = block.blue[i] = luminance(block.red[i], block.green[i], block.blue[i]);
+  });
 }
 
 // Values of 128 and more are inverted.
@@ -136,10 +168,12 @@ inline void solarize(Image& image) {
 
 // Mirrors left and right.
 inline void flip_horizontally(Image& image) {
+  const int bytes = image.width * image.channels;
   for (int y = 0; y < image.height; ++y) {
     std::uint8_t* const row = image.row(y);
-    for (int left = 0, right = image.width - 1; left < right; ++left, --right)
-      std::swap_ranges(row + left * image.channels, row + (left + 1) * image.channels, row + right * image.channels);
+    std::reverse(row, row + bytes);
+    if (image.channels == 3)  // the bytes of each pixel are reversed, too
+      for (int x = 0; x < bytes; x += 3) std::swap(row[x], row[x + 2]);
   }
 }
 

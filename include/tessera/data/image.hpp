@@ -1,8 +1,9 @@
-// 8-bit images, rows of interleaved channels.
+// 8-bit images, rows of interleaved channels: 1 (grey) or 3 (red, green, blue).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "tessera/core/abi.hpp"
@@ -32,5 +33,43 @@ struct Image {
   [[nodiscard]] std::uint8_t* row(int y) { return pixels.data() + y * width * channels; }
   [[nodiscard]] operator ImageView() const { return {pixels.data(), height, width, channels}; }
 };
+
+namespace detail {
+
+inline constexpr int largest_piece = 64;
+
+// Calls function(first, size) for pieces that cover [0, count), the last two of which may overlap. The size is a
+// constant, for which compilers make straight vector code, unless count < 16.
+template <class Function>
+[[gnu::always_inline]] inline void in_pieces(int count, Function function) {
+  constexpr std::integral_constant<int, largest_piece> large;
+  constexpr std::integral_constant<int, 16> small;
+  int first = 0;
+  for (; first + large <= count; first += large) function(first, large);
+  for (; first + small <= count; first += small) function(first, small);
+  if (first == count) return;
+  if (count > small)
+    function(count - small, small);
+  else
+    function(0, count);
+}
+
+template <int channels>
+void transpose_pixels(int rows, int columns, const std::uint8_t* from, int stride, std::uint8_t* to) {
+  constexpr int block = 16;
+  for (int r0 = 0; r0 < rows; r0 += block)
+    for (int c0 = 0; c0 < columns; c0 += block)
+      for (int r = r0; r < rows && r < r0 + block; ++r)
+        for (int c = c0; c < columns && c < c0 + block; ++c)
+          for (int k = 0; k < channels; ++k) to[(c * rows + r) * channels + k] = from[r * stride + c * channels + k];
+}
+
+// (rows x columns) pixels, whose rows start `stride` bytes apart, to (columns x rows).
+inline void transpose(int rows, int columns, int channels, const std::uint8_t* from, int stride, std::uint8_t* to) {
+  const auto transpose_them = channels == 1 ? transpose_pixels<1> : transpose_pixels<3>;
+  transpose_them(rows, columns, from, stride, to);
+}
+
+}  // namespace detail
 
 }  // namespace tessera::inline TESSERA_ABI::data

@@ -4,18 +4,21 @@
 #include <algorithm>
 #include <array>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <mutex>
-#include <span>
+#include <stop_token>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
+#include "tessera/core/parallel.hpp"
 #include "tessera/core/random.hpp"
 #include "tessera/data/augment.hpp"
+#include "tessera/data/normalization.hpp"
 
 namespace tessera::inline TESSERA_ABI::data {
 
@@ -31,6 +34,38 @@ struct LoaderOptions {
   int prefetch = 3;              // batches that may wait
   int epoch = 0, iteration = 0;  // where to start
   int rank = 0, ranks = 1;
+
+  // Images of a data set that a rank sees in an epoch, and the whole batches of them.
+  [[nodiscard]] int images_per_rank(int images) const { return static_cast<int>(divide_up(images, ranks)); }
+  [[nodiscard]] int iterations_per_epoch(int images) const { return images_per_rank(images) / batch_size; }
+
+  // Throws Error that names the option which is wrong, by itself or for a data set of `images` images.
+  void check(int images) const {
+    const auto at_least = [](const char* option, int value, int low) {
+      if (value < low) fail("the loader's {} must be at least {}, not {}", option, low, value);
+    };
+    const auto within = [](const char* option, int value, int low, int high) {
+      if (value < low || value > high)
+        fail("the loader's {} must lie between {} and {}, not {}", option, low, high, value);
+    };
+    at_least("batch_size", batch_size, 1);
+    within("image_size", image_size, 1, 1 << 14);
+    if (channels != 1 && channels != 3) fail("the loader's channels must be 1 or 3, not {}", channels);
+    views[0].check("the loader's views[0]");
+    views[1].check("the loader's views[1]");
+    for (const float deviation : normalization.deviation)
+      if (!(deviation > 0)) fail("the loader's normalization.deviation must be positive, not {}", deviation);
+    at_least("threads", threads, 1);
+    at_least("prefetch", prefetch, 1);
+    at_least("epoch", epoch, 0);
+    at_least("ranks", ranks, 1);
+    within("rank", rank, 0, ranks - 1);
+    if (images < 1) fail("the loader's data set is empty");
+    if (iterations_per_epoch(images) == 0)
+      fail("a batch of {} images is larger than the {} images of a rank's epoch: use a smaller --batch-size",
+           batch_size, images_per_rank(images));
+    within("iteration", iteration, 0, iterations_per_epoch(images) - 1);
+  }
 };
 
 // One batch: images holds 2 * batch_size rows of channels*size*size floats, first the first views, then the second.
@@ -46,58 +81,62 @@ struct Batch {
   std::vector<int> permutation(static_cast<std::size_t>(size));
   for (int i = 0; i < size; ++i) permutation[static_cast<std::size_t>(i)] = i;
   Random random(options.seed, Purpose::permutation, static_cast<std::uint32_t>(epoch), 0);
-  for (std::size_t last = permutation.size() - 1; last > 0; --last)
-    std::swap(permutation[last], permutation[random.below(static_cast<std::uint32_t>(last + 1))]);
+  for (std::size_t count = permutation.size(); count > 1; --count)
+    std::swap(permutation[count - 1], permutation[random.below(static_cast<std::uint32_t>(count))]);
   std::vector<int> mine;
-  const int share = (size + options.ranks - 1) / options.ranks;
-  for (int i = 0; i < share; ++i)
-    mine.push_back(permutation[static_cast<std::size_t>((i * options.ranks + options.rank) % size)]);
+  for (int i = 0; i < options.images_per_rank(size); ++i)
+    mine.push_back(permutation[static_cast<std::size_t>((index{i} * options.ranks + options.rank) % size)]);
   return mine;
 }
+
+namespace detail {
+
+// Image i of a dataset, if views of `channels` channels can be made of it.
+template <class Dataset>
+[[nodiscard]] ImageView image_for(const Dataset& dataset, int i, int channels) {
+  const ImageView image = dataset.image(i);
+  if (image.height < 1 || image.width < 1 || (image.channels != 1 && image.channels != channels))
+    fail("image {} has {} x {} pixels of {} channel(s): views of {} channel(s) cannot be made of it", i, image.height,
+         image.width, image.channels, channels);
+  return image;
+}
+
+}  // namespace detail
 
 // Endless batches of two views over a Dataset, epoch after epoch; the last incomplete batch of an epoch is dropped.
 // What a batch holds depends on the seed, the epoch and the position alone, never on the number of threads.
 template <class Dataset>
 class TwoViewLoader {
  public:
-  // The dataset must outlive the loader. Throws Error if an epoch has less than one batch.
+  // The dataset must outlive the loader. Throws Error that names a wrong option.
   TwoViewLoader(const Dataset& dataset, const LoaderOptions& options)
-      : dataset_(dataset), options_(options), slots_(static_cast<std::size_t>(options.prefetch + 1)) {
-    if (iterations_per_epoch() == 0)
-      fail("a batch of {} images is larger than the {} images of a rank's epoch: use a smaller --batch-size",
-           options.batch_size, (dataset.size() + options.ranks - 1) / options.ranks);
+      : dataset_(dataset),
+        options_(checked(options, dataset.size())),
+        slots_(static_cast<std::size_t>(options.prefetch) + 1) {
+    const auto batch_size = static_cast<std::size_t>(options.batch_size);
     for (Slot& slot : slots_) {
-      slot.batch.images.resize(2 * static_cast<std::size_t>(options.batch_size) * values());
-      slot.batch.labels.resize(static_cast<std::size_t>(options.batch_size));
-      slot.batch.samples.resize(static_cast<std::size_t>(options.batch_size));
+      slot.batch.images.resize(2 * batch_size * values());
+      slot.batch.labels.resize(batch_size);
+      slot.batch.samples.resize(batch_size);
     }
     first_ = produced_ = consumed_ = static_cast<long>(options.epoch) * iterations_per_epoch() + options.iteration;
     open_batch();
-    for (int i = 0; i < options.threads; ++i) threads_.emplace_back([this] { work(); });
+    for (int i = 0; i < options.threads; ++i) threads_.emplace_back([this](std::stop_token stop) { work(stop); });
   }
 
   TwoViewLoader(const TwoViewLoader&) = delete;
   TwoViewLoader& operator=(const TwoViewLoader&) = delete;
 
-  ~TwoViewLoader() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    room_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  [[nodiscard]] int iterations_per_epoch() const { return options_.iterations_per_epoch(dataset_.size()); }
 
-  [[nodiscard]] int iterations_per_epoch() const {
-    return (dataset_.size() + options_.ranks - 1) / options_.ranks / options_.batch_size;
-  }
-
-  // The next batch; valid until the following call. Rethrows what a thread threw.
+  // The next batch; valid until the following call. Rethrows what a thread threw, then and ever after. For one thread
+  // at a time.
   const Batch& next() {
     std::unique_lock lock(mutex_);
+    if (error_) std::rethrow_exception(error_);
     if (consumed_ > first_) slot(consumed_ - 1).done = -1;
-    Slot& ready = slot(consumed_);
     room_.notify_all();
+    const Slot& ready = slot(consumed_);
     filled_.wait(lock, [&] { return error_ || (ready.number == consumed_ && ready.done == options_.batch_size); });
     if (error_) std::rethrow_exception(error_);
     ++consumed_;
@@ -111,6 +150,10 @@ class TwoViewLoader {
     int done = -1;     // finished samples of it; -1: free
   };
 
+  [[nodiscard]] static const LoaderOptions& checked(const LoaderOptions& options, int images) {
+    options.check(images);
+    return options;
+  }
   [[nodiscard]] Slot& slot(long number) { return slots_[static_cast<std::size_t>(number) % slots_.size()]; }
   [[nodiscard]] std::size_t values() const {
     return static_cast<std::size_t>(options_.channels * options_.image_size * options_.image_size);
@@ -119,7 +162,7 @@ class TwoViewLoader {
   // Prepares the batch `produced_` if its slot is free. The lock is held, or no thread runs yet.
   bool open_batch() {
     Slot& next = slot(produced_);
-    if (next.done >= 0 || produced_ >= consumed_ + static_cast<long>(slots_.size())) return false;
+    if (next.done >= 0) return false;
     const int epoch = static_cast<int>(produced_ / iterations_per_epoch());
     if (epoch != order_epoch_) {
       order_ = epoch_order(dataset_.size(), options_, epoch);
@@ -129,34 +172,39 @@ class TwoViewLoader {
     next.done = 0;
     next.batch.epoch = epoch;
     next.batch.iteration = static_cast<int>(produced_ % iterations_per_epoch());
-    std::copy_n(order_.begin() + next.batch.iteration * options_.batch_size, options_.batch_size,
-                next.batch.samples.begin());
+    std::copy_n(order_.begin() + static_cast<std::ptrdiff_t>(next.batch.iteration) * options_.batch_size,
+                options_.batch_size, next.batch.samples.begin());
     taken_ = 0;
     return true;
   }
 
-  void work() {
+  void work(const std::stop_token& stop) {
+    try {
+      make_batches(stop);
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+      filled_.notify_all();
+      room_.notify_all();
+    }
+  }
+
+  // Until another thread fails, or the loader is destroyed.
+  void make_batches(const std::stop_token& stop) {
     AugmentScratch scratch;
     constexpr int share = 8;  // samples that a thread takes at once
     for (std::unique_lock lock(mutex_);;) {
-      room_.wait(lock, [&] { return stopping_ || taken_ < options_.batch_size || open_batch(); });
-      if (stopping_) return;
+      room_.wait(lock, stop, [&] { return error_ || taken_ < options_.batch_size || open_batch(); });
+      if (error_ || stop.stop_requested()) return;
       Slot& target = slot(produced_);
-      const int first = taken_, last = first + share < options_.batch_size ? first + share : options_.batch_size;
+      const int first = taken_, last = options_.batch_size - first < share ? options_.batch_size : first + share;
       taken_ = last;
       if (taken_ == options_.batch_size) {
         ++produced_;
         if (open_batch()) room_.notify_all();
       }
       lock.unlock();
-      try {
-        for (int i = first; i < last; ++i) make(target.batch, i, scratch);
-      } catch (...) {
-        lock.lock();
-        error_ = std::current_exception();
-        filled_.notify_all();
-        return;
-      }
+      for (int i = first; i < last; ++i) make(target.batch, i, scratch);
       lock.lock();
       target.done += last - first;
       if (target.done == options_.batch_size) filled_.notify_all();
@@ -165,7 +213,7 @@ class TwoViewLoader {
 
   void make(Batch& batch, int i, AugmentScratch& scratch) const {
     const int sample = batch.samples[static_cast<std::size_t>(i)];
-    const ImageView image = dataset_.image(sample);
+    const ImageView image = detail::image_for(dataset_, sample, options_.channels);
     batch.labels[static_cast<std::size_t>(i)] = dataset_.label(sample);
     for (std::size_t view = 0; view < 2; ++view) {
       Random random(options_.seed, Purpose::view,
@@ -184,11 +232,11 @@ class TwoViewLoader {
   int order_epoch_ = -1;
   long first_ = 0, produced_ = 0, consumed_ = 0;  // numbers of batches since the start of training
   int taken_ = 0;                                 // samples of batch `produced_` that threads have taken
-  bool stopping_ = false;
-  std::exception_ptr error_;
+  std::exception_ptr error_;                      // the first; all threads stop at it
   std::mutex mutex_;
-  std::condition_variable room_, filled_;
-  std::vector<std::thread> threads_;
+  std::condition_variable_any room_;
+  std::condition_variable filled_;
+  std::vector<std::jthread> threads_;  // the last member: stopped and joined first
 };
 
 // Images [first, first + count) of a dataset as a network sees them at evaluation: `to` receives count rows of
@@ -198,8 +246,8 @@ void evaluation_batch(const Dataset& dataset, int first, int count, int size, in
                       const Normalization& normalization, float* to, AugmentScratch& scratch) {
   const std::size_t values = static_cast<std::size_t>(channels * size * size);
   for (int i = 0; i < count; ++i)
-    to_float(evaluation_view(dataset.image(first + i), size * 8 / 7, size, scratch), channels, normalization,
-             to + static_cast<std::size_t>(i) * values);
+    to_float(evaluation_view(detail::image_for(dataset, first + i, channels), size * 8 / 7, size, scratch), channels,
+             normalization, to + static_cast<std::size_t>(i) * values);
 }
 
 }  // namespace tessera::inline TESSERA_ABI::data

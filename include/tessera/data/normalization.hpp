@@ -1,4 +1,4 @@
-// Channel statistics of images: measured, written down, read back.
+// From 8-bit pixels to the floats that a network sees.
 #pragma once
 
 #include <fmt/format.h>
@@ -11,9 +11,29 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
-#include "tessera/data/augment.hpp"
+#include "tessera/data/image.hpp"
 
 namespace tessera::inline TESSERA_ABI::data {
+
+// Channel means and standard deviations of pixels in 0..1.
+struct Normalization {
+  std::array<float, 3> mean, deviation;
+};
+inline constexpr Normalization imagenet_normalization{{0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
+
+// Planar floats (channels, height, width) = (value / 255 - mean) / deviation. A grey image fills all `channels`.
+inline void to_float(ImageView image, int channels, const Normalization& normalization, float* to) {
+  const int pixels = image.height * image.width;
+  for (int c = 0; c < channels; ++c) {
+    const std::uint8_t* const from = image.pixels + (image.channels == 1 ? 0 : c);
+    const auto at = static_cast<std::size_t>(c);
+    std::array<float, 256> table;
+    for (int value = 0; value < 256; ++value)
+      table[static_cast<std::size_t>(value)] =
+          (static_cast<float>(value) / 255.0f - normalization.mean[at]) / normalization.deviation[at];
+    for (int p = 0; p < pixels; ++p) to[c * pixels + p] = table[from[p * image.channels]];
+  }
+}
 
 // Mean and standard deviation over all pixels of a data set; a grey one has the same for every channel. Constant
 // channels get the deviation 1.

@@ -68,63 +68,56 @@ struct Weights {
   return static_cast<std::uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
+// `out` rows of `bytes` bytes, each a weighted sum of rows that start `stride` bytes apart. Runs along memory.
+inline void resize_rows(const Weights& w, int out, int bytes, const std::uint8_t* from, int stride, std::uint8_t* to) {
+  for (int y = 0; y < out; ++y, to += bytes) {
+    const int* const weight = w.values.data() + y * w.taps;
+    const std::uint8_t* const rows = from + w.first[static_cast<std::size_t>(y)] * stride;
+    const int count = w.count[static_cast<std::size_t>(y)];
+    in_pieces(bytes, [=](int column, auto size) {
+      int sums[largest_piece];
+      for (int i = 0; i < size; ++i) sums[i] = 1 << 21;
+      for (int t = 0; t < count; ++t)
+        for (int i = 0; i < size; ++i) sums[i] += rows[t * stride + column + i] * weight[t];
+      for (int i = 0; i < size; ++i) to[column + i] = clip_fixed(sums[i]);
+    });
+  }
+}
+
 }  // namespace detail
 
 // Memory that resizing reuses from image to image; one for each thread.
 struct ResizeScratch {
-  detail::Weights horizontal, vertical;
-  Image middle;
+  detail::Weights weights;
+  std::vector<std::uint8_t> turned, resized, middle;
 };
 
 // `out` = the part `box` of `in`, resized to height x width. Only pixels of the box count. box must lie within `in`.
+// First the width, as the height of the turned image, then the height; what has the size already is left alone.
 inline void crop_resize(ImageView in, Box box, int height, int width, Filter filter, ResizeScratch& scratch,
                         Image& out) {
   const int channels = in.channels;
-  Image& middle = scratch.middle;
-  middle.resize(box.height, width, channels);
-  const auto source = [&](int y) { return in.row(box.top + y) + box.left * channels; };
-  if (width == box.width) {
-    for (int y = 0; y < box.height; ++y) std::copy_n(source(y), width * channels, middle.row(y));
-  } else {
-    scratch.horizontal.prepare(box.width, width, filter);
-    const detail::Weights& w = scratch.horizontal;
-    for (int y = 0; y < box.height; ++y) {
-      const std::uint8_t* const row = source(y);
-      std::uint8_t* const to = middle.row(y);
-      for (int x = 0; x < width; ++x) {
-        const auto at = static_cast<std::size_t>(x);
-        const int* const weight = w.values.data() + x * w.taps;
-        const std::uint8_t* const from = row + w.first[at] * channels;
-        for (int c = 0; c < channels; ++c) {
-          int sum = 1 << 21;
-          for (int t = 0; t < w.count[at]; ++t) sum += from[t * channels + c] * weight[t];
-          to[x * channels + c] = detail::clip_fixed(sum);
-        }
-      }
-    }
+  const std::uint8_t* from = in.row(box.top) + box.left * channels;
+  int stride = in.width * channels;
+  if (width != box.width) {
+    const auto bytes = [&](int columns) { return static_cast<std::size_t>(box.height * columns * channels); };
+    scratch.turned.resize(bytes(box.width));
+    scratch.resized.resize(bytes(width));
+    scratch.middle.resize(bytes(width));
+    detail::transpose(box.height, box.width, channels, from, stride, scratch.turned.data());
+    stride = box.height * channels;
+    scratch.weights.prepare(box.width, width, filter);
+    detail::resize_rows(scratch.weights, width, stride, scratch.turned.data(), stride, scratch.resized.data());
+    detail::transpose(width, box.height, channels, scratch.resized.data(), stride, scratch.middle.data());
+    from = scratch.middle.data();
+    stride = width * channels;
   }
   out.resize(height, width, channels);
-  if (height == box.height) {
-    std::copy(middle.pixels.begin(), middle.pixels.end(), out.pixels.begin());
-    return;
-  }
-  scratch.vertical.prepare(box.height, height, filter);
-  const detail::Weights& w = scratch.vertical;
-  const int stride = width * channels;
-  for (int y = 0; y < height; ++y) {
-    const auto at = static_cast<std::size_t>(y);
-    const int* const weight = w.values.data() + y * w.taps;
-    const std::uint8_t* const from = middle.row(w.first[at]);
-    std::uint8_t* const to = out.row(y);
-    constexpr int block = 64;
-    for (int first = 0; first < stride; first += block) {
-      const int size = stride - first < block ? stride - first : block;
-      int sums[block];
-      for (int i = 0; i < size; ++i) sums[i] = 1 << 21;
-      for (int t = 0; t < w.count[at]; ++t)
-        for (int i = 0; i < size; ++i) sums[i] += from[t * stride + first + i] * weight[t];
-      for (int i = 0; i < size; ++i) to[first + i] = detail::clip_fixed(sums[i]);
-    }
+  if (height != box.height) {
+    scratch.weights.prepare(box.height, height, filter);
+    detail::resize_rows(scratch.weights, height, width * channels, from, stride, out.pixels.data());
+  } else {
+    for (int y = 0; y < height; ++y) std::copy_n(from + y * stride, width * channels, out.row(y));
   }
 }
 
