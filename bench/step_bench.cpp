@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "../examples/relu_attention.hpp"
 #include "tessera/tessera.hpp"
 
 namespace {
@@ -13,6 +14,10 @@ namespace ts = tessera;
 using Frozen = ts::vit::policies<ts::embed::FrozenPatches>;
 using Tiny = ts::ssl::MoCoV3<ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, Frozen>, ts::ssl::Projector<512, 128>,
                              ts::ssl::Predictor<512, 128>>;
+using ReluTiny = ts::ssl::MoCoV3<
+    ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>,
+                  ts::vit::policies<ts::embed::FrozenPatches, ts::position::SinCos2d, examples::ReluAttention>>,
+    ts::ssl::Projector<512, 128>, ts::ssl::Predictor<512, 128>>;
 using Small = ts::ssl::MoCoV3<ts::vit::Small<ts::image<224>, ts::patch<16>, Frozen>>;
 using Backend = ts::cpu::Backend<float>;
 
@@ -78,6 +83,7 @@ void step(benchmark::State& state) {
   state.counters["peak_MB"] = static_cast<double>(usage.ru_maxrss) / 1e3;
 }
 BENCHMARK(step<Tiny>)->Name("step_vit_tiny")->Arg(256)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(step<ReluTiny>)->Name("step_relu_tiny")->Arg(256)->UseRealTime()->Unit(benchmark::kMillisecond);
 BENCHMARK(step<Small>)->Name("step_vit_small_16")->Arg(16)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 }  // namespace

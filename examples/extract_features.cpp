@@ -1,5 +1,6 @@
 // Features of images in IDX files by a checkpoint of `pretrain`, as .npy.
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <vector>
 
 #include "options.hpp"
@@ -11,6 +12,29 @@
 namespace {
 
 using namespace examples;
+
+struct Checkpoint {
+  explicit Checkpoint(const std::string& path_) : path(path_), file(path_) {}
+
+  [[nodiscard]] const std::string& entry(const std::string& key) const {
+    const auto found = file.metadata().find(key);
+    if (found == file.metadata().end()) ts::fail("{}: is not a checkpoint of pretrain: it has no '{}'", path, key);
+    return found->second;
+  }
+
+  // As many images at once as in the run, so that sums are taken in the same order and features agree bitwise.
+  [[nodiscard]] int images_at_once() const {
+    const std::string& text = entry("batch_size");
+    int size = 0;
+    const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), size);
+    if (problem != std::errc{} || end != text.data() + text.size() || size < 1 || size > 1 << 20)
+      ts::fail("{}: has the batch_size '{}'", path, text);
+    return 2 * size;
+  }
+
+  std::string path;
+  ts::io::Safetensors file;
+};
 
 // The encoder's tensors under the names that MoCo v3 gives them in its checkpoints.
 template <class Encoder>
@@ -24,8 +48,7 @@ struct BaseEncoder {
 };
 
 template <class Encoder>
-void extract(const std::string& checkpoint_path, const ts::data::IdxDataset& images, const std::string& out) {
-  const ts::io::Safetensors checkpoint(checkpoint_path);
+void extract(const Checkpoint& checkpoint, const ts::data::IdxDataset& images, const std::string& out) {
   using Model = BaseEncoder<Encoder>;
   using Table = ts::Layout<Model>;
   ts::cpu::Backend<float> backend;
@@ -33,16 +56,14 @@ void extract(const std::string& checkpoint_path, const ts::data::IdxDataset& ima
   ts::cpu::Buffer<float> parameters(Table::parameters), statistics(Table::statistics);
   for (const ts::Entry& entry : Table::entries) {
     float* const to = (entry.role == ts::Role::statistic ? statistics : parameters).data() + entry.offset;
-    checkpoint.read_into<float>(
+    checkpoint.file.read_into<float>(
         std::string(entry.name.view()),
         std::vector<std::int64_t>(entry.shape.extents.begin(), entry.shape.extents.begin() + entry.shape.rank),
         std::span<float>(to, static_cast<std::size_t>(entry.size())));
   }
-  const auto stored = checkpoint.metadata().find("normalization");
-  if (stored == checkpoint.metadata().end()) ts::fail("{}: does not say how images are normalised", checkpoint_path);
-  const ts::data::Normalization normalization = ts::data::normalization_from(stored->second, checkpoint_path);
+  const auto normalization = ts::data::normalization_from(checkpoint.entry("normalization"), checkpoint.path);
+  const int batch = checkpoint.images_at_once();
   const auto p = ts::bind<Model>(parameters.data(), statistics.data());
-  constexpr int batch = 256;
   using Image = typename Encoder::Image;
   const auto encode = [&](const float* pixels, float* features, ts::index rows) {
     ts::Context<ts::cpu::Backend<float>, ts::comm::Serial> context{backend, communicator, ts::Mode::evaluate};
@@ -65,21 +86,21 @@ void extract(const std::string& checkpoint_path, const ts::data::IdxDataset& ima
 }
 
 int program(int argc, char** argv) {
-  std::string data, split = "t10k", checkpoint, out = "features.npy";
+  std::string data, split = "t10k", path, out = "features.npy";
   CLI::App app("Features of images in IDX files by a checkpoint of pretrain, as .npy.");
   set_up(app);
   app.add_option("--data", data, "folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]")->required();
   app.add_option("--split", split, "train or t10k");
-  app.add_option("--checkpoint", checkpoint, "checkpoint.safetensors of a run")->required();
+  app.add_option("--checkpoint", path, "checkpoint.safetensors of a run")->required();
   app.add_option("--out", out, "file to write");
   if (!parse(app, argc, argv)) return 0;
-  const ts::io::Safetensors file(checkpoint);
-  const auto arch = file.metadata().find("arch");
-  if (arch == file.metadata().end()) ts::fail("{}: does not say which --arch it holds", checkpoint);
+  const Checkpoint checkpoint(path);
   const ts::data::IdxDataset images(data, split);
-  const bool tiny = arch->second == "vit_tiny";
-  for_arch(arch->second, true, tiny ? 128 : 256, tiny ? 512 : 4096,
-           [&]<class One>(One) { extract<typename One::Method::Encoder>(checkpoint, images, out); });
+  const std::string& arch = checkpoint.entry("arch");
+  const bool tiny = arch == "vit_tiny";
+  if (!for_arch(arch, true, tiny ? 128 : 256, tiny ? 512 : 4096,
+                [&]<class One>(One) { extract<typename One::Method::Encoder>(checkpoint, images, out); }))
+    ts::fail("{}: has the arch '{}'; there are {}", path, arch, archs);
   return 0;
 }
 

@@ -21,9 +21,12 @@ struct Arch {
   using Method = Method_;
 };
 
-// Calls body(Arch<Method>{}) with the types that --arch, --stop-grad-conv1 and the head widths name.
+inline constexpr const char* archs = "vit_tiny (28 x 28 grey), vit_small and vit_base (224 x 224 RGB)";
+
+// Calls body(Arch<Method>{}) with the types that --arch, --stop-grad-conv1 and the head widths name; returns whether
+// there is such an arch.
 template <class Body>
-void for_arch(const std::string& name, bool stop_grad_conv1, int dim, int mlp_dim, Body&& body) {
+bool for_arch(const std::string& name, bool stop_grad_conv1, int dim, int mlp_dim, Body&& body) {
   using Learned = ts::vit::policies<ts::embed::Patches>;
   using Frozen = ts::vit::policies<ts::embed::FrozenPatches>;
   const auto widths = [&](int expected_mlp, int expected_dim) {
@@ -54,7 +57,8 @@ void for_arch(const std::string& name, bool stop_grad_conv1, int dim, int mlp_di
     either.template operator()<ts::vit::Base<Rgb224, ts::patch<16>, Learned>,
                                ts::vit::Base<Rgb224, ts::patch<16>, Frozen>, 4096, 256>();
   else
-    ts::fail("--arch {}: there are vit_tiny (28 x 28 grey), vit_small and vit_base (224 x 224 RGB)", name);
+    return false;
+  return true;
 }
 
 // Flags of a program; of a flag given twice the last counts, so that a command can be continued.

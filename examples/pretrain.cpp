@@ -55,11 +55,7 @@ int train(const Options& options) {
              train_set.height(), train_set.width(), test_set.height(), test_set.width());
   ts::Pretraining<Method, Optimizer, ts::data::IdxDataset> run(options.recipe, train_set, test_set,
                                                                ts::data::measure_normalization(train_set));
-  if (const int signal = run.run(); signal != 0) {
-    fmt::print("\nstopped by signal {} after step {}; the same command with --resume {} continues\n", signal,
-               run.trainer().steps(), run.checkpoint_path().string());
-    return 0;
-  }
+  if (run.run() != 0) return 0;
   write_results(run, options, train_set, test_set);
   return 0;
 }
@@ -112,8 +108,9 @@ int program(int argc, char** argv) {
   recipe.resume = resume;
   recipe.out = out;
   int status = 0;
-  for_arch(recipe.arch, options.stop_grad_conv1, options.moco_dim, options.moco_mlp_dim,
-           [&]<class One>(One) { status = with_optimizer<typename One::Method>(options); });
+  if (!for_arch(recipe.arch, options.stop_grad_conv1, options.moco_dim, options.moco_mlp_dim,
+                [&]<class One>(One) { status = with_optimizer<typename One::Method>(options); }))
+    ts::fail("--arch {}: there are {}", recipe.arch, archs);
   return status;
 }
 

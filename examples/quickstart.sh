@@ -17,7 +17,7 @@ data=(--data /usr/share/datasets/fashion-mnist
   --class-names T-shirt,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Boot)
 for flag in "$@"; do [[ $flag == --data* ]] && data=(); done
 exec build/release/examples/pretrain "${data[@]}" \
-  --arch vit_tiny --stop-grad-conv1 --moco-dim 128 --moco-mlp-dim 512 \
-  --epochs 4 --warmup-epochs 0.4 --batch-size 128 --optimizer adamw --lr 3e-3 --weight-decay 0.1 \
-  --moco-m 0.99 --moco-m-cos --moco-t 0.1 --crop-min 0.5 \
+  --arch vit_tiny --moco-dim 128 --moco-mlp-dim 512 \
+  --epochs 5 --warmup-epochs 0.5 --batch-size 128 --optimizer adamw --lr 6e-3 --weight-decay 0.1 \
+  --moco-m 0.95 --moco-m-cos --moco-t 0.1 --crop-min 0.7 \
   --out runs/quickstart "$@"

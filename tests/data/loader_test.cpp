@@ -2,8 +2,16 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
 #include <fstream>
+#include <stdexcept>
+#include <system_error>
+#include <thread>
 
 #include "tessera/data/idx.hpp"
 
@@ -73,10 +81,189 @@ TEST(Loader, StopsAtAnyTime) {
   for (int batches = 0; batches < 6; ++batches) stream(images, options(3), batches);
 }
 
-TEST(Loader, SaysWhenABatchIsLargerThanTheData) {
-  const auto images = noise(5);
-  EXPECT_THAT([&] { data::TwoViewLoader loader(images, options(1)); },
-              testing::ThrowsMessage<Error>(testing::HasSubstr("--batch-size")));
+// Images from a function, for faults and delays.
+template <class Function>
+struct FunctionDataset {
+  int count;
+  Function function;
+
+  [[nodiscard]] int size() const { return count; }
+  [[nodiscard]] data::ImageView image(int i) const { return function(i); }
+  [[nodiscard]] int label(int i) const { return i % 10; }
+};
+
+// Batches of every size and waiting room, epochs of one batch among them, against views that are made one by one.
+TEST(Loader, BatchesHoldTheViewsOfTheEpochsOrder) {
+  const auto images = noise(19);
+  data::AugmentScratch scratch;
+  for (const int batch_size : {1, 3, 8, 9, 19})
+    for (const int threads : {1, 3})
+      for (const int prefetch : {1, 4}) {
+        auto some = options(threads);
+        some.batch_size = batch_size;
+        some.prefetch = prefetch;
+        data::TwoViewLoader loader(images, some);
+        const int per_epoch = loader.iterations_per_epoch();
+        ASSERT_EQ(per_epoch, 19 / batch_size);
+        for (int i = 0; i < 2 * per_epoch + 1; ++i) {
+          const data::Batch& batch = loader.next();
+          ASSERT_EQ(batch.epoch, i / per_epoch);
+          ASSERT_EQ(batch.iteration, i % per_epoch);
+          const auto order = data::epoch_order(19, some, batch.epoch);
+          for (int k = 0; k < batch_size; ++k) {
+            const int sample = order[static_cast<std::size_t>(batch.iteration * batch_size + k)];
+            ASSERT_EQ(batch.samples[static_cast<std::size_t>(k)], sample);
+            ASSERT_EQ(batch.labels[static_cast<std::size_t>(k)], images.label(sample));
+            for (int view = 0; view < 2; ++view) {
+              Random random(some.seed, Purpose::view, static_cast<std::uint32_t>(2 * batch.epoch + view),
+                            static_cast<std::uint32_t>(sample));
+              std::vector<float> values(64);
+              const auto& augmentation = some.views[static_cast<std::size_t>(view)];
+              to_float(random_view(images.image(sample), augmentation, 8, random, scratch), 1, some.normalization,
+                       values.data());
+              ASSERT_TRUE(std::equal(values.begin(), values.end(),
+                                     batch.images.begin() + (view * batch_size + k) * std::ptrdiff_t{64}));
+            }
+          }
+        }
+      }
+}
+
+// Whoever is slow, the threads or the caller, nobody waits for ever, and a batch stays as it is until the next call.
+TEST(Loader, KeepsPaceWithSlowThreadsAndSlowCallers) {
+  using namespace std::chrono_literals;
+  const auto images = noise(12);
+  const FunctionDataset slow{12, [&](int i) {
+                               if (i % 5 == 0) std::this_thread::sleep_for(200us);
+                               return images.image(i);
+                             }};
+  auto some = options(3);
+  some.batch_size = 4;
+  some.prefetch = 1;
+  const auto expected = stream(images, some, 120);
+  data::TwoViewLoader loader(slow, some);
+  auto at = expected.begin();
+  for (int i = 0; i < 120; ++i) {
+    const data::Batch& batch = loader.next();
+    if (i % 7 == 0) std::this_thread::sleep_for(2ms);
+    ASSERT_TRUE(std::equal(batch.images.begin(), batch.images.end(), at)) << i;
+    at += static_cast<std::ptrdiff_t>(batch.images.size());
+  }
+}
+
+TEST(Loader, StopsWhileThreadsAreBusyOrWait) {
+  using namespace std::chrono_literals;
+  const auto images = noise(47);
+  const FunctionDataset slow{47, [&](int i) {
+                               std::this_thread::sleep_for(300us);
+                               return images.image(i);
+                             }};
+  for (int i = 0; i < 4; ++i) {
+    data::TwoViewLoader busy(slow, options(3));
+    data::TwoViewLoader waiting(images, options(3));
+    std::this_thread::sleep_for(i * 1ms);
+  }
+}
+
+TEST(Loader, NextRethrowsWhatADatasetThrew) {
+  const auto images = noise(47);
+  for (const int threads : {1, 4})
+    for (const int good : {0, 1, 25, 60}) {  // images before the fault: in the first batch, later, in the second epoch
+      std::atomic<int> seen = 0;
+      const FunctionDataset faulty{47, [&](int i) {
+                                     if (seen++ >= good)
+                                       throw std::out_of_range("image " + std::to_string(i) + " is torn");
+                                     return images.image(i);
+                                   }};
+      data::TwoViewLoader loader(faulty, options(threads));
+      const auto message = [&] {
+        try {
+          for (int i = 0; i < 8; ++i) loader.next();
+        } catch (const std::out_of_range& fault) {
+          return std::string(fault.what());
+        }
+        return std::string("no fault");
+      };
+      const std::string first = message();
+      EXPECT_THAT(first, testing::EndsWith("is torn"));
+      for (int i = 0; i < 3; ++i) EXPECT_EQ(message(), first);
+    }
+}
+
+TEST(Loader, RefusesImagesThatDoNotFit) {
+  const std::vector<std::uint8_t> pixels(300);
+  const auto expect_refused = [](data::ImageView image, int channels) {
+    const FunctionDataset images{10, [&](int) { return image; }};
+    auto some = options(2);
+    some.channels = channels;
+    data::TwoViewLoader loader(images, some);
+    EXPECT_THAT([&] { loader.next(); }, testing::ThrowsMessage<Error>(testing::HasSubstr("cannot be made of it")));
+    std::vector<float> values(192);
+    data::AugmentScratch scratch;
+    EXPECT_THROW(evaluation_batch(images, 0, 1, 8, channels, some.normalization, values.data(), scratch), Error);
+  };
+  expect_refused({pixels.data(), 10, 10, 3}, 1);
+  expect_refused({pixels.data(), 10, 10, 2}, 3);
+  expect_refused({pixels.data(), 10, 10, 4}, 3);
+  expect_refused({pixels.data(), 0, 10, 1}, 1);
+  expect_refused({pixels.data(), 10, 0, 1}, 3);
+  expect_refused({}, 1);
+}
+
+TEST(Loader, NamesAWrongOption) {
+  const auto images = noise(47);
+  const auto expect_refused = [&](const std::string& sentence, auto change) {
+    auto some = options(1);
+    change(some);
+    EXPECT_THAT([&] { data::TwoViewLoader loader(images, some); },
+                testing::ThrowsMessage<Error>(testing::HasSubstr(sentence)))
+        << sentence;
+  };
+  using Options = data::LoaderOptions;
+  expect_refused("batch_size must be at least 1, not 0", [](Options& o) { o.batch_size = 0; });
+  expect_refused("--batch-size", [](Options& o) { o.batch_size = 48; });
+  expect_refused("image_size must lie between 1 and 16384, not 0", [](Options& o) { o.image_size = 0; });
+  expect_refused("image_size must lie", [](Options& o) { o.image_size = 1 << 20; });
+  expect_refused("channels must be 1 or 3, not 2", [](Options& o) { o.channels = 2; });
+  expect_refused("views[0].crop_min", [](Options& o) { o.views[0].crop_min = 0; });
+  expect_refused("views[1].flip must lie between 0 and 1, not 2", [](Options& o) { o.views[1].flip = 2; });
+  expect_refused("normalization.deviation must be positive, not 0",
+                 [](Options& o) { o.normalization.deviation[1] = 0; });
+  expect_refused("threads must be at least 1, not 0", [](Options& o) { o.threads = 0; });
+  expect_refused("prefetch must be at least 1, not -1", [](Options& o) { o.prefetch = -1; });
+  expect_refused("epoch must be at least 0, not -1", [](Options& o) { o.epoch = -1; });
+  expect_refused("iteration must lie between 0 and 3, not -1", [](Options& o) { o.iteration = -1; });
+  expect_refused("iteration must lie between 0 and 3, not 4", [](Options& o) { o.iteration = 4; });
+  expect_refused("ranks must be at least 1, not 0", [](Options& o) { o.ranks = 0; });
+  expect_refused("rank must lie between 0 and 1, not 2", [](Options& o) { o.rank = o.ranks = 2; });
+  expect_refused("rank must lie between 0 and 0, not -1", [](Options& o) { o.rank = -1; });
+  expect_refused("24 images of a rank's epoch", [](Options& o) { o.batch_size = 25, o.ranks = 2; });
+  const FunctionDataset none{0, [](int) { return data::ImageView{}; }};
+  EXPECT_THAT([&] { data::TwoViewLoader loader(none, options(1)); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("data set is empty")));
+  EXPECT_TRUE(data::epoch_order(0, options(1), 0).empty());
+}
+
+// With room for the stacks of a few threads only, in a process of its own.
+TEST(Loader, AThreadThatCannotStartIsAnException) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizers need the address space";
+#endif
+  const auto images = noise(47);
+  const auto construct = [&] {
+    long pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const rlim_t size = static_cast<rlim_t>(pages) * static_cast<rlim_t>(::sysconf(_SC_PAGESIZE)) + (rlim_t{1} << 27);
+    const rlimit limit{size, size};
+    if (::setrlimit(RLIMIT_AS, &limit) != 0) return 1;
+    try {
+      data::TwoViewLoader loader(images, options(4096));
+    } catch (const std::system_error&) {
+      return 0;
+    }
+    return 2;
+  };
+  EXPECT_EXIT(std::_Exit(construct()), testing::ExitedWithCode(0), "");
 }
 
 class Idx : public testing::Test {
@@ -128,6 +315,34 @@ TEST_F(Idx, RefusesDamagedFiles) {
   huge[8] = '\x7f';
   expect_refused(huge, good_labels, "states images of");
   expect_refused("\x1f\x8b damaged", good_labels, "");
+}
+
+TEST_F(Idx, ReadsGzipFilesAndRefusesEveryTruncation) {
+  write("", good_labels);
+  std::filesystem::remove(folder / "train-images-idx3-ubyte");
+  const std::filesystem::path path = folder / "train-images-idx3-ubyte.gz";
+  std::string images = good_images;
+  images[10] = images[14] = 2;  // 2 images of 513 x 515 pixels, more than a buffer
+  Random random(5, Purpose::test, 0, 0);
+  while (images.size() < 16 + 2 * 513 * 515) images += static_cast<char>(random.below(256));
+  images.resize(16 + 2 * 513 * 515);
+  const auto pack = [&](const char* mode, std::size_t first, std::size_t count) {
+    gzFile file = gzopen(path.c_str(), mode);
+    gzwrite(file, images.data() + first, static_cast<unsigned>(count));
+    gzclose(file);
+  };
+  pack("wb", 0, 70000);
+  pack("ab", 70000, images.size() - 70000);
+  const data::IdxDataset set(folder, "train");
+  const std::vector<std::uint8_t> read(set.image(0).pixels, set.image(0).pixels + 2 * 513 * 515);
+  EXPECT_TRUE(std::equal(read.begin(), read.end(), images.begin() + 16, images.end(),
+                         [](std::uint8_t a, char b) { return a == static_cast<std::uint8_t>(b); }));
+
+  for (int length = static_cast<int>(std::filesystem::file_size(path)) - 1, i = 0; i < 40; ++i, --length) {
+    std::filesystem::resize_file(path, static_cast<std::uintmax_t>(length));
+    EXPECT_THAT([&] { data::IdxDataset cut(folder, "train"); },
+                testing::ThrowsMessage<Error>(testing::HasSubstr("ends in the middle of its gzip data")));
+  }
 }
 
 TEST_F(Idx, ReadsFashionMnist) {

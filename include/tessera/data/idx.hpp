@@ -3,28 +3,87 @@
 
 #include <zlib.h>
 
+#include <algorithm>
 #include <array>
 #include <climits>
 #include <cstdint>
 #include <filesystem>
-#include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/data/image.hpp"
+#include "tessera/io/file.hpp"
 
 namespace tessera::inline TESSERA_ABI::data {
 
 namespace detail {
 
+// Reads a file from its start to its end, unpacked if it is gzip'ed.
+class PackedFile {
+ public:
+  explicit PackedFile(const std::filesystem::path& path) : path_(path.string()), file_(path, O_RDONLY) {
+    packed_ = more() && stream_.avail_in > 1 && buffer_[0] == 0x1f && buffer_[1] == 0x8b;
+    if (packed_ && inflateInit2(&stream_, 16 + MAX_WBITS) != Z_OK) fail("{}: zlib cannot unpack it", path_);
+  }
+  PackedFile(const PackedFile&) = delete;
+  PackedFile& operator=(const PackedFile&) = delete;
+  ~PackedFile() {
+    if (packed_) inflateEnd(&stream_);
+  }
+
+  // Up to `count` bytes, fewer only where the file ends; returns how many.
+  std::size_t read(std::uint8_t* to, std::size_t count) {
+    stream_.next_out = to;
+    stream_.avail_out = static_cast<uInt>(count);
+    while (stream_.avail_out > 0 && more()) packed_ ? unpack() : copy();
+    return count - stream_.avail_out;
+  }
+
+ private:
+  // Whether there are bytes of the file to work on.
+  bool more() {
+    if (stream_.avail_in > 0) return true;
+    const std::uintmax_t left = file_.size() - offset_;
+    const std::size_t count = left < buffer_.size() ? static_cast<std::size_t>(left) : buffer_.size();
+    file_.read(offset_, std::as_writable_bytes(std::span(buffer_.data(), count)));
+    offset_ += count;
+    stream_.next_in = buffer_.data();
+    stream_.avail_in = static_cast<uInt>(count);
+    if (count == 0 && unpacking_) fail("{}: ends in the middle of its gzip data", path_);
+    return count > 0;
+  }
+
+  void unpack() {
+    const int status = inflate(&stream_, Z_NO_FLUSH);
+    if (status != Z_OK && status != Z_STREAM_END) fail("{}: its gzip data are damaged", path_);
+    unpacking_ = status == Z_OK;
+    if (!unpacking_) inflateReset(&stream_);  // another gzip file may be appended
+  }
+
+  void copy() {
+    const uInt count = stream_.avail_in < stream_.avail_out ? stream_.avail_in : stream_.avail_out;
+    stream_.next_out = std::copy_n(stream_.next_in, count, stream_.next_out);
+    stream_.next_in += count;
+    stream_.avail_in -= count;
+    stream_.avail_out -= count;
+  }
+
+  std::string path_;
+  io::detail::Descriptor file_;
+  std::uintmax_t offset_ = 0;  // in the file, of what comes into the buffer next
+  std::array<std::uint8_t, 1 << 16> buffer_;
+  z_stream stream_{};
+  bool packed_ = false, unpacking_ = false;
+};
+
 // A file of unsigned bytes with big-endian extents in front: 00 00 08 rank, extents, values.
 class IdxFile {
  public:
-  explicit IdxFile(const std::filesystem::path& path) : path_(path.string()), file_(gzopen(path.c_str(), "rb")) {
-    if (!file_) fail("{}: cannot be opened", path_);
-  }
+  explicit IdxFile(const std::filesystem::path& path) : path_(path.string()), file_(path) {}
 
   // The extents of a file of `rank` dimensions; each must be in 1 .. INT_MAX.
   std::vector<int> header(int rank) {
@@ -49,29 +108,24 @@ class IdxFile {
       const std::uint64_t wanted = count - bytes.size() < chunk ? count - bytes.size() : chunk;
       const std::size_t have = bytes.size();
       bytes.resize(have + wanted);
-      const int got = gzread(file_.get(), bytes.data() + have, static_cast<unsigned>(wanted));
-      if (got < static_cast<int>(wanted))
-        fail("{}: ends after {} of {} values{}", path_, have + static_cast<std::size_t>(got > 0 ? got : 0), count,
-             got < 0 ? " (damaged gzip data)" : "");
+      const std::size_t got = file_.read(bytes.data() + have, wanted);
+      if (got < wanted) fail("{}: ends after {} of {} values", path_, have + got, count);
     }
-    char more = 0;
-    if (gzread(file_.get(), &more, 1) != 0) fail("{}: goes on after its {} values, or is damaged", path_, count);
+    std::uint8_t more = 0;
+    if (file_.read(&more, 1) > 0) fail("{}: goes on after its {} values", path_, count);
     return bytes;
   }
 
  private:
   std::uint32_t number() {
     std::array<std::uint8_t, 4> b{};
-    if (gzread(file_.get(), b.data(), 4) != 4) fail("{}: is too short for an IDX header", path_);
+    if (file_.read(b.data(), b.size()) != b.size()) fail("{}: is too short for an IDX header", path_);
     return static_cast<std::uint32_t>(b[0]) << 24 | static_cast<std::uint32_t>(b[1]) << 16 |
            static_cast<std::uint32_t>(b[2]) << 8 | b[3];
   }
 
-  struct Close {
-    void operator()(gzFile_s* file) const { gzclose_r(file); }
-  };
   std::string path_;
-  std::unique_ptr<gzFile_s, Close> file_;
+  PackedFile file_;
 };
 
 inline std::filesystem::path plain_or_gzip(const std::filesystem::path& path) {

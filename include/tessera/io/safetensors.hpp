@@ -261,6 +261,13 @@ class Safetensors {
     }
   }
 
+  // Throws Error if the tensor is stored as another type, which read() would convert.
+  void expect_dtype(const std::string& name, Dtype dtype) const {
+    if (find(name).dtype != dtype)
+      fail("{}: tensor '{}' has dtype {}, expected {}", path_, name, detail::describe(find(name).dtype).name,
+           detail::describe(dtype).name);
+  }
+
   // Reads a tensor that must have this shape.
   template <class Scalar>
   void read_into(const std::string& name, std::span<const std::int64_t> shape, std::span<Scalar> to) const {

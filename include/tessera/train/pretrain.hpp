@@ -113,6 +113,8 @@ class Pretraining {
     }
     if (trainer_.steps() == last_step()) return 0;
     save();
+    log_->say(fmt::format("stopped by signal {} after step {}; the same command with --resume {} continues",
+                          StopSignals::caught(), trainer_.steps(), checkpoint_path().string()));
     return StopSignals::caught();
   }
 

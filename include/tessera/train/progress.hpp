@@ -37,6 +37,13 @@ class Progress {
  public:
   using Clock = std::chrono::steady_clock;
 
+  Progress() = default;
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  ~Progress() {
+    if (open_) std::putchar('\n');
+  }
+
   // Whether the next line is due.
   [[nodiscard]] bool due() const {
     return Clock::now() - last_ >= (terminal_ ? std::chrono::milliseconds(500) : std::chrono::seconds(10));
@@ -44,6 +51,7 @@ class Progress {
 
   void show(const std::string& line) {
     last_ = Clock::now();
+    open_ = terminal_;
     if (terminal_)
       fmt::print("\r\033[K{}", line);
     else
@@ -53,13 +61,15 @@ class Progress {
 
   // A line that stays.
   void keep(const std::string& line) {
-    if (terminal_) fmt::print("\r\033[K");
+    if (open_) fmt::print("\r\033[K");
+    open_ = false;
     fmt::print("{}\n", line);
     std::fflush(stdout);
   }
 
  private:
   bool terminal_ = ::isatty(STDOUT_FILENO) == 1;
+  bool open_ = false;  // the last line has no end yet
   Clock::time_point last_{};
 };
 

@@ -69,7 +69,7 @@ class RunLog {
     return seconds > 0 ? data_seconds_ / seconds : 0;
   }
   [[nodiscard]] std::string line(double loss) const {
-    const double left = seconds() / static_cast<double>(seen_ - first_) * static_cast<double>(last_ - seen_);
+    const double left = static_cast<double>(last_ - seen_) * recipe_.batch_size / images_per_second();
     return fmt::format("epoch {:6.2f}/{}  step {}/{}  loss {:.4f}  {:.0f} images/s  data wait {:.0f} %{}  {} left",
                        epoch(seen_), recipe_.epochs, seen_, last_, loss, images_per_second(), 100 * data_share(),
                        knn_ ? fmt::format("  k-NN {:.4f}", *knn_) : "", duration_text(left));

@@ -1,0 +1,56 @@
+"""Files for the tests of the programs: data sets, damaged checkpoints, metrics without the clock."""
+
+import json
+import os
+import random
+import struct
+import sys
+
+
+def write_idx(path, extents, values):
+    with open(path, "wb") as file:
+        file.write(struct.pack(f">BBBB{len(extents)}I", 0, 0, 8, len(extents), *extents) + values)
+
+
+def data(folder, train="120", test="40", side="28", test_side=None, classes="10"):
+    """data FOLDER [TRAIN TEST SIDE TEST_SIDE CLASSES]: images of noise."""
+    os.makedirs(folder, exist_ok=True)
+    noise = random.Random(1)
+    for split, count, pixels in ("train", int(train), int(side)), ("t10k", int(test), int(test_side or side)):
+        write_idx(f"{folder}/{split}-images-idx3-ubyte", (count, pixels, pixels), noise.randbytes(count * pixels**2))
+        write_idx(f"{folder}/{split}-labels-idx1-ubyte", (count,), bytes(i % int(classes) for i in range(count)))
+
+
+def checkpoint(source, target, change, key, value=None):
+    """checkpoint FROM TO CHANGE KEY [VALUE]: set or drop an entry of the metadata; rename, add, retype or reshape a
+    tensor."""
+    with open(source, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header, tensors = json.loads(file.read(length)), file.read()
+    if change == "set":
+        header["__metadata__"][key] = value
+    elif change == "drop":
+        del header["__metadata__"][key]
+    elif change == "rename":
+        header[value] = header.pop(key)
+    elif change == "add":
+        header[key] = {"dtype": "F32", "shape": [1], "data_offsets": [len(tensors), len(tensors) + 4]}
+        tensors += bytes(4)
+    elif change == "retype":
+        header[key]["dtype"] = value
+    elif change == "reshape":
+        header[key]["shape"] = json.loads(value)
+    text = json.dumps(header).encode()
+    with open(target, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + tensors)
+
+
+def metrics(path):
+    """metrics FILE: its rows, without what depends on the clock; each must be a JSON object."""
+    for line in open(path):
+        row = json.loads(line)
+        print({key: row[key] for key in row if key not in ("images_per_second", "data_wait")})
+
+
+if __name__ == "__main__":
+    {"data": data, "checkpoint": checkpoint, "metrics": metrics}[sys.argv[1]](*sys.argv[2:])
