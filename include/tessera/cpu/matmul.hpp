@@ -90,8 +90,8 @@ struct CblasMatmul {
 #endif
 
 #if TESSERA_HAS_ONEDNN
-// oneDNN's sgemm; float only. Version 2.6 uses the stack pointer for data: a signal handler that may run meanwhile needs a
-// stack of its own (sigaltstack, SA_ONSTACK), as StopSignals has.
+// oneDNN's sgemm; float only. Version 2.6 uses the stack pointer for data: a signal handler that may run meanwhile
+// needs a stack of its own (sigaltstack, SA_ONSTACK), as StopSignals has.
 struct OneDnnMatmul {
   static constexpr const char* name = "oneDNN";
   template <class Scalar>
