@@ -58,21 +58,24 @@ class ByHand {
     encode(p.base_encoder.encoder, x, student_acts_);
     project(p.base_encoder.head, student_acts_);
     predict(p.predictor);
-    moving_average(backend_, teacher_.size(), momentum, static_cast<const float*>(student_.data()), teacher_.data());
+    moving_average(backend_, teacher_.size(), &momentum, static_cast<const float*>(student_.data()), teacher_.data());
     encode(teacher.encoder, x, teacher_acts_);
     project(teacher.head, teacher_acts_);
     const double loss = contrast();
     predict_backward(p.predictor, g.predictor);
     project_backward(p.base_encoder.head, g.base_encoder.head);
     encode_backward(p.base_encoder.encoder, g.base_encoder.encoder);
-    if (!backend_.planning() && !all_finite(backend_, gradient_.size(), static_cast<const float*>(gradient_.data())))
-      ts::fail("a gradient is not finite");
-    ts::optim::AdamW{}.step(backend_, ts::optim::Update<float, 2>{ts::Layout<Method>::entries,
-                                                                  gradient_.data(),
-                                                                  student_.data(),
-                                                                  {moment1_.data(), moment2_.data()},
-                                                                  settings.learning_rate,
-                                                                  ++steps_});
+    int blocked = 0;
+    check_finite(backend_, gradient_.size(), static_cast<const float*>(gradient_.data()), &loss, &blocked);
+    if (blocked != 0) ts::fail("a gradient is not finite");
+    const ts::AdamCoefficients coefficients = ts::optim::AdamW{}.coefficients(settings.learning_rate, ++steps_);
+    ts::optim::AdamW::step(backend_,
+                           ts::optim::Update<float, ts::AdamCoefficients, 2>{ts::Layout<Method>::entries,
+                                                                             &coefficients,
+                                                                             &blocked,
+                                                                             gradient_.data(),
+                                                                             student_.data(),
+                                                                             {moment1_.data(), moment2_.data()}});
     return loss;
   }
 
@@ -196,7 +199,7 @@ class ByHand {
     double loss = 0;
     for (ts::index view = 0; view < 2; ++view)
       contrastive_loss(backend_, fixed(unit_q_.part(view * batch, batch)),
-                       fixed(unit_k_.part((1 - view) * batch, batch)), temperature, 0, batch, &loss,
+                       fixed(unit_k_.part((1 - view) * batch, batch)), &temperature, 0, batch, &loss,
                        dq_.part(view * batch, batch));
     normalize_rows_backward(backend_, fixed(unit_q_), fixed(inverse_q_), fixed(dq_), dq_);
     return loss;

@@ -98,7 +98,7 @@ double run_loss(const Matrix& q, const Matrix& k, double temperature, index firs
   run_operation<Scalar>(
       [&](auto& backend) {
         double loss = 0.5;
-        contrastive_loss(backend, input<columns>(q_values), input<columns>(k_values), temperature, first_label, total,
+        contrastive_loss(backend, input<columns>(q_values), input<columns>(k_values), &temperature, first_label, total,
                          &loss, output<columns>(d_q));
         if (backend.planning())
           EXPECT_EQ(loss, 0.5);

@@ -22,25 +22,18 @@ TYPED_TEST(Update, MovingAverageKeepsItsShare) {
       Values<TypeParam> average_values(average);
       for (index i = 0; i < count; ++i) average(0, i) = m * average(0, i) + (1 - m) * x(0, i);
       run_operation<TypeParam>(
-          [&](auto& backend) { moving_average(backend, count, m, x_values.data(), average_values.data()); },
+          [&](auto& backend) { moving_average(backend, count, &m, x_values.data(), average_values.data()); },
           {&average_values});
       expect_close("average", average_values, average, m == 0.99 ? rounding<TypeParam> : 0);
     }
 }
 
-TYPED_TEST(Update, ScaleAndAddIsLinear) {
-  for (const index count : sizes) {
-    Random random(1, Purpose::test, 0, 0);
-    const Matrix x = normal(random, 1, count);
-    Matrix y = normal(random, 1, count);
-    const Values<TypeParam> x_values(x);
-    Values<TypeParam> y_values(y);
-    for (index i = 0; i < count; ++i) y(0, i) = -0.3 * x(0, i) + 1.7 * y(0, i);
-    run_operation<TypeParam>(
-        [&](auto& backend) { scale_and_add(backend, count, -0.3, x_values.data(), 1.7, y_values.data()); },
-        {&y_values});
-    expect_close("y", y_values, y);
-  }
+constexpr int free_to_go = 0, stop = 1;
+
+double size_of(const Matrix& tensor) {
+  double squares = 0;
+  for (const double value : tensor.values) squares += value * value;
+  return std::sqrt(squares);
 }
 
 struct Adam {
@@ -63,20 +56,19 @@ struct Adam {
       const double g = gradient(0, i);
       moment1(0, i) = c.beta1 * moment1(0, i) + (1 - c.beta1) * g;
       moment2(0, i) = c.beta2 * moment2(0, i) + (1 - c.beta2) * g * g;
-      const double m = moment1(0, i) / (1 - std::pow(c.beta1, c.step));
-      const double v = moment2(0, i) / (1 - std::pow(c.beta2, c.step));
-      direction(0, i) = m / (std::sqrt(v) + c.epsilon);
+      direction(0, i) = moment1(0, i) * c.correction1 / (std::sqrt(moment2(0, i) * c.correction2) + c.epsilon);
     }
     return direction;
   }
 };
 
-constexpr AdamCoefficients late{0.01, 0.1, 0.9, 0.95, 1e-8, 7}, early{0.5, 0.2, 0.9, 0.999, 1e-3, 1};
+// At step 1, and later.
+constexpr AdamCoefficients early{0.5, 0.2, 0.9, 0.999, 1e-3, 10, 1000}, late{0.01, 0.1, 0.9, 0.95, 1e-8, 1.7, 3.1};
 
 TYPED_TEST(Update, AdamWDecaysAndFollowsTheMoments) {
   for (const AdamCoefficients& c : {early, late})
     for (const index count : sizes) {
-      SCOPED_TRACE(fmt::format("step {}, {} values", c.step, count));
+      SCOPED_TRACE(fmt::format("correction {}, {} values", c.correction1, count));
       Adam adam = Adam::random(count);
       const Values<TypeParam> gradient(adam.gradient);
       Values<TypeParam> weight(adam.weight), moment1(adam.moment1), moment2(adam.moment2);
@@ -86,7 +78,8 @@ TYPED_TEST(Update, AdamWDecaysAndFollowsTheMoments) {
             adam.weight(0, i) * (1 - c.learning_rate * c.weight_decay) - c.learning_rate * direction(0, i);
       run_operation<TypeParam>(
           [&](auto& backend) {
-            adamw_update(backend, count, c, gradient.data(), weight.data(), moment1.data(), moment2.data());
+            adamw_update(backend, count, &c, &free_to_go, gradient.data(), weight.data(), moment1.data(),
+                         moment2.data());
           },
           {&weight, &moment1, &moment2});
       expect_close("weight", weight, adam.weight);
@@ -95,58 +88,164 @@ TYPED_TEST(Update, AdamWDecaysAndFollowsTheMoments) {
     }
 }
 
-TYPED_TEST(Update, LambsDirectionAddsDecay) {
+TYPED_TEST(Update, LambScalesItsDirectionByTheTensorsSize) {
   for (const AdamCoefficients& c : {early, late})
     for (const index count : sizes) {
-      SCOPED_TRACE(fmt::format("step {}, {} values", c.step, count));
+      SCOPED_TRACE(fmt::format("correction {}, {} values", c.correction1, count));
       Adam adam = Adam::random(count);
-      const Values<TypeParam> gradient(adam.gradient), weight(adam.weight);
-      Values<TypeParam> moment1(adam.moment1), moment2(adam.moment2), update(1, count);
+      const Values<TypeParam> gradient(adam.gradient);
+      Values<TypeParam> weight(adam.weight), moment1(adam.moment1), moment2(adam.moment2), direction(1, count);
       Matrix expected = adam.direction(c);
       for (index i = 0; i < count; ++i) expected(0, i) += c.weight_decay * adam.weight(0, i);
+      const double ratio = size_of(adam.weight) / size_of(expected);
+      for (index i = 0; i < count; ++i) adam.weight(0, i) -= c.learning_rate * ratio * expected(0, i);
       run_operation<TypeParam>(
           [&](auto& backend) {
-            lamb_direction(backend, count, c, gradient.data(), weight.data(), moment1.data(), moment2.data(),
-                           update.data());
+            lamb_update(backend, count, &c, &free_to_go, gradient.data(), weight.data(), moment1.data(), moment2.data(),
+                        direction.data());
           },
-          {&moment1, &moment2, &update});
-      expect_close("update", update, expected);
+          {&weight, &moment1, &moment2, &direction});
+      expect_close("weight", weight, adam.weight);
+      expect_close("direction", direction, expected);
       expect_close("moment1", moment1, adam.moment1);
       expect_close("moment2", moment2, adam.moment2);
     }
 }
 
-TYPED_TEST(Update, NormIsEuclidean) {
-  cpu::Backend<TypeParam> backend(2);
-  for (const index count : {0, 1, 37, 4096, 10000}) {
+struct Momentum {
+  Matrix gradient, weight, velocity;
+
+  static Momentum random(index count) {
     Random random(1, Purpose::test, 0, 0);
-    const Matrix a = normal(random, 1, count, 1), b = normal(random, 1, count);
-    const Values<TypeParam> a_values(a), b_values(b);
-    double alone = 0, together = 0;
-    for (index i = 0; i < count; ++i) {
-      alone += a(0, i) * a(0, i);
-      together += (a(0, i) - 0.4 * b(0, i)) * (a(0, i) - 0.4 * b(0, i));
-    }
-    const double bound = rounding<TypeParam> * (1 + std::sqrt(alone));
-    EXPECT_NEAR(norm(backend, count, a_values.data()), std::sqrt(alone), bound) << count;
-    EXPECT_NEAR(norm(backend, count, a_values.data(), -0.4, b_values.data()), std::sqrt(together), bound) << count;
+    return {normal(random, 1, count), normal(random, 1, count), normal(random, 1, count)};
   }
+  // velocity = momentum velocity + rate (gradient + decay weight); weight -= learning_rate velocity.
+  void move(const SgdCoefficients& c, double rate, double decay) {
+    for (index i = 0; i < gradient.columns; ++i) {
+      velocity(0, i) = c.momentum * velocity(0, i) + rate * (gradient(0, i) + decay * weight(0, i));
+      weight(0, i) -= c.learning_rate * velocity(0, i);
+    }
+  }
+};
+
+constexpr SgdCoefficients with_decay{0.1, 0.3, 0.9, 0.001}, without_decay{0.5, 0, 0.8, 0.02};
+
+TYPED_TEST(Update, SgdDecaysTheGradient) {
+  for (const SgdCoefficients& c : {with_decay, without_decay})
+    for (const index count : sizes) {
+      Momentum expected = Momentum::random(count);
+      const Values<TypeParam> gradient(expected.gradient);
+      Values<TypeParam> weight(expected.weight), velocity(expected.velocity);
+      expected.move(c, 1, c.weight_decay);
+      run_operation<TypeParam>(
+          [&](auto& backend) {
+            sgd_update(backend, count, &c, &free_to_go, gradient.data(), weight.data(), velocity.data());
+          },
+          {&weight, &velocity});
+      expect_close("weight", weight, expected.weight);
+      expect_close("velocity", velocity, expected.velocity);
+    }
 }
 
-TYPED_TEST(Update, AllFiniteFindsOneThatIsNot) {
+TYPED_TEST(Update, LarsTrustsMatricesByTheirSize) {
+  for (const bool matrix : {true, false})
+    for (const SgdCoefficients& c : {with_decay, without_decay})
+      for (const index count : sizes) {
+        Momentum expected = Momentum::random(count);
+        const Values<TypeParam> gradient(expected.gradient);
+        Values<TypeParam> weight(expected.weight), velocity(expected.velocity);
+        Matrix decayed = expected.gradient;
+        for (index i = 0; i < count; ++i) decayed(0, i) += c.weight_decay * expected.weight(0, i);
+        if (matrix)
+          expected.move(c, c.trust * size_of(expected.weight) / size_of(decayed), c.weight_decay);
+        else
+          expected.move(c, 1, 0);
+        run_operation<TypeParam>(
+            [&](auto& backend) {
+              lars_update(backend, count, &c, &free_to_go, matrix, gradient.data(), weight.data(), velocity.data());
+            },
+            {&weight, &velocity});
+        expect_close("weight", weight, expected.weight);
+        expect_close("velocity", velocity, expected.velocity);
+      }
+}
+
+TYPED_TEST(Update, LarsLeavesTensorsOfZerosTheirRate) {
+  const SgdCoefficients c{0.1, 0, 0, 0.001};
+  const Values<TypeParam> gradient(Matrix(1, 3, 2));
+  Values<TypeParam> weight(Matrix(1, 3, 0)), velocity(Matrix(1, 3, 0));
+  run_operation<TypeParam>(
+      [&](auto& backend) {
+        lars_update(backend, 3, &c, &free_to_go, true, gradient.data(), weight.data(), velocity.data());
+      },
+      {&weight, &velocity});
+  expect_close("weight", weight, Matrix(1, 3, -0.2));
+}
+
+TYPED_TEST(Update, ChangesNothingWhenBlocked) {
+  const index count = 37;
+  const Adam adam = Adam::random(count);
+  const Values<TypeParam> gradient(adam.gradient);
+  Values<TypeParam> weight(adam.weight), state1(adam.moment1), state2(adam.moment2), state3(adam.moment2);
+  const auto weight_before = weight, state1_before = state1, state2_before = state2;
+  run_operation<TypeParam>(
+      [&](auto& backend) {
+        adamw_update(backend, count, &late, &stop, gradient.data(), weight.data(), state1.data(), state2.data());
+        lamb_update(backend, count, &late, &stop, gradient.data(), weight.data(), state1.data(), state2.data(),
+                    state3.data());
+        sgd_update(backend, count, &with_decay, &stop, gradient.data(), weight.data(), state1.data());
+        lars_update(backend, count, &with_decay, &stop, true, gradient.data(), weight.data(), state1.data());
+      },
+      {&weight, &state1, &state2, &state3});
+  EXPECT_TRUE(weight.same_bits(weight_before));
+  EXPECT_TRUE(state1.same_bits(state1_before));
+  EXPECT_TRUE(state2.same_bits(state2_before));
+}
+
+TYPED_TEST(Update, SquaredNormsAreOfEveryEntry) {
+  const std::array<Entry, 3> entries{Entry{Name("a"), Shape(37), Role::trained, {}, 0},
+                                     Entry{Name("b"), Shape(5), Role::statistic, {}, 0},
+                                     Entry{Name("c"), Shape(3, 3000), Role::frozen, {}, 128}};
+  Random random(1, Purpose::test, 0, 0);
+  const Matrix values = normal(random, 1, 128 + 9000, 1);
+  Matrix expected(1, 3);
+  for (const int i : {0, 2})
+    for (index at = 0; at < entries[static_cast<std::size_t>(i)].size(); ++at) {
+      const double value = values(0, entries[static_cast<std::size_t>(i)].offset + at);
+      expected(0, i) += value * value;
+    }
+  const Values<TypeParam> stored(values);
+  std::array<double, 3> squares{};
+  cpu::Backend<TypeParam> backend(2);
+  static_cast<void>(backend.arena().template take<double>(1));
+  backend.arena().commit();
+  squared_norms(backend, std::span<const Entry>(entries), stored.data(), squares.data());
+  for (const std::size_t i : {0u, 1u, 2u})
+    EXPECT_NEAR(squares[i], expected(0, static_cast<index>(i)), rounding<TypeParam> * 1e4) << i;
+}
+
+TYPED_TEST(Update, CheckFiniteFindsOneThatIsNot) {
   using Limits = std::numeric_limits<TypeParam>;
   cpu::Backend<TypeParam> backend(2);
+  static_cast<void>(backend.arena().template take<double>(1));
+  backend.arena().commit();
   constexpr index count = 1000;
   std::vector<TypeParam> values(count, Limits::max());
-  EXPECT_TRUE(all_finite(backend, count, values.data()));
-  EXPECT_TRUE(all_finite(backend, 0, values.data()));
+  const auto blocked = [&](double loss, index size) {
+    int result = -1;
+    check_finite(backend, size, static_cast<const TypeParam*>(values.data()), &loss, &result);
+    return result;
+  };
+  EXPECT_EQ(blocked(1.0, count), 0);
+  EXPECT_EQ(blocked(1.0, 0), 0);
+  EXPECT_EQ(blocked(std::numeric_limits<double>::quiet_NaN(), count), 1);
   for (const std::size_t at : {0u, 517u, 999u})
     for (const TypeParam bad : {Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity()}) {
       values[at] = bad;
-      EXPECT_FALSE(all_finite(backend, count, values.data())) << bad << " at " << at;
+      EXPECT_EQ(blocked(1.0, count), 1) << bad << " at " << at;
       values[at] = Limits::denorm_min();
     }
-  EXPECT_TRUE(all_finite(backend, count, values.data()));
+  EXPECT_EQ(blocked(1.0, count), 0);
 }
 
 }  // namespace

@@ -30,7 +30,10 @@ std::vector<double> one_step(Optimizer optimizer, double gradient) {
   const auto count = static_cast<std::size_t>(Layout<Layer>::parameters);
   std::vector<double> weights(count, 0.5), gradients(count, gradient);
   std::array<std::vector<double>, Optimizer::states> state;
-  optim::Update<double, Optimizer::states> update{Layout<Layer>::entries, gradients.data(), weights.data(), {}, 0.1, 1};
+  const auto coefficients = optimizer.coefficients(0.1, 1);
+  const int blocked = 0;
+  optim::Update<double, typename Optimizer::Coefficients, Optimizer::states> update{
+      Layout<Layer>::entries, &coefficients, &blocked, gradients.data(), weights.data(), {}};
   for (std::size_t i = 0; i < state.size(); ++i) {
     state[i].assign(count, 0);
     update.state[i] = state[i].data();
@@ -66,9 +69,10 @@ TEST(MovingAverage, EndsAreExact) {  // spec 9.6
   backend.arena().commit();
   const std::vector<double> student{1, 2, 3};
   std::vector<double> teacher{7, 8, 9};
-  moving_average(backend, 3, 1.0, student.data(), teacher.data());
+  const double keep = 1, replace = 0;
+  moving_average(backend, 3, &keep, student.data(), teacher.data());
   EXPECT_EQ(teacher, (std::vector<double>{7, 8, 9}));
-  moving_average(backend, 3, 0.0, student.data(), teacher.data());
+  moving_average(backend, 3, &replace, student.data(), teacher.data());
   EXPECT_EQ(teacher, student);
 }
 

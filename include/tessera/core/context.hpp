@@ -27,9 +27,9 @@ struct Context {
   // What is taken until the frame's end goes back to the arena then.
   [[nodiscard]] auto frame() { return typename Backend::Arena::Frame(backend.arena()); }
 
-  template <int columns>
-  [[nodiscard]] Rows<Scalar, columns> take(index rows) {
-    return {backend.arena().template take<Scalar>(rows * columns), rows};
+  template <int columns, class Element = Scalar>
+  [[nodiscard]] Rows<Element, columns> take(index rows) {
+    return {backend.arena().template take<Element>(rows * columns), rows};
   }
 };
 

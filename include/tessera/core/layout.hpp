@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <string_view>
+#include <type_traits>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/memory.hpp"
@@ -130,17 +131,16 @@ struct Fill {
   }
 };
 
-template <class Scalar>
+template <class Leaf_>
 struct Bind {
-  using Leaf = Scalar*;
-  Scalar* parameters;
-  Scalar* statistics;
+  using Leaf = Leaf_;
+  Leaf parameters, statistics;
   LayoutCursor cursor{};
 
   constexpr Leaf operator()(const Name&, const Shape& shape, Role role, Initial) {
-    Scalar* const base = role == Role::statistic ? statistics : parameters;
+    const Leaf base = role == Role::statistic ? statistics : parameters;
     const index offset = cursor.advance(role, shape);
-    return base == nullptr ? nullptr : base + offset;
+    return base == nullptr ? base : base + offset;
   }
 };
 
@@ -178,10 +178,11 @@ struct Layout {
   static constexpr index trained_count = count([](const Entry& entry) { return entry.role == Role::trained; });
 };
 
-// Model's Parameters with pointers into flat buffers. Either buffer may be null: its leaves are then null too.
-template <class Model, class Scalar>
-[[nodiscard]] constexpr auto bind(Scalar* parameters, Scalar* statistics) {
-  layout::Bind<Scalar> visit{parameters, statistics};
+// Model's Parameters with pointers into flat buffers (Parameter<Scalar> of core/scalar.hpp, or plain ones). Either
+// buffer may be null: its leaves are then null too.
+template <class Model, class Leaf>
+[[nodiscard]] constexpr auto bind(Leaf parameters, std::type_identity_t<Leaf> statistics) {
+  layout::Bind<Leaf> visit{parameters, statistics};
   return Model::declare(visit, Name{});
 }
 

@@ -17,6 +17,15 @@ inline constexpr bool is_float_pack = std::is_same_v<Value, simd::Pack<float>>;
 template <class Value>
 inline constexpr bool is_double_pack = std::is_same_v<Value, simd::Pack<double>>;
 
+// The bits of a float pack's lanes, as a type that depends on the pack's: nvcc does not let a function for devices name
+// a vector, not even where it is for the host alone.
+template <class>
+struct LaneBits {
+  using type = std::uint32_t;
+};
+template <class Value>
+using BitPack = simd::Pack<typename LaneBits<Value>::type>;
+
 // Calls a scalar function for every lane.
 template <class Function>
 [[gnu::always_inline]] inline simd::Pack<double> each_lane(simd::Pack<double> x, Function f) {
@@ -39,8 +48,8 @@ template <class Value>
     p = p * r + 0.1666652113199234f;
     p = p * r + 0.4999999403953552f;
     p = p * r * r + r + 1.0f;
-    const auto exponent = std::bit_cast<simd::Pack<std::uint32_t>>(shifted) << 23;
-    const Value scaled = std::bit_cast<Value>(std::bit_cast<simd::Pack<std::uint32_t>>(p) + exponent);
+    const auto exponent = std::bit_cast<BitPack<Value>>(shifted) << 23;
+    const Value scaled = std::bit_cast<Value>(std::bit_cast<BitPack<Value>>(p) + exponent);
     const Value bounded = x < -87.0f ? Value{} : scaled;
     const Value overflown = x > 88.0f ? Value{} + HUGE_VALF : bounded;
     return x == x ? overflown : x;

@@ -9,6 +9,7 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/core/parallel.hpp"
+#include "tessera/core/scalar.hpp"
 
 namespace tessera::inline TESSERA_ABI {
 

@@ -2,8 +2,10 @@
 // folder, found by their first argument; cuda/ has functions of the same names and signatures.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <span>
 
@@ -23,6 +25,7 @@ class Memory {
 
   // Throws Error if the machine does not have that much.
   explicit Memory(index bytes) : size_(divide_up(bytes, alignment) * alignment) {
+    if (size_ == 0) return;
     data_.reset(static_cast<std::byte*>(
         std::aligned_alloc(static_cast<std::size_t>(alignment), static_cast<std::size_t>(size_))));
     if (!data_)
@@ -58,6 +61,11 @@ class Buffer {
   index size_ = 0;
 };
 
+// What is recorded of work that is to be done again: nothing, it is simply done.
+struct Recording {
+  static void reset() noexcept {}
+};
+
 template <class Scalar_, class Matmul_ = DefaultMatmul<Scalar_>>
 class Backend {
   static_assert(std::is_same_v<Scalar_, float> || std::is_same_v<Scalar_, double>,
@@ -69,6 +77,7 @@ class Backend {
   using Scalar = Scalar_;
   using Matmul = Matmul_;
   using Arena = tessera::Arena<Memory>;
+  using Recording = cpu::Recording;
   template <class Element>
   using Buffer = cpu::Buffer<Element>;
 
@@ -78,6 +87,33 @@ class Backend {
   [[nodiscard]] ThreadPool& pool() noexcept { return pool_; }
   [[nodiscard]] Arena& arena() noexcept { return arena_; }
   [[nodiscard]] bool planning() const noexcept { return arena_.planning(); }
+
+  // What a device does later and elsewhere is done at once here; memory of the backend is the host's.
+  static void wait() noexcept {}
+  template <class Element>
+  static void upload(index count, const Element* from, Element* to) {
+    std::copy_n(from, count, to);
+  }
+  template <class Element>
+  static void download(index count, const Element* from, Element* to) {
+    std::copy_n(from, count, to);
+  }
+  template <class Element>
+  void copy(index count, const Element* from, Element* to) const {
+    if (!planning()) std::copy_n(from, count, to);
+  }
+  template <class Element>
+  void clear(index count, Element* to) const {
+    if (!planning()) std::fill_n(to, count, Element{});
+  }
+  template <class Body>
+  static void replay(Recording&, Body&& body) {
+    body();
+  }
+  template <class Body>
+  static void choose_products(Body&&) noexcept {}
+  // The system tells only when it is asked for the memory.
+  [[nodiscard]] static constexpr index free_bytes() noexcept { return std::numeric_limits<index>::max(); }
 
  private:
   ThreadPool pool_;

@@ -42,18 +42,19 @@ void normalize_rows_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar
   });
 }
 
-// Cross entropy of softmax(q k^T / temperature) with row n's label first_label + n, times 2 temperature / total, summed
-// over rows and added to *loss; spec 1.3. q (n x columns) and k (keys x columns) have unit rows; total is the number of
-// queries on all ranks. d_q, if wanted, is assigned the gradient with respect to q; k has none.
+// Cross entropy of softmax(q k^T / *temperature) with row n's label first_label + n, times 2 *temperature / total,
+// summed over rows and added to *loss; spec 1.3. q (n x columns) and k (keys x columns) have unit rows; total is the
+// number of queries on all ranks. d_q, if wanted, is assigned the gradient with respect to q; k has none.
 template <class Scalar, class Matmul, int columns>
 void contrastive_loss(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> q, Rows<const Scalar, columns> k,
-                      double temperature, index first_label, index total, double* loss, Rows<Scalar, columns> d_q) {
+                      const double* temperature, index first_label, index total, double* loss,
+                      Rows<Scalar, columns> d_q) {
   constexpr index grain = 64;
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   Scalar* const logits = backend.arena().template take<Scalar>(q.rows * k.rows);
   double* const losses = backend.arena().template take<double>(q.rows);
   if (backend.planning()) return;
-  const Scalar inverse_temperature = static_cast<Scalar>(1.0 / temperature);
+  const Scalar inverse_temperature = static_cast<Scalar>(1.0 / *temperature);
   const Scalar gradient_scale = static_cast<Scalar>(2.0 / static_cast<double>(total));
   backend.pool().for_pieces(q.rows, grain, [&](index first, index last, int) {
     Matmul::multiply(last - first, k.rows, index{columns}, Operand<Scalar>{q.row(first), columns},
@@ -80,7 +81,7 @@ void contrastive_loss(Backend<Scalar, Matmul>& backend, Rows<const Scalar, colum
   });
   double sum = 0;
   for (index row = 0; row < q.rows; ++row) sum += losses[row];
-  *loss += 2.0 * temperature * sum / static_cast<double>(total);
+  *loss += 2.0 * *temperature * sum / static_cast<double>(total);
 }
 
 }  // namespace tessera::inline TESSERA_ABI::cpu

@@ -43,8 +43,8 @@ struct ConvStem {
     }
 
     template <class Context, class Scalar>
-    static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
-                                 Rows<Scalar, out> y) {
+    static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                                 Rows<const Scalar, in> images, Rows<Scalar, out> y) {
       Saved<Scalar> saved{context.template take<channels>(images.rows * size * size), {}};
       to_channels_last<channels, size * size>(context.backend, images, saved.pixels);
       saved.stem = Stem::forward(context, p, Rows<const Scalar, channels>(saved.pixels), y);
@@ -53,9 +53,9 @@ struct ConvStem {
 
     // d_images may be absent.
     template <class Context, class Scalar>
-    static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                         Rows<const Scalar, in> images, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
-                         Rows<Scalar, in> d_images) {
+    static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                         const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> images,
+                         const Saved<Scalar>& saved, Rows<const Scalar, out> dy, Rows<Scalar, in> d_images) {
       const auto frame = context.frame();
       Rows<Scalar, channels> d_pixels{};
       if (d_images.wanted()) d_pixels = context.template take<channels>(images.rows * size * size);

@@ -47,21 +47,21 @@ struct PatchProjection {
   }
 
   template <class Context, class Scalar>
-  static nn::Nothing forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+  static nn::Nothing forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                              Rows<Scalar, out> y) {
     const auto frame = context.frame();
     const auto patches = context.template take<values>(images.rows * tokens);
     patchify<channels, size, cell>(context.backend, images, patches);
-    linear_forward(context.backend, Rows<const Scalar, values>(patches), static_cast<const Scalar*>(p.weight),
-                   static_cast<const Scalar*>(p.bias), Rows<const Scalar, out>{}, y);
+    linear_forward(context.backend, Rows<const Scalar, values>(patches), p.weight, p.bias, Rows<const Scalar, out>{},
+                   y);
     return {};
   }
 
   // The patches are cut again rather than kept. d_images may be absent.
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, in> images, const nn::Nothing&, Rows<const Scalar, out> dy,
-                       Rows<Scalar, in> d_images) {
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> images, const nn::Nothing&,
+                       Rows<const Scalar, out> dy, Rows<Scalar, in> d_images) {
     const auto frame = context.frame();
     const auto patches = context.template take<values>(images.rows * tokens);
     if (trained || context.frozen_gradients) {
@@ -69,7 +69,7 @@ struct PatchProjection {
       linear_weight_gradient(context.backend, Rows<const Scalar, values>(patches), dy, g.weight, g.bias);
     }
     if (!d_images.wanted()) return;
-    linear_input_gradient(context.backend, dy, static_cast<const Scalar*>(p.weight), patches);
+    linear_input_gradient(context.backend, dy, p.weight, patches);
     unpatchify<channels, size, cell>(context.backend, Rows<const Scalar, values>(patches), d_images);
   }
 };

@@ -110,7 +110,7 @@ struct VisionTransformer {
 
   // features (images x width) from images (images x channels*size*size, normalised, planar).
   template <class Context, class Scalar>
-  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+  static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                                Rows<Scalar, out> features) {
     Saved<Scalar> saved;
     for (std::size_t i = 0; i < depth; ++i) saved.x[i] = context.template take<width>(images.rows * tokens);
@@ -126,7 +126,7 @@ struct VisionTransformer {
 
   // features without what backward would need: for the momentum encoder and for evaluation.
   template <class Context, class Scalar>
-  static void encode(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+  static void encode(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                      Rows<Scalar, out> features) {
     const auto frame = context.frame();
     const Rows<const Scalar, width> x = run_blocks(context, p, images, depth - 1);
@@ -138,21 +138,21 @@ struct VisionTransformer {
 
   // All tokens of the last block (images*tokens x width), after the final norm where there is one.
   template <class Context, class Scalar>
-  static void encode_tokens(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+  static void encode_tokens(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                             Rows<Scalar, width> y) {
     const auto frame = context.frame();
     const Rows<const Scalar, width> x = run_blocks(context, p, images, depth);
     if constexpr (Pooling::final_norm) {
       Norm::forward(context, p.norm, x, y);
-    } else if (!context.backend.planning()) {
-      for (index i = 0; i < x.size(); ++i) y.data[i] = x.data[i];
+    } else {
+      context.backend.copy(x.size(), x.data, y.data);
     }
   }
 
   // The attention weights of one block (images*heads*tokens x tokens), for looking at.
   template <class Context, class Scalar>
-  static void encode_attention(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images, int block,
-                               Rows<Scalar, tokens> weights) {
+  static void encode_attention(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
+                               int block, Rows<Scalar, tokens> weights) {
     const auto frame = context.frame();
     const Rows<const Scalar, width> x = run_blocks(context, p, images, block);
     const auto& parameters = p.blocks[static_cast<std::size_t>(block)];
@@ -165,9 +165,9 @@ struct VisionTransformer {
 
   // Assigns all gradients g and, if d_images is wanted, that of the images.
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, in> images, const Saved<Scalar>& saved, Rows<const Scalar, out> d_features,
-                       Rows<Scalar, in> d_images = {}) {
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> images,
+                       const Saved<Scalar>& saved, Rows<const Scalar, out> d_features, Rows<Scalar, in> d_images = {}) {
     const auto frame = context.frame();
     const auto dx = context.template take<width>(images.rows * tokens);
     {
@@ -194,20 +194,18 @@ struct VisionTransformer {
   static constexpr std::size_t last = depth - 1;
 
   template <class Context, class Scalar>
-  static auto embed(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+  static auto embed(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                     Rows<Scalar, width> y) {
     const auto embedded = context.template take<width>(images.rows * patches);
     const auto saved = Embed::forward(context, p.patch_embed, images, embedded);
-    assemble_tokens<patches, tokens>(context.backend, Rows<const Scalar, width>(embedded),
-                                     static_cast<const Scalar*>(p.cls_token), static_cast<const Scalar*>(p.pos_embed),
-                                     y);
+    assemble_tokens<patches, tokens>(context.backend, Rows<const Scalar, width>(embedded), p.cls_token, p.pos_embed, y);
     return saved;
   }
 
   // What enters block number `blocks`.
   template <class Context, class Scalar>
-  static Rows<Scalar, width> run_blocks(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
-                                        int blocks) {
+  static Rows<Scalar, width> run_blocks(Context& context, const Parameters<Parameter<Scalar>>& p,
+                                        Rows<const Scalar, in> images, int blocks) {
     auto x = context.template take<width>(images.rows * tokens), y = context.template take<width>(x.rows);
     {
       const auto frame = context.frame();
@@ -222,18 +220,17 @@ struct VisionTransformer {
   }
 
   template <class Context, class Scalar>
-  static void pool(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, width> x, Saved<Scalar>& saved,
-                   Rows<Scalar, out> features) {
+  static void pool(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
+                   Saved<Scalar>& saved, Rows<Scalar, out> features) {
     if constexpr (Pooling::class_token) {
       saved.pooled = context.template take<width>(features.rows);
       take_token<last_tokens>(context.backend, x, 0, saved.pooled);
       saved.norm = Norm::forward(context, p.norm, Rows<const Scalar, width>(saved.pooled), features);
     } else if constexpr (Pooling::final_norm) {
-      saved.norm.statistics = context.template take<2>(x.rows);
+      saved.norm.statistics = context.template take<2, Accumulator<Scalar>>(x.rows);
       const auto frame = context.frame();
       const auto normed = context.template take<width>(x.rows);
-      layer_norm_forward(context.backend, x, static_cast<const Scalar*>(p.norm.weight),
-                         static_cast<const Scalar*>(p.norm.bias), Norm::epsilon, saved.norm.statistics, normed);
+      layer_norm_forward(context.backend, x, p.norm.weight, p.norm.bias, Norm::epsilon, saved.norm.statistics, normed);
       mean_tokens<tokens>(context.backend, Rows<const Scalar, width>(normed), features);
     } else {
       mean_tokens<tokens>(context.backend, x, features);
@@ -241,8 +238,9 @@ struct VisionTransformer {
   }
 
   template <class Context, class Scalar>
-  static void pool_backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                            const Saved<Scalar>& saved, Rows<const Scalar, out> d_features, Rows<Scalar, width> dx) {
+  static void pool_backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                            const Parameters<Accumulator<Scalar>*>& g, const Saved<Scalar>& saved,
+                            Rows<const Scalar, out> d_features, Rows<Scalar, width> dx) {
     using Input = Rows<const Scalar, width>;
     if constexpr (Pooling::class_token) {
       const auto frame = context.frame();

@@ -13,14 +13,15 @@ namespace tessera::inline TESSERA_ABI::attention {
 struct SoftmaxAttention {
   template <class Scalar, int tokens, int heads>
   struct Saved {
-    Rows<Scalar, tokens> log_sums;  // images*heads rows
+    Rows<Accumulator<Scalar>, tokens> log_sums;  // images*heads rows
   };
 
   // out (images*tokens x width) from qkv (images*tokens x 3 width): q, k, v, each with its heads side by side.
   template <int tokens, int heads, class Context, class Scalar, int width>
   static Saved<Scalar, tokens, heads> forward(Context& context, Rows<const Scalar, 3 * width> qkv,
                                               Rows<Scalar, width> out) {
-    const Saved<Scalar, tokens, heads> saved{context.template take<tokens>(qkv.rows / tokens * heads)};
+    const Saved<Scalar, tokens, heads> saved{
+        context.template take<tokens, Accumulator<Scalar>>(qkv.rows / tokens * heads)};
     attention_forward<tokens, heads>(context.backend, qkv, out, saved.log_sums);
     return saved;
   }
@@ -30,8 +31,8 @@ struct SoftmaxAttention {
   static void backward(Context& context, Rows<const Scalar, 3 * width> qkv, Rows<const Scalar, width> out,
                        const Saved<Scalar, tokens, heads>& saved, Rows<const Scalar, width> d_out,
                        Rows<Scalar, 3 * width> d_qkv) {
-    attention_backward<tokens, heads>(context.backend, qkv, out, Rows<const Scalar, tokens>(saved.log_sums), d_out,
-                                      d_qkv);
+    attention_backward<tokens, heads>(context.backend, qkv, out,
+                                      Rows<const Accumulator<Scalar>, tokens>(saved.log_sums), d_out, d_qkv);
   }
 };
 
@@ -73,7 +74,7 @@ struct Attention {
 
   // y = residual + attention(x).
   template <class Context, class Scalar>
-  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, width> x,
+  static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
                                Rows<const Scalar, width> residual, Rows<Scalar, width> y) {
     const Saved<Scalar> saved = mix(context, p, x);
     Proj::forward(context, p.proj, Rows<const Scalar, width>(saved.out), residual, y);
@@ -82,9 +83,9 @@ struct Attention {
 
   // dx = gradient through attention alone; the caller adds the residual's.
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, width> x, const Saved<Scalar>& saved, Rows<const Scalar, width> dy,
-                       Rows<Scalar, width> dx) {
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,
+                       const Saved<Scalar>& saved, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
     const auto frame = context.frame();
     const auto d_out = context.template take<width>(x.rows);
     Proj::backward(context, p.proj, g.proj, Rows<const Scalar, width>(saved.out), Nothing{}, dy, d_out);
@@ -93,7 +94,7 @@ struct Attention {
 
   // What comes before the output projection: saved.out, in which tokens have seen each other.
   template <class Context, class Scalar>
-  static Saved<Scalar> mix(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, width> x) {
+  static Saved<Scalar> mix(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x) {
     Saved<Scalar> saved{context.template take<3 * width>(x.rows), context.template take<width>(x.rows), {}};
     Qkv::forward(context, p.qkv, x, saved.qkv);
     saved.policy =
@@ -103,9 +104,9 @@ struct Attention {
 
   // The gradient of mix.
   template <class Context, class Scalar>
-  static void mix_backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                           Rows<const Scalar, width> x, const Saved<Scalar>& saved, Rows<const Scalar, width> d_out,
-                           Rows<Scalar, width> dx) {
+  static void mix_backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                           const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,
+                           const Saved<Scalar>& saved, Rows<const Scalar, width> d_out, Rows<Scalar, width> dx) {
     const auto frame = context.frame();
     const auto d_qkv = context.template take<3 * width>(x.rows);
     Policy::template backward<tokens, heads>(context, Rows<const Scalar, 3 * width>(saved.qkv),

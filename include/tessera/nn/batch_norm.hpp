@@ -20,7 +20,7 @@ struct BatchNorm {
   };
   template <class Scalar>
   struct Saved {
-    Rows<Scalar, 2 * features> statistics;
+    Rows<Accumulator<Scalar>, 2 * features> statistics;
   };
 
   template <class Visit>
@@ -37,31 +37,29 @@ struct BatchNorm {
   }
 
   template <class Context, class Scalar>
-  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> x,
+  static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> x,
                                Rows<Scalar, out> y) {
-    const Saved<Scalar> saved{context.template take<2 * features>(context.views)};
+    const Saved<Scalar> saved{context.template take<2 * features, Accumulator<Scalar>>(context.views)};
     if (context.mode == Mode::evaluate)
-      batch_norm_evaluate(context.backend, x, static_cast<const Scalar*>(p.weight), static_cast<const Scalar*>(p.bias),
-                          epsilon, static_cast<const Scalar*>(p.running_mean),
-                          static_cast<const Scalar*>(p.running_var), y);
+      batch_norm_evaluate(context.backend, x, p.weight, p.bias, epsilon, p.running_mean, p.running_var, y);
     else
-      batch_norm_forward(context, x, static_cast<const Scalar*>(p.weight), static_cast<const Scalar*>(p.bias), epsilon,
-                         momentum, p.running_mean, p.running_var, p.num_batches_tracked, saved.statistics, y);
+      batch_norm_forward(context, x, p.weight, p.bias, epsilon, momentum, p.running_mean, p.running_var,
+                         p.num_batches_tracked, saved.statistics, y);
     return saved;
   }
 
   // dx = residual + gradient; residual may be absent.
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
-                       Rows<const Scalar, in> residual, Rows<Scalar, in> dx) {
-    batch_norm_backward(context, x, static_cast<const Scalar*>(p.weight),
-                        Rows<const Scalar, 2 * features>(saved.statistics), dy, residual, dx, g.weight, g.bias);
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x, const Saved<Scalar>& saved,
+                       Rows<const Scalar, out> dy, Rows<const Scalar, in> residual, Rows<Scalar, in> dx) {
+    batch_norm_backward(context, x, p.weight, Rows<const Accumulator<Scalar>, 2 * features>(saved.statistics), dy,
+                        residual, dx, g.weight, g.bias);
   }
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
-                       Rows<Scalar, in> dx) {
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x, const Saved<Scalar>& saved,
+                       Rows<const Scalar, out> dy, Rows<Scalar, in> dx) {
     backward(context, p, g, x, saved, dy, Rows<const Scalar, in>{}, dx);
   }
 };

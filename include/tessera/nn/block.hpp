@@ -46,7 +46,7 @@ struct Block {
   }
 
   template <class Context, class Scalar>
-  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, width> x,
+  static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
                                Rows<Scalar, width> y) {
     Saved<Scalar> saved;
     saved.normed1 = context.template take<width>(x.rows);
@@ -62,9 +62,9 @@ struct Block {
 
   // dx may be dy.
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, width> x, const Saved<Scalar>& saved, Rows<const Scalar, width> dy,
-                       Rows<Scalar, width> dx) {
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,
+                       const Saved<Scalar>& saved, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
     using Input = Rows<const Scalar, width>;
     const auto frame = context.frame();
     const auto d_middle = context.template take<width>(x.rows);
@@ -108,7 +108,7 @@ struct ClassTokenBlock {
   }
 
   template <class Context, class Scalar>
-  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, width> x,
+  static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
                                Rows<Scalar, width> y) {
     using Input = Rows<const Scalar, width>;
     Saved<Scalar> saved;
@@ -132,9 +132,9 @@ struct ClassTokenBlock {
 
   // dx must not be dy.
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, width> x, const Saved<Scalar>& saved, Rows<const Scalar, width> dy,
-                       Rows<Scalar, width> dx) {
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,
+                       const Saved<Scalar>& saved, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
     using Input = Rows<const Scalar, width>;
     const auto frame = context.frame();
     const auto d_middle = context.template take<width>(dy.rows);

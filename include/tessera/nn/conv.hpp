@@ -31,7 +31,7 @@ struct Conv2d {
   }
 
   template <class Context, class Scalar>
-  static Nothing forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> x,
+  static Nothing forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> x,
                          Rows<Scalar, out> y) {
     const auto frame = context.frame();
     const auto patches = context.template take<patch>(y.rows);
@@ -41,14 +41,15 @@ struct Conv2d {
 
   // The patches are unfolded again: they are kernel^2 / stride^2 times as large as the image.
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, in> x, const Nothing&, Rows<const Scalar, out> dy, Rows<Scalar, in> dx) {
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x, const Nothing&,
+                       Rows<const Scalar, out> dy, Rows<Scalar, in> dx) {
     const auto frame = context.frame();
     const auto patches = context.template take<patch>(dy.rows);
     unfold<in, size, kernel, stride, padding>(context.backend, x, patches);
     linear_weight_gradient(context.backend, Rows<const Scalar, patch>(patches), dy, g.weight, g.bias);
     if (!dx.wanted()) return;
-    linear_input_gradient(context.backend, dy, static_cast<const Scalar*>(p.weight), patches);
+    linear_input_gradient(context.backend, dy, p.weight, patches);
     fold<in, size, kernel, stride, padding>(context.backend, Rows<const Scalar, patch>(patches), dx);
   }
 };

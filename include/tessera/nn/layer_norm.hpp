@@ -19,7 +19,7 @@ struct LayerNorm {
   };
   template <class Scalar>
   struct Saved {
-    Rows<Scalar, 2> statistics;
+    Rows<Accumulator<Scalar>, 2> statistics;
   };
 
   template <class Visit>
@@ -31,26 +31,25 @@ struct LayerNorm {
   }
 
   template <class Context, class Scalar>
-  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> x,
+  static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> x,
                                Rows<Scalar, out> y) {
-    const Saved<Scalar> saved{context.template take<2>(x.rows)};
-    layer_norm_forward(context.backend, x, static_cast<const Scalar*>(p.weight), static_cast<const Scalar*>(p.bias),
-                       epsilon, saved.statistics, y);
+    const Saved<Scalar> saved{context.template take<2, Accumulator<Scalar>>(x.rows)};
+    layer_norm_forward(context.backend, x, p.weight, p.bias, epsilon, saved.statistics, y);
     return saved;
   }
 
   // dx = residual + gradient; residual may be absent.
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
-                       Rows<const Scalar, in> residual, Rows<Scalar, in> dx) {
-    layer_norm_backward(context.backend, x, static_cast<const Scalar*>(p.weight),
-                        Rows<const Scalar, 2>(saved.statistics), dy, residual, dx, g.weight, g.bias);
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x, const Saved<Scalar>& saved,
+                       Rows<const Scalar, out> dy, Rows<const Scalar, in> residual, Rows<Scalar, in> dx) {
+    layer_norm_backward(context.backend, x, p.weight, Rows<const Accumulator<Scalar>, 2>(saved.statistics), dy,
+                        residual, dx, g.weight, g.bias);
   }
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
-                       Rows<Scalar, in> dx) {
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x, const Saved<Scalar>& saved,
+                       Rows<const Scalar, out> dy, Rows<Scalar, in> dx) {
     backward(context, p, g, x, saved, dy, Rows<const Scalar, in>{}, dx);
   }
 };

@@ -33,22 +33,23 @@ struct Linear {
 
   // y = x W^T + b + residual; residual may be absent.
   template <class Context, class Scalar>
-  static Nothing forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> x,
+  static Nothing forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> x,
                          Rows<const Scalar, out> residual, Rows<Scalar, out> y) {
     linear_forward(context.backend, x, p.weight, p.bias, residual, y);
     return {};
   }
 
   template <class Context, class Scalar>
-  static Nothing forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> x,
+  static Nothing forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> x,
                          Rows<Scalar, out> y) {
     return forward(context, p, x, Rows<const Scalar, out>{}, y);
   }
 
   // Assigns the gradients g and, if dx is wanted, dx.
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, in> x, const Nothing&, Rows<const Scalar, out> dy, Rows<Scalar, in> dx) {
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x, const Nothing&,
+                       Rows<const Scalar, out> dy, Rows<Scalar, in> dx) {
     linear_weight_gradient(context.backend, x, dy, g.weight, g.bias);
     if (dx.wanted()) linear_input_gradient(context.backend, dy, p.weight, dx);
   }

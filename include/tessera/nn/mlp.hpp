@@ -38,27 +38,26 @@ struct Mlp {
 
   // y = residual + mlp(x).
   template <class Context, class Scalar>
-  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, width> x,
+  static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
                                Rows<const Scalar, width> residual, Rows<Scalar, width> y) {
     const Saved<Scalar> saved{context.template take<hidden>(x.rows)};
     const auto frame = context.frame();
     const auto activated = context.template take<hidden>(x.rows);
-    linear_activation_forward<Activation>(context.backend, x, static_cast<const Scalar*>(p.fc1.weight),
-                                          static_cast<const Scalar*>(p.fc1.bias), saved.before, activated);
+    linear_activation_forward<Activation>(context.backend, x, p.fc1.weight, p.fc1.bias, saved.before, activated);
     Fc2::forward(context, p.fc2, Rows<const Scalar, hidden>(activated), residual, y);
     return saved;
   }
 
   // dx = gradient through the perceptron alone; the caller adds the residual's.
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, width> x, const Saved<Scalar>& saved, Rows<const Scalar, width> dy,
-                       Rows<Scalar, width> dx) {
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,
+                       const Saved<Scalar>& saved, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
     const auto frame = context.frame();
     const auto d_before = context.template take<hidden>(x.rows);
     const auto activated = context.template take<hidden>(x.rows);
-    linear_activation_gradient<Activation>(context.backend, dy, static_cast<const Scalar*>(p.fc2.weight),
-                                           Rows<const Scalar, hidden>(saved.before), d_before, activated);
+    linear_activation_gradient<Activation>(context.backend, dy, p.fc2.weight, Rows<const Scalar, hidden>(saved.before),
+                                           d_before, activated);
     linear_weight_gradient(context.backend, Rows<const Scalar, hidden>(activated), dy, g.fc2.weight, g.fc2.bias);
     Fc1::backward(context, p.fc1, g.fc1, x, Nothing{}, Rows<const Scalar, hidden>(d_before), dx);
   }

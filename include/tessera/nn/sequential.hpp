@@ -25,12 +25,13 @@ struct Activation {
     return Parameters<typename Visit::Leaf>{};
   }
   template <class Context, class Scalar>
-  static Nothing forward(Context& context, const Parameters<Scalar*>&, Rows<const Scalar, in> x, Rows<Scalar, out> y) {
+  static Nothing forward(Context& context, const Parameters<Parameter<Scalar>>&, Rows<const Scalar, in> x,
+                         Rows<Scalar, out> y) {
     activation_forward<Function>(context.backend, x, y);
     return {};
   }
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>&, const Parameters<Scalar*>&,
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>&, const Parameters<Accumulator<Scalar>*>&,
                        Rows<const Scalar, in> x, const Nothing&, Rows<const Scalar, out> dy, Rows<Scalar, in> dx) {
     activation_backward<Function>(context.backend, x, dy, dx);
   }
@@ -75,7 +76,7 @@ struct Sequential {
   }
 
   template <class Context, class Scalar>
-  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> x,
+  static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> x,
                                Rows<Scalar, out> y) {
     Saved<Scalar> saved;
     std::get<count - 1>(saved.outputs) = y;
@@ -84,9 +85,9 @@ struct Sequential {
   }
 
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
-                       Rows<Scalar, in> dx) {
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x, const Saved<Scalar>& saved,
+                       Rows<const Scalar, out> dy, Rows<Scalar, in> dx) {
     backward_to<count - 1>(context, p, g, x, saved, dy, dx);
   }
 
@@ -101,7 +102,7 @@ struct Sequential {
   }
 
   template <std::size_t i, class Context, class Scalar>
-  static void forward_from(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, Layer<i>::in> x,
+  static void forward_from(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, Layer<i>::in> x,
                            Saved<Scalar>& saved) {
     auto& y = std::get<i>(saved.outputs);
     if constexpr (i + 1 < count) y = context.template take<Layer<i>::out>(rows_after<Layer<i>>(x.rows));
@@ -110,9 +111,9 @@ struct Sequential {
   }
 
   template <std::size_t i, class Context, class Scalar>
-  static void backward_to(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                          Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, Layer<i>::out> dy,
-                          Rows<Scalar, in> dx) {
+  static void backward_to(Context& context, const Parameters<Parameter<Scalar>>& p,
+                          const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x,
+                          const Saved<Scalar>& saved, Rows<const Scalar, Layer<i>::out> dy, Rows<Scalar, in> dx) {
     if constexpr (i == 0) {
       Layer<0>::backward(context, std::get<0>(p), std::get<0>(g), x, std::get<0>(saved.layers), dy, dx);
     } else {

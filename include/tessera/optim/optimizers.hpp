@@ -2,22 +2,25 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <span>
 
 #include "tessera/core/layout.hpp"
+#include "tessera/core/scalar.hpp"
 #include "tessera/core/update.hpp"
 
 namespace tessera::inline TESSERA_ABI::optim {
 
-// One step's operands. Frozen entries are left alone.
-template <class Scalar, int states>
+// One step's operands. Frozen entries are left alone, and everything is if *blocked is not 0. All but the table is
+// memory of the backend.
+template <class Scalar, class Coefficients, int states>
 struct Update {
   std::span<const Entry> entries;
-  const Scalar* gradient;
-  Scalar* weight;
-  std::array<Scalar*, states> state;
-  double learning_rate;
-  long step;  // 1, 2, ...
+  const Coefficients* coefficients;
+  const int* blocked;
+  const Accumulator<Scalar>* gradient;
+  Parameter<Scalar> weight;
+  std::array<Accumulator<Scalar>*, states> state;
 };
 
 namespace detail {
@@ -46,17 +49,34 @@ void for_trained_stretches(std::span<const Entry> entries, Body&& body) {
 
 }  // namespace detail
 
+// Adam's coefficients at step 1, 2, ...
+[[nodiscard]] inline AdamCoefficients adam_coefficients(double learning_rate, double weight_decay, double beta1,
+                                                        double beta2, double epsilon, long step) {
+  return {learning_rate,
+          weight_decay,
+          beta1,
+          beta2,
+          epsilon,
+          1.0 / (1.0 - std::pow(beta1, step)),
+          1.0 / (1.0 - std::pow(beta2, step))};
+}
+
 // AdamW with decoupled weight decay on every trained tensor, biases and gains included (spec 4.2).
 struct AdamW {
   static constexpr const char* name = "adamw";
   static constexpr int states = 2;
+  using Coefficients = AdamCoefficients;
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
 
+  [[nodiscard]] Coefficients coefficients(double learning_rate, long step) const {
+    return adam_coefficients(learning_rate, weight_decay, beta1, beta2, epsilon, step);
+  }
+
   template <class Backend, class Scalar>
-  void step(Backend& backend, const Update<Scalar, states>& u) const {
-    const AdamCoefficients c{u.learning_rate, weight_decay, beta1, beta2, epsilon, u.step};
+  static void step(Backend& backend, const Update<Scalar, Coefficients, states>& u) {
     detail::for_trained_stretches(u.entries, [&](index at, index size) {
-      adamw_update(backend, size, c, u.gradient + at, u.weight + at, u.state[0] + at, u.state[1] + at);
+      adamw_update(backend, size, u.coefficients, u.blocked, u.gradient + at, u.weight + at, u.state[0] + at,
+                   u.state[1] + at);
     });
   }
 };
@@ -66,24 +86,18 @@ struct AdamW {
 struct Lars {
   static constexpr const char* name = "lars";
   static constexpr int states = 1;
+  using Coefficients = SgdCoefficients;
   double weight_decay = 1e-6, momentum = 0.9, trust = 0.001;
 
+  [[nodiscard]] Coefficients coefficients(double learning_rate, long) const {
+    return {learning_rate, weight_decay, momentum, trust};
+  }
+
   template <class Backend, class Scalar>
-  void step(Backend& backend, const Update<Scalar, states>& u) const {
+  static void step(Backend& backend, const Update<Scalar, Coefficients, states>& u) {
     detail::for_trained(u.entries, [&](index at, index size, const Entry& entry) {
-      const Scalar* const gradient = u.gradient + at;
-      Scalar* const weight = u.weight + at;
-      Scalar* const velocity = u.state[0] + at;
-      double rate = 1, decay = 0;
-      if (entry.shape.rank > 1) {
-        decay = weight_decay;
-        const double weight_norm = norm(backend, size, static_cast<const Scalar*>(weight));
-        const double update_norm = norm(backend, size, gradient, decay, static_cast<const Scalar*>(weight));
-        if (weight_norm > 0 && update_norm > 0) rate = trust * weight_norm / update_norm;
-      }
-      scale_and_add(backend, size, rate, gradient, momentum, velocity);
-      if (decay != 0) scale_and_add(backend, size, rate * decay, static_cast<const Scalar*>(weight), 1.0, velocity);
-      scale_and_add(backend, size, -u.learning_rate, static_cast<const Scalar*>(velocity), 1.0, weight);
+      lars_update(backend, size, u.coefficients, u.blocked, entry.shape.rank > 1, u.gradient + at, u.weight + at,
+                  u.state[0] + at);
     });
   }
 };
@@ -93,20 +107,18 @@ struct Lars {
 struct Lamb {
   static constexpr const char* name = "lamb";
   static constexpr int states = 3;  // two moments and the direction
+  using Coefficients = AdamCoefficients;
   double weight_decay = 1e-3, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-6;
 
+  [[nodiscard]] Coefficients coefficients(double learning_rate, long step) const {
+    return adam_coefficients(learning_rate, weight_decay, beta1, beta2, epsilon, step);
+  }
+
   template <class Backend, class Scalar>
-  void step(Backend& backend, const Update<Scalar, states>& u) const {
-    const AdamCoefficients c{u.learning_rate, weight_decay, beta1, beta2, epsilon, u.step};
+  static void step(Backend& backend, const Update<Scalar, Coefficients, states>& u) {
     detail::for_trained(u.entries, [&](index at, index size, const Entry&) {
-      Scalar* const weight = u.weight + at;
-      Scalar* const direction = u.state[2] + at;
-      lamb_direction(backend, size, c, u.gradient + at, static_cast<const Scalar*>(weight), u.state[0] + at,
-                     u.state[1] + at, direction);
-      const double weight_norm = norm(backend, size, static_cast<const Scalar*>(weight));
-      const double direction_norm = norm(backend, size, static_cast<const Scalar*>(direction));
-      const double rate = weight_norm > 0 && direction_norm > 0 ? weight_norm / direction_norm : 1;
-      scale_and_add(backend, size, -u.learning_rate * rate, static_cast<const Scalar*>(direction), 1.0, weight);
+      lamb_update(backend, size, u.coefficients, u.blocked, u.gradient + at, u.weight + at, u.state[0] + at,
+                  u.state[1] + at, u.state[2] + at);
     });
   }
 };
@@ -115,15 +127,17 @@ struct Lamb {
 struct Sgd {
   static constexpr const char* name = "sgd";
   static constexpr int states = 1;
+  using Coefficients = SgdCoefficients;
   double weight_decay = 0, momentum = 0.9;
 
+  [[nodiscard]] Coefficients coefficients(double learning_rate, long) const {
+    return {learning_rate, weight_decay, momentum, 0};
+  }
+
   template <class Backend, class Scalar>
-  void step(Backend& backend, const Update<Scalar, states>& u) const {
+  static void step(Backend& backend, const Update<Scalar, Coefficients, states>& u) {
     detail::for_trained_stretches(u.entries, [&](index at, index size) {
-      scale_and_add(backend, size, 1.0, u.gradient + at, momentum, u.state[0] + at);
-      if (weight_decay != 0)
-        scale_and_add(backend, size, weight_decay, static_cast<const Scalar*>(u.weight + at), 1.0, u.state[0] + at);
-      scale_and_add(backend, size, -u.learning_rate, static_cast<const Scalar*>(u.state[0] + at), 1.0, u.weight + at);
+      sgd_update(backend, size, u.coefficients, u.blocked, u.gradient + at, u.weight + at, u.state[0] + at);
     });
   }
 };

@@ -66,7 +66,7 @@ struct WithHead {
   }
 
   template <class Context, class Scalar>
-  static Saved<Scalar> forward(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+  static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                                Rows<Scalar, out> y) {
     Saved<Scalar> saved;
     saved.features = context.template take<width>(images.rows);
@@ -77,7 +77,7 @@ struct WithHead {
 
   // y without what backward would need.
   template <class Context, class Scalar>
-  static void encode(Context& context, const Parameters<Scalar*>& p, Rows<const Scalar, in> images,
+  static void encode(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                      Rows<Scalar, out> y) {
     const auto frame = context.frame();
     const auto x = context.template take<width>(images.rows);
@@ -86,8 +86,9 @@ struct WithHead {
   }
 
   template <class Context, class Scalar>
-  static void backward(Context& context, const Parameters<Scalar*>& p, const Parameters<Scalar*>& g,
-                       Rows<const Scalar, in> images, const Saved<Scalar>& saved, Rows<const Scalar, out> dy) {
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> images,
+                       const Saved<Scalar>& saved, Rows<const Scalar, out> dy) {
     const auto frame = context.frame();
     const auto d_features = context.template take<width>(images.rows);
     Head::backward(context, p.head, g.head, Rows<const Scalar, width>(saved.features), saved.head, dy, d_features);

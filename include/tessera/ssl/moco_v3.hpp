@@ -7,7 +7,7 @@
 
 namespace tessera::inline TESSERA_ABI::ssl {
 
-// Scalars of one step.
+// What may change from step to step.
 struct MoCoV3Coefficients {
   double temperature = 0.2;  // tau
   double momentum = 0.99;    // m, of the momentum encoder
@@ -51,48 +51,48 @@ struct MoCoV3 {
     }
   };
 
-  // What a step leaves behind besides gradients; q and k are valid until the caller's frame ends.
+  // What a step leaves behind besides loss and gradients, valid until the caller's frame ends.
   template <class Scalar>
   struct Result {
-    double loss = 0;
     Rows<Scalar, out> q, k;  // predictions and keys of view 1, then of view 2
   };
 
   // The flat buffers of the two networks. gradient has the student's layout.
   template <class Scalar>
   struct State {
-    Scalar* student;
-    Scalar* gradient;
-    Scalar* teacher;
-    Scalar* student_statistics;
-    Scalar* teacher_statistics;
+    Parameter<Scalar> student;
+    Accumulator<Scalar>* gradient;
+    Parameter<Scalar> teacher;
+    Accumulator<Scalar>* student_statistics;
+    Accumulator<Scalar>* teacher_statistics;
   };
 
   // Forward and backward of one step on the stacked views (2B images: view 1, then view 2), in the reference's order:
   // queries; momentum encoder moved towards the weights as they are; keys; loss; gradients of every trained tensor,
-  // which are assigned. The optimizer's step is the caller's.
+  // which are assigned. The optimizer's step is the caller's. Coefficients and *loss, which is assigned, are in memory
+  // of the backend.
   template <class Context, class Scalar>
   static Result<Scalar> step(Context& context, const State<Scalar>& state, Rows<const Scalar, in> images,
-                             const Coefficients& coefficients) {
+                             const Coefficients* coefficients, double* loss) {
     const auto p = bind<MoCoV3>(state.student, state.student_statistics);
-    const auto g = bind<MoCoV3>(state.gradient, static_cast<Scalar*>(nullptr));
+    const auto g = bind<MoCoV3>(state.gradient, nullptr);
     const auto teacher = bind<Teacher>(state.teacher, state.teacher_statistics);
     context.mode = Mode::train;
     context.views = views;
 
-    Result<Scalar> result{0, context.template take<out>(images.rows), context.template take<out>(images.rows)};
+    Result<Scalar> result{context.template take<out>(images.rows), context.template take<out>(images.rows)};
     const auto frame = context.frame();
     const auto z = context.template take<out>(images.rows);
     const auto saved_branch = Branch::forward(context, p.base_encoder, images, z);
     const auto saved_predictor = PredictorLayer::forward(context, p.predictor, Rows<const Scalar, out>(z), result.q);
 
-    moving_average(context.backend, Layout<Teacher>::parameters, coefficients.momentum,
-                   static_cast<const Scalar*>(state.student), state.teacher);
+    moving_average(context.backend, Layout<Teacher>::parameters, &coefficients->momentum,
+                   static_cast<const Accumulator<Scalar>*>(state.student), state.teacher);
     Branch::encode(context, teacher, images, result.k);
 
     const auto dq = context.template take<out>(images.rows);
-    result.loss = loss(context, Rows<const Scalar, out>(result.q), Rows<const Scalar, out>(result.k),
-                       coefficients.temperature, dq);
+    contrast(context, Rows<const Scalar, out>(result.q), Rows<const Scalar, out>(result.k), &coefficients->temperature,
+             loss, dq);
     const auto dz = context.template take<out>(images.rows);
     PredictorLayer::backward(context, p.predictor, g.predictor, Rows<const Scalar, out>(z), saved_predictor,
                              Rows<const Scalar, out>(dq), dz);
@@ -100,25 +100,26 @@ struct MoCoV3 {
     return result;
   }
 
-  // ctr(q1, k2) + ctr(q2, k1) of spec 1.3; dq, if wanted, is assigned its gradient with respect to q.
+  // *loss = ctr(q1, k2) + ctr(q2, k1) of spec 1.3; dq, if wanted, is assigned its gradient with respect to q.
+  // temperature and loss are in memory of the backend.
   template <class Context, class Scalar>
-  static double loss(Context& context, Rows<const Scalar, out> q, Rows<const Scalar, out> k, double temperature,
-                     Rows<Scalar, out> dq) {
+  static void contrast(Context& context, Rows<const Scalar, out> q, Rows<const Scalar, out> k,
+                       const double* temperature, double* loss, Rows<Scalar, out> dq) {
     const auto frame = context.frame();
     const index batch = q.rows / views;
     const auto unit_q = context.template take<out>(q.rows), unit_k = context.template take<out>(k.rows);
-    const auto inverse_q = context.template take<1>(q.rows), inverse_k = context.template take<1>(k.rows);
+    const auto inverse_q = context.template take<1, Accumulator<Scalar>>(q.rows);
+    const auto inverse_k = context.template take<1, Accumulator<Scalar>>(k.rows);
     normalize_rows(context.backend, q, unit_q, inverse_q);
     normalize_rows(context.backend, k, unit_k, inverse_k);
-    double loss = 0;
+    context.backend.clear(1, loss);
     for (index view = 0; view < views; ++view)
       contrastive_loss(context.backend, Rows<const Scalar, out>(unit_q.part(view * batch, batch)),
-                       Rows<const Scalar, out>(unit_k.part((1 - view) * batch, batch)), temperature, 0, batch, &loss,
+                       Rows<const Scalar, out>(unit_k.part((1 - view) * batch, batch)), temperature, 0, batch, loss,
                        dq.wanted() ? dq.part(view * batch, batch) : dq);
     if (dq.wanted())
-      normalize_rows_backward(context.backend, Rows<const Scalar, out>(unit_q), Rows<const Scalar, 1>(inverse_q),
-                              Rows<const Scalar, out>(dq), dq);
-    return loss;
+      normalize_rows_backward(context.backend, Rows<const Scalar, out>(unit_q),
+                              Rows<const Accumulator<Scalar>, 1>(inverse_q), Rows<const Scalar, out>(dq), dq);
   }
 };
 

@@ -32,26 +32,29 @@ template <class Scalar>
   return sizeof(Scalar) == 8 ? io::Dtype::f64 : io::Dtype::f32;
 }
 
-template <class Scalar>
-void write_tensors(const std::filesystem::path& path, const std::vector<NamedTensor<Scalar>>& tensors,
-                   const Metadata& metadata) {
+template <class Backend, class Scalar>
+void write_tensors(const std::filesystem::path& path, const Backend& backend,
+                   const std::vector<NamedTensor<Scalar>>& tensors, const Metadata& metadata) {
   std::vector<io::TensorToWrite> to_write;
   std::vector<std::int64_t> counts;
   counts.reserve(tensors.size());
-  for (const auto& [name, shape, data] : tensors)
+  std::vector<std::vector<Scalar>> values;
+  for (const auto& [name, shape, data] : tensors) {
+    auto& tensor = values.emplace_back(static_cast<std::size_t>(shape.size()));
+    backend.download(shape.size(), data, tensor.data());
     if (is_batch_count(name)) {
-      counts.push_back(static_cast<std::int64_t>(*data));
+      counts.push_back(static_cast<std::int64_t>(tensor[0]));
       to_write.push_back({name, stored_dtype<Scalar>(name), {}, std::as_bytes(std::span(&counts.back(), 1))});
     } else {
-      to_write.push_back({name, stored_dtype<Scalar>(name), extents(shape),
-                          std::as_bytes(std::span(data, static_cast<std::size_t>(shape.size())))});
+      to_write.push_back({name, stored_dtype<Scalar>(name), extents(shape), std::as_bytes(std::span(tensor))});
     }
+  }
   io::write_safetensors(path, to_write, metadata);
 }
 
 // All of them or, if one does not fit or the file holds another, none.
-template <class Scalar>
-void read_tensors(const std::string& path, const io::Safetensors& file,
+template <class Backend, class Scalar>
+void read_tensors(const std::string& path, const Backend& backend, const io::Safetensors& file,
                   const std::vector<NamedTensor<Scalar>>& tensors) {
   std::set<std::string> known;
   for (const auto& tensor : tensors) known.insert(tensor.name);
@@ -63,7 +66,8 @@ void read_tensors(const std::string& path, const io::Safetensors& file,
     auto& tensor = values.emplace_back(static_cast<std::size_t>(shape.size()));
     file.read_into<Scalar>(name, extents(shape), std::span<Scalar>(tensor));
   }
-  for (std::size_t i = 0; i < tensors.size(); ++i) std::copy(values[i].begin(), values[i].end(), tensors[i].data);
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    backend.upload(tensors[i].shape.size(), values[i].data(), tensors[i].data);
 }
 
 inline void check_metadata(const std::string& path, const Metadata& found, const Metadata& expected) {
@@ -97,7 +101,7 @@ template <class Trainer>
 void save_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metadata metadata) {
   detail::describe<Trainer>(metadata);
   metadata["step"] = std::to_string(trainer.steps());
-  detail::write_tensors(path, trainer.tensors(), metadata);
+  detail::write_tensors(path, trainer.backend(), trainer.tensors(), metadata);
 }
 
 // Continues from a checkpoint that was written with the same `expected` metadata. Throws Error, which names the file
@@ -108,8 +112,8 @@ void load_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metada
   const io::Safetensors file(path);
   detail::check_metadata(path.string(), file.metadata(), expected);
   const long step = detail::step_of(path.string(), file.metadata());
-  detail::read_tensors(path.string(), file, trainer.tensors());
-  trainer.set_steps(step);
+  detail::read_tensors(path.string(), trainer.backend(), file, trainer.tensors());
+  trainer.resume(step);
 }
 
 }  // namespace tessera::inline TESSERA_ABI

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "tessera/core/errors.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/core/math.hpp"
+#include "tessera/core/scalar.hpp"
 #include "tessera/models/initialize.hpp"
 #include "tessera/optim/optimizers.hpp"
 
@@ -28,7 +30,7 @@ struct StepSettings {
   bool frozen_gradients = false;  // also compute the gradients of frozen tensors, to look at them
 };
 
-// One tensor of a trainer under its public name.
+// One tensor of a trainer under its public name, in memory of the backend.
 template <class Scalar>
 struct NamedTensor {
   std::string name;
@@ -37,6 +39,39 @@ struct NamedTensor {
 };
 
 namespace detail {
+
+// The tensors of one network: master values, a copy of lower precision where products read one, statistics.
+template <class Backend, class Model>
+class Network {
+ public:
+  using Scalar = typename Backend::Scalar;
+  using Master = Accumulator<Scalar>;
+  static constexpr bool has_copy = !std::is_same_v<Scalar, Master>;
+  static constexpr index bytes =
+      static_cast<index>(sizeof(Master) + (has_copy ? sizeof(Scalar) : 0)) * Layout<Model>::parameters +
+      static_cast<index>(sizeof(Master)) * Layout<Model>::statistics;
+
+  [[nodiscard]] Parameter<Scalar> parameters() const {
+    if constexpr (has_copy)
+      return {master_.data(), copy_.data()};
+    else
+      return master_.data();
+  }
+  [[nodiscard]] Master* statistics() const { return statistics_.data(); }
+  [[nodiscard]] auto bind() const { return tessera::bind<Model>(parameters(), statistics()); }
+
+  // Makes the copy equal to the master values again.
+  void refresh(Backend& backend) const {
+    if constexpr (has_copy) copy_to_low(backend, Layout<Model>::parameters, parameters());
+  }
+
+ private:
+  template <class Element>
+  using Buffer = typename Backend::template Buffer<Element>;
+  Buffer<Master> master_{Layout<Model>::parameters};
+  Buffer<Scalar> copy_{has_copy ? Layout<Model>::parameters : 0};
+  Buffer<Master> statistics_{Layout<Model>::statistics};
+};
 
 // Appends the tensors of one network or state. A null buffer leaves its tensors out; without `frozen` those without a
 // gradient are left out too.
@@ -50,29 +85,18 @@ void append_tensors(std::span<const Entry> entries, const std::string& prefix, b
   }
 }
 
-// Throws Error, which names the first tensor, if a gradient is not finite.
+// The first trained tensor whose gradient is not finite, or null.
 template <class Backend, class Scalar>
-void check_gradient(Backend& backend, std::span<const Entry> entries, index size, const Scalar* gradient, long step) {
-  if (all_finite(backend, size, gradient)) return;
-  for (const Entry& entry : entries)
-    if (entry.role == Role::trained && !all_finite(backend, entry.size(), gradient + entry.offset))
-      fail(
-          "step {}: the gradient of '{}' is not finite; weights were left as they were (try a smaller --lr, a longer "
-          "--warmup-epochs or --stop-grad-conv1)",
-          step, entry.name.view());
-}
-
-// The norm of the gradient over the tensors whose name starts with `prefix`.
-template <class Backend, class Scalar>
-double gradient_norm(Backend& backend, std::span<const Entry> entries, std::string_view prefix,
-                     const Scalar* gradient) {
-  double squares = 0;
+[[nodiscard]] const Entry* first_not_finite(const Backend& backend, std::span<const Entry> entries,
+                                            const Scalar* gradient) {
+  std::vector<Scalar> values;
   for (const Entry& entry : entries) {
-    if (entry.role == Role::statistic || !entry.name.view().starts_with(prefix)) continue;
-    const double one = norm(backend, entry.size(), gradient + entry.offset);
-    squares += one * one;
+    if (entry.role != Role::trained) continue;
+    values.resize(static_cast<std::size_t>(entry.size()));
+    backend.download(entry.size(), gradient + entry.offset, values.data());
+    if (!math::all_finite(values.data(), entry.size())) return &entry;
   }
-  return std::sqrt(squares);
+  return nullptr;
 }
 
 }  // namespace detail
@@ -86,116 +110,203 @@ class Trainer {
   using Backend = Backend_;
   using Communicator = Communicator_;
   using Scalar = typename Backend::Scalar;
+  using Master = Accumulator<Scalar>;
   using Student = Layout<Method>;
   using Teacher = Layout<typename Method::Teacher>;
   template <class Element>
   using Buffer = typename Backend::template Buffer<Element>;
 
   // Networks start from the seed; the teacher starts as the student. batch: images per step on this rank.
-  // Throws Error if the batch is too small for BatchNorm or the memory too small for the batch.
+  // Throws Error if the batch is too small for BatchNorm, or the memory too small for the batch.
   Trainer(Backend& backend, Communicator& communicator, Optimizer optimizer, index batch, std::uint64_t seed)
       : backend_(backend), communicator_(communicator), optimizer_(optimizer), batch_(batch) {
     if (batch * communicator.size() < 2)
       fail("a batch of {} image(s) is too small: BatchNorm in the heads needs at least 2 images", batch);
-    initialize(std::span<const Entry>(Student::entries), seed, student_.data(), student_statistics_.data());
-    std::copy_n(student_.data(), Teacher::parameters, teacher_.data());
-    std::copy_n(student_statistics_.data(), Teacher::statistics, teacher_statistics_.data());
+    start_networks(seed);
     plan();
+    refresh();
   }
 
   [[nodiscard]] index batch() const noexcept { return batch_; }
   [[nodiscard]] long steps() const noexcept { return steps_; }
+  [[nodiscard]] const Backend& backend() const noexcept { return backend_; }
   [[nodiscard]] index activation_bytes() const { return backend_.arena().peak_bytes(); }
   [[nodiscard]] static constexpr index parameter_bytes() {
-    return static_cast<index>(sizeof(Scalar)) * ((2 + Optimizer::states) * Student::parameters + Teacher::parameters +
-                                                 Student::statistics + Teacher::statistics);
+    return detail::Network<Backend, Method>::bytes + detail::Network<Backend, typename Method::Teacher>::bytes +
+           static_cast<index>(sizeof(Master)) * (1 + Optimizer::states) * Student::parameters;
   }
 
-  // One step on the stacked views (views * batch images). Returns the loss. Nothing is changed but the momentum encoder
-  // and the BatchNorm statistics if the loss or a gradient is not finite: then an Error names the first such tensor.
+  // One step on the stacked views (views * batch images, in memory of the backend). Returns the loss. Nothing is
+  // changed but the momentum encoder and the BatchNorm statistics if the loss or a gradient is not finite: then an
+  // Error names the first such tensor.
   double step(Rows<const Scalar, Method::in> images, const StepSettings<Method>& settings) {
-    auto context = this->context();
-    context.frozen_gradients = settings.frozen_gradients;
-    const auto frame = context.frame();
-    const auto result = Method::step(context, state(), images, settings.coefficients);
-    check_finite(result.loss);
-    ++steps_;
-    std::array<Scalar*, Optimizer::states> buffers;
-    for (std::size_t i = 0; i < buffers.size(); ++i) buffers[i] = optimizer_state_[i].data();
-    optimizer_.step(
-        backend_, optim::Update<Scalar, Optimizer::states>{Student::entries, gradient_.data(), student_.data(), buffers,
-                                                           settings.learning_rate, steps_});
-    return result.loss;
+    start(images, settings);
+    return finish();
   }
 
-  // features (images x Encoder::out) of the base encoder in evaluation mode.
+  // The two halves of a step: between them the host is free while a device works. A device's work is recorded for the
+  // address of the images and replayed: give the same buffer every time.
+  void start(Rows<const Scalar, Method::in> images, const StepSettings<Method>& settings) {
+    const Scalars scalars{settings.coefficients, optimizer_.coefficients(settings.learning_rate, steps_ + 1)};
+    backend_.upload(1, &scalars, scalars_.data());
+    const Recorded wanted{images.data, settings.frozen_gradients};
+    if (wanted != recorded_) recording_.reset();
+    recorded_ = wanted;
+    backend_.replay(recording_, [&] { run_step(images, settings.frozen_gradients); });
+  }
+  double finish() {
+    double loss = 0;
+    int blocked = 0;
+    backend_.download(1, loss_.data(), &loss);
+    backend_.download(1, blocked_.data(), &blocked);
+    if (blocked != 0) refuse(loss);
+    ++steps_;
+    return loss;
+  }
+
+  // features (images x Encoder::out) of the base encoder in evaluation mode; both in memory of the backend, at most as
+  // many images as a step takes.
   void encode(Rows<const Scalar, Method::in> images, Rows<Scalar, Method::Encoder::out> features) {
-    auto context = this->context();
-    context.mode = Mode::evaluate;
-    context.views = 1;
-    Method::Encoder::encode(context, bind<Method>(student_.data(), student_statistics_.data()).base_encoder.encoder,
-                            images, features);
+    auto context = this->context(Mode::evaluate);
+    Method::Encoder::encode(context, student_.bind().base_encoder.encoder, images, features);
   }
 
   // Attention weights of a block of the base encoder (images*heads*tokens x tokens), in evaluation mode. Takes at most
   // as many images as a step.
   void attention(Rows<const Scalar, Method::in> images, int block, Rows<Scalar, Method::Encoder::tokens> weights) {
-    auto context = this->context();
-    context.mode = Mode::evaluate;
-    context.views = 1;
-    Method::Encoder::encode_attention(context,
-                                      bind<Method>(student_.data(), student_statistics_.data()).base_encoder.encoder,
-                                      images, block, weights);
+    auto context = this->context(Mode::evaluate);
+    Method::Encoder::encode_attention(context, student_.bind().base_encoder.encoder, images, block, weights);
   }
 
   // The norm of the gradient of the last step over the tensors whose name starts with `prefix`.
   [[nodiscard]] double gradient_norm(std::string_view prefix) {
-    return detail::gradient_norm<Backend, Scalar>(backend_, Student::entries, prefix, gradient_.data());
+    squared_norms(backend_, std::span<const Entry>(Student::entries), static_cast<const Master*>(gradient_.data()),
+                  squares_.data());
+    std::array<double, Student::entries.size()> squares;
+    backend_.download(squares_.size(), squares_.data(), squares.data());
+    double sum = 0;
+    for (std::size_t i = 0; i < squares.size(); ++i)
+      if (Student::entries[i].name.view().starts_with(prefix)) sum += squares[i];
+    return std::sqrt(sum);
   }
 
   // Every tensor that a resumed run needs: both networks under their public names, and the optimizer's buffers as
   // optimizer.<number>.<name>.
-  [[nodiscard]] std::vector<NamedTensor<Scalar>> tensors() {
-    std::vector<NamedTensor<Scalar>> all;
-    detail::append_tensors<Scalar>(Student::entries, "", true, student_.data(), student_statistics_.data(), all);
-    detail::append_tensors<Scalar>(Teacher::entries, "", true, teacher_.data(), teacher_statistics_.data(), all);
+  [[nodiscard]] std::vector<NamedTensor<Master>> tensors() {
+    std::vector<NamedTensor<Master>> all;
+    detail::append_tensors<Master>(Student::entries, "", true, student_.parameters(), student_.statistics(), all);
+    detail::append_tensors<Master>(Teacher::entries, "", true, teacher_.parameters(), teacher_.statistics(), all);
     for (std::size_t i = 0; i < optimizer_state_.size(); ++i)
-      detail::append_tensors<Scalar>(Student::entries, "optimizer." + std::to_string(i) + ".", false,
+      detail::append_tensors<Master>(Student::entries, "optimizer." + std::to_string(i) + ".", false,
                                      optimizer_state_[i].data(), nullptr, all);
     return all;
   }
 
-  // Continues as if `steps` steps had been made; for resuming.
-  void set_steps(long steps) noexcept { steps_ = steps; }
+  // Continues as if `steps` steps had led to what tensors() now holds; for resuming.
+  void resume(long steps) {
+    steps_ = steps;
+    refresh();
+  }
 
   // The flat buffers, for tests and tools.
   [[nodiscard]] typename Method::template State<Scalar> state() {
-    return {student_.data(), gradient_.data(), teacher_.data(), student_statistics_.data(), teacher_statistics_.data()};
+    return {student_.parameters(), gradient_.data(), teacher_.parameters(), student_.statistics(),
+            teacher_.statistics()};
   }
 
  private:
-  [[nodiscard]] auto context() { return Context<Backend, Communicator>{backend_, communicator_}; }
+  // What a step reads from memory of the backend.
+  struct Scalars {
+    typename Method::Coefficients method;
+    typename Optimizer::Coefficients optimizer;
+  };
+  // What a recording was made for.
+  struct Recorded {
+    const Scalar* images = nullptr;
+    bool frozen_gradients = false;
+    bool operator==(const Recorded&) const = default;
+  };
 
-  // Runs a step, and an evaluation of as many images, without computing: finds how much memory activations take.
-  void plan() {
-    backend_.arena().reset();
-    {
-      auto context = this->context();
-      context.frozen_gradients = true;
-      const auto frame = context.frame();
-      Method::step(context, state(), Rows<const Scalar, Method::in>{nullptr, Method::views * batch_}, {});
-    }
-    encode({nullptr, Method::views * batch_}, {nullptr, Method::views * batch_});
-    backend_.arena().commit();
+  [[nodiscard]] auto context(Mode mode) {
+    return Context<Backend, Communicator>{backend_, communicator_, mode, mode == Mode::train ? Method::views : 1};
   }
 
-  void check_finite(double loss) {
-    if (!math::all_finite(&loss, 1))
-      fail(
-          "step {}: the loss is not a finite number; weights were left as they were (try a smaller --lr, a longer "
-          "--warmup-epochs or --stop-grad-conv1)",
-          steps_ + 1);
-    detail::check_gradient<Backend, Scalar>(backend_, Student::entries, gradient_.size(), gradient_.data(), steps_ + 1);
+  void start_networks(std::uint64_t seed) {
+    std::vector<Master> parameters(static_cast<std::size_t>(Student::parameters));
+    std::vector<Master> statistics(static_cast<std::size_t>(Student::statistics));
+    initialize(std::span<const Entry>(Student::entries), seed, parameters.data(), statistics.data());
+    const auto upload = [&](const auto& network, index count, index statistics_count) {
+      backend_.upload(count, parameters.data(), static_cast<Master*>(network.parameters()));
+      backend_.upload(statistics_count, statistics.data(), network.statistics());
+    };
+    upload(student_, Student::parameters, Student::statistics);
+    upload(teacher_, Teacher::parameters, Teacher::statistics);
+  }
+
+  void refresh() {
+    student_.refresh(backend_);
+    teacher_.refresh(backend_);
+  }
+
+  void run_step(Rows<const Scalar, Method::in> images, bool frozen_gradients) {
+    auto context = this->context(Mode::train);
+    context.frozen_gradients = frozen_gradients;
+    const auto frame = context.frame();
+    Method::step(context, state(), images, &scalars_.data()->method, loss_.data());
+    const Master* const gradient = gradient_.data();
+    check_finite(backend_, gradient_.size(), gradient, loss_.data(), blocked_.data());
+    std::array<Master*, Optimizer::states> states;
+    for (std::size_t i = 0; i < states.size(); ++i) states[i] = optimizer_state_[i].data();
+    optimizer_.step(backend_, optim::Update<Scalar, typename Optimizer::Coefficients, Optimizer::states>{
+                                  Student::entries, &scalars_.data()->optimizer, blocked_.data(), gradient,
+                                  student_.parameters(), states});
+  }
+
+  // A step, and an evaluation of as many images, without computing.
+  void run_dry(index batch) {
+    run_step({nullptr, Method::views * batch}, true);
+    encode({nullptr, Method::views * batch}, {nullptr, Method::views * batch});
+  }
+
+  // How much memory the activations of a step take, in bytes.
+  index measure(index batch) {
+    backend_.arena().reset();
+    run_dry(batch);
+    return backend_.arena().peak_bytes();
+  }
+
+  void plan() {
+    const index wanted = measure(batch_);
+    if (const index free = backend_.free_bytes(); wanted > free) refuse_batch(wanted, free);
+    backend_.arena().commit();
+    backend_.choose_products([&] { run_dry(batch_); });
+  }
+
+  [[noreturn]] void refuse_batch(index wanted, index free) {
+    index fits = 0, too_large = batch_;
+    while (too_large - fits > 1) {
+      const index middle = fits + (too_large - fits) / 2;
+      (measure(middle) <= free ? fits : too_large) = middle;
+    }
+    backend_.arena().reset();
+    constexpr double gib = 1 << 30;
+    fail(
+        "a batch of {} needs {:.2f} GiB for activations beside {:.2f} GiB of weights and state, but {:.2f} GiB are "
+        "free; {}",
+        batch_, static_cast<double>(wanted) / gib, static_cast<double>(parameter_bytes()) / gib,
+        static_cast<double>(free) / gib,
+        fits > 1 ? fmt::format("the largest batch that fits is {}", fits) : std::string("no batch fits"));
+  }
+
+  [[noreturn]] void refuse(double loss) {
+    constexpr const char* advice =
+        "weights were left as they were (try a smaller --lr, a longer --warmup-epochs or "
+        "--stop-grad-conv1)";
+    const Entry* const entry =
+        detail::first_not_finite(backend_, std::span<const Entry>(Student::entries), gradient_.data());
+    if (!math::all_finite(&loss, 1) || entry == nullptr)
+      fail("step {}: the loss is not a finite number; {}", steps_ + 1, advice);
+    fail("step {}: the gradient of '{}' is not finite; {}", steps_ + 1, entry->name.view(), advice);
   }
 
   Backend& backend_;
@@ -203,15 +314,21 @@ class Trainer {
   Optimizer optimizer_;
   index batch_;
   long steps_ = 0;
-  Buffer<Scalar> student_{Student::parameters}, gradient_{Student::parameters}, teacher_{Teacher::parameters};
-  Buffer<Scalar> student_statistics_{Student::statistics}, teacher_statistics_{Teacher::statistics};
-  std::array<Buffer<Scalar>, Optimizer::states> optimizer_state_ =
+  detail::Network<Backend, Method> student_;
+  detail::Network<Backend, typename Method::Teacher> teacher_;
+  Buffer<Master> gradient_{Student::parameters};
+  Buffer<Scalars> scalars_{1};
+  Buffer<double> loss_{1}, squares_{static_cast<index>(Student::entries.size())};
+  Buffer<int> blocked_{1};
+  typename Backend::Recording recording_;
+  Recorded recorded_;
+  std::array<Buffer<Master>, Optimizer::states> optimizer_state_ =
       make_states(std::make_index_sequence<Optimizer::states>{});
 
   template <std::size_t... i>
   static auto make_states(std::index_sequence<i...>) {
-    return std::array<Buffer<Scalar>, Optimizer::states>{
-        (static_cast<void>(i), Buffer<Scalar>(Student::parameters))...};
+    return std::array<Buffer<Master>, Optimizer::states>{
+        (static_cast<void>(i), Buffer<Master>(Student::parameters))...};
   }
 };
 

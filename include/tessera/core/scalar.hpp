@@ -1,0 +1,65 @@
+// What numbers are stored in, and what they are added up in.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/parallel.hpp"
+
+namespace tessera::inline TESSERA_ABI {
+
+// Brain floating point: the upper half of a float. Storage only; arithmetic is done in float.
+struct bf16 {
+  std::uint16_t bits = 0;
+
+  bf16() = default;
+  // Rounds to nearest, ties to even; NaN stays NaN.
+  TESSERA_HOST_DEVICE explicit bf16(float value) {
+    const std::uint32_t all = std::bit_cast<std::uint32_t>(value);
+    const std::uint32_t rounded = (all + 0x7FFFu + (all >> 16 & 1u)) >> 16;
+    bits = static_cast<std::uint16_t>((all & 0x7FFFFFFFu) > 0x7F800000u ? all >> 16 | 0x40u : rounded);
+  }
+  TESSERA_HOST_DEVICE explicit operator float() const { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
+};
+
+// A tensor or flat buffer of master values with a copy in the type that matrix products read. Used as a pointer to
+// the master values wherever one is expected.
+template <class Low>
+struct MasterAndCopy {
+  float* master = nullptr;
+  Low* copy = nullptr;
+
+  constexpr MasterAndCopy() = default;
+  TESSERA_HOST_DEVICE constexpr MasterAndCopy(float* values, Low* low = nullptr) : master(values), copy(low) {}
+
+  TESSERA_HOST_DEVICE constexpr operator float*() const { return master; }
+  TESSERA_HOST_DEVICE constexpr MasterAndCopy operator+(index offset) const {
+    return {master + offset, copy == nullptr ? nullptr : copy + offset};
+  }
+};
+
+namespace detail {
+
+template <class Scalar>
+struct ScalarTraits {
+  using Accumulator = Scalar;
+  using Parameter = Scalar*;
+};
+template <>
+struct ScalarTraits<bf16> {
+  using Accumulator = float;
+  using Parameter = MasterAndCopy<bf16>;
+};
+
+}  // namespace detail
+
+// For activations of type Scalar: the type of sums, statistics, losses, gradients of parameters and master weights.
+template <class Scalar>
+using Accumulator = typename detail::ScalarTraits<Scalar>::Accumulator;
+
+// How layers are handed a parameter: a pointer, or a pair of them where products read a copy of lower precision.
+template <class Scalar>
+using Parameter = typename detail::ScalarTraits<Scalar>::Parameter;
+
+}  // namespace tessera::inline TESSERA_ABI
