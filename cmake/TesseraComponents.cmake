@@ -1,12 +1,13 @@
 # What each part of Tessera needs. Used by the build and by the installed package alike.
 #
-# tessera_find_component(NAME [REQUIRED]) sets TESSERA_<NAME>_FOUND, _LIBRARIES and _DEFINITIONS.
-set(TESSERA_COMPONENTS io data report onednn cblas)
+# tessera_find_component(NAME [REQUIRED]) sets TESSERA_<NAME>_FOUND, _LIBRARIES, _DEFINITIONS and _OPTIONS.
+set(TESSERA_COMPONENTS io data report onednn cblas cuda)
 
 macro(tessera_find_component component)
   set(TESSERA_${component}_FOUND FALSE)
   set(TESSERA_${component}_LIBRARIES "")
   set(TESSERA_${component}_DEFINITIONS "")
+  set(TESSERA_${component}_OPTIONS "")
   if("${component}" STREQUAL "core")
     find_package(Eigen3 3.4 ${ARGN} QUIET NO_MODULE)
     find_package(xtensor 0.24 ${ARGN} QUIET)
@@ -44,6 +45,15 @@ macro(tessera_find_component component)
       set(TESSERA_cblas_FOUND TRUE)
       set(TESSERA_cblas_LIBRARIES ${TESSERA_CBLAS_LIBRARY})
       set(TESSERA_cblas_DEFINITIONS TESSERA_HAS_CBLAS=1)
+    endif()
+  elseif("${component}" STREQUAL "cuda")
+    # CMake 3.25 does not know nvcc 13's C++20, so the dialect is an option. fmt 9 and Eigen 3.4 need the definitions.
+    find_package(CUDAToolkit 12 QUIET)
+    if(CUDAToolkit_FOUND AND TARGET CUDA::cublasLt)
+      set(TESSERA_cuda_FOUND TRUE)
+      set(TESSERA_cuda_LIBRARIES CUDA::cudart CUDA::cublasLt)
+      set(TESSERA_cuda_DEFINITIONS $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1> $<$<COMPILE_LANGUAGE:CUDA>:EIGEN_NO_CUDA>)
+      set(TESSERA_cuda_OPTIONS "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr>")
     endif()
   endif()
 endmacro()

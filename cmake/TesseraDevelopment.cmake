@@ -2,11 +2,12 @@
 
 # tessera_development: warnings, which the presets of the tests make errors, and every component.
 add_library(tessera_development INTERFACE)
-target_compile_options(tessera_development INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion)
+target_compile_options(tessera_development INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # g++ 12 reports its own AVX-512 intrinsics (GCC bug 105593), and vectors of sizes it cannot know.
-  target_compile_options(tessera_development INTERFACE -Wno-maybe-uninitialized -Wno-uninitialized
-                                                       -Wno-alloc-size-larger-than)
+  target_compile_options(tessera_development INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized -Wno-uninitialized -Wno-alloc-size-larger-than>)
 endif()
 foreach(component io data report)
   if(TARGET tessera_${component})
@@ -43,4 +44,31 @@ message(STATUS "tessera: matrix products by ${matmul}")
 find_program(TESSERA_CCACHE ccache)
 if(TESSERA_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${TESSERA_CCACHE})
+endif()
+
+# nvcc: TESSERA_HAS_NVCC says whether there is one. The programs of the CUDA part are compiled for the oldest device that
+# the kernels are written for and for the one they are tuned for.
+set(TESSERA_HAS_NVCC FALSE)
+if(TARGET tessera_cuda)
+  find_program(TESSERA_NVCC nvcc HINTS ${CUDAToolkit_BIN_DIR})
+  if(TESSERA_NVCC)
+    set(CMAKE_CUDA_COMPILER ${TESSERA_NVCC})
+    set(CMAKE_CUDA_HOST_COMPILER ${CMAKE_CXX_COMPILER})
+    if(NOT CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real)
+    endif()
+    enable_language(CUDA)
+    if(TESSERA_CCACHE AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
+      set(CMAKE_CUDA_COMPILER_LAUNCHER ${TESSERA_CCACHE})
+    endif()
+    set(TESSERA_HAS_NVCC TRUE)
+    message(STATUS "tessera: CUDA ${CUDAToolkit_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+  endif()
+endif()
+if(NOT TESSERA_HAS_NVCC)
+  if(TESSERA_CUDA)
+    message(FATAL_ERROR "tessera: TESSERA_CUDA is on, but nvcc and the CUDA toolkit were not found; put nvcc on PATH or "
+                        "set CUDAToolkit_ROOT")
+  endif()
+  message(STATUS "tessera: nvcc and the CUDA toolkit were not found; the CUDA part is left out")
 endif()

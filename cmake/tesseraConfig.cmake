@@ -1,4 +1,4 @@
-# find_package(tessera 0.1 CONFIG [COMPONENTS io data report onednn cblas])
+# find_package(tessera 0.1 CONFIG [COMPONENTS io data report onednn cblas cuda])
 include(CMakeFindDependencyMacro)
 include(${CMAKE_CURRENT_LIST_DIR}/TesseraComponents.cmake)
 

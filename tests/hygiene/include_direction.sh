@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# include_direction.sh COMPILER INCLUDE: includes point one way, core <- (cpu, comm) <- nn <- (embed, position) <- models
+# include_direction.sh COMPILER INCLUDE: includes point one way, core <- (cpu, cuda, comm) <- nn <- (embed, position) <- models
 # <- ssl <- train, and data, io and eval do not know train.
 set -euo pipefail
 cd "$2/tessera"
@@ -14,15 +14,16 @@ forbid() {
     fi
   done
 }
-forbid core cpu comm nn embed position models ssl optim data eval io train
-forbid cpu nn embed position models ssl optim data eval io train comm
-forbid comm nn embed position models ssl optim data eval io train cpu
-forbid nn embed position models ssl optim data eval io train cpu
-forbid embed models ssl optim data eval io train cpu
-forbid position models ssl optim data eval io train cpu
-forbid models ssl optim data eval io train cpu
-forbid ssl optim data eval io train cpu
-forbid data train
+forbid core cpu cuda comm nn embed position models ssl optim data eval io train
+forbid cpu cuda nn embed position models ssl optim data eval io train comm
+forbid comm cuda nn embed position models ssl optim data eval io train cpu
+forbid nn embed position models ssl optim data eval io train cpu cuda
+forbid embed models ssl optim data eval io train cpu cuda
+forbid position models ssl optim data eval io train cpu cuda
+forbid models ssl optim data eval io train cpu cuda
+forbid ssl optim data eval io train cpu cuda
+forbid cuda cpu nn embed position models ssl optim eval io train comm
+forbid data train cuda
 forbid io train
 forbid eval train
 exit $status

@@ -1,0 +1,253 @@
+// The CUDA backend: a scalar type, a device with its stream and memory, and matrix products by cuBLASLt. Its operations
+// are the free functions of this folder, found by their first argument; cpu/ has functions of the same names and
+// signatures. Compiled by nvcc; needs tessera::cuda.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/memory.hpp"
+#include "tessera/core/scalar.hpp"
+#include "tessera/cuda/errors.hpp"
+#include "tessera/cuda/products.hpp"
+
+namespace tessera::inline TESSERA_ABI::cuda {
+
+// Zeroed bytes on the current device, aligned to `alignment`.
+class Memory {
+ public:
+  Memory() = default;
+
+  // Throws Error if the device does not have that much.
+  explicit Memory(index bytes) : size_(divide_up(bytes, alignment) * alignment) {
+    if (size_ == 0) return;
+    void* data = nullptr;
+    const cudaError_t status = cudaMalloc(&data, static_cast<std::size_t>(size_));
+    if (status == cudaErrorMemoryAllocation) {
+      static_cast<void>(cudaGetLastError());
+      const FreeMemory memory = free_memory();
+      fail("the device has not enough memory: {:.2f} GiB in one piece are needed, {:.2f} of {:.2f} GiB are free",
+           gibibytes(bytes), gibibytes(memory.free), gibibytes(memory.total));
+    }
+    check(status, "cudaMalloc");
+    data_.reset(static_cast<std::byte*>(data));
+    check(cudaMemset(data, 0, static_cast<std::size_t>(size_)), "cudaMemset");
+  }
+
+  [[nodiscard]] std::byte* data() const noexcept { return data_.get(); }
+  [[nodiscard]] index size() const noexcept { return size_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* bytes) const noexcept { static_cast<void>(cudaFree(bytes)); }
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  index size_ = 0;
+};
+
+// A flat buffer of scalars on the device, zero at first.
+template <class Scalar>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(index count) : memory_(count * static_cast<index>(sizeof(Scalar))), size_(count) {}
+
+  [[nodiscard]] Scalar* data() const noexcept { return reinterpret_cast<Scalar*>(memory_.data()); }
+  [[nodiscard]] index size() const noexcept { return size_; }
+
+ private:
+  Memory memory_;
+  index size_ = 0;
+};
+
+// Memory of the host that the device copies from and to without waiting.
+template <class Element>
+class PinnedBuffer {
+ public:
+  PinnedBuffer() = default;
+  explicit PinnedBuffer(index count) : size_(count) {
+    void* data = nullptr;
+    check(cudaMallocHost(&data, static_cast<std::size_t>(count) * sizeof(Element)), "cudaMallocHost");
+    data_.reset(static_cast<Element*>(data));
+  }
+
+  [[nodiscard]] Element* data() const noexcept { return data_.get(); }
+  [[nodiscard]] index size() const noexcept { return size_; }
+
+ private:
+  struct Free {
+    void operator()(Element* data) const noexcept { static_cast<void>(cudaFreeHost(data)); }
+  };
+  std::unique_ptr<Element, Free> data_;
+  index size_ = 0;
+};
+
+// Work that was recorded once and is replayed as one CUDA graph.
+class Recording {
+ public:
+  [[nodiscard]] bool empty() const noexcept { return graph_ == nullptr; }
+  void reset() noexcept { graph_.reset(); }
+
+ private:
+  template <class>
+  friend class Backend;
+  struct Destroy {
+    void operator()(cudaGraphExec_t graph) const noexcept { static_cast<void>(cudaGraphExecDestroy(graph)); }
+  };
+  std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, Destroy> graph_;
+};
+
+// One device. Work is put in order on one stream and done later; what reads results on the host waits for it first.
+template <class Scalar_>
+class Backend {
+  static_assert(std::is_same_v<Scalar_, float> || std::is_same_v<Scalar_, bf16>,
+                "tessera: the CUDA backend computes in float or bf16");
+
+ public:
+  using Scalar = Scalar_;
+  using Arena = tessera::Arena<Memory>;
+  using Recording = cuda::Recording;
+  template <class Element>
+  using Buffer = cuda::Buffer<Element>;
+
+  // Throws Error, which says what to do, if there is no device of that number, or none that these kernels run on.
+  explicit Backend(int device = 0) : device_(open_device(device)) {
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    stream_.reset(stream);
+  }
+  Backend(const Backend&) = delete;
+  Backend& operator=(const Backend&) = delete;
+
+  [[nodiscard]] int device() const noexcept { return device_; }
+  [[nodiscard]] cudaStream_t stream() const noexcept { return stream_.get(); }
+  [[nodiscard]] Arena& arena() noexcept { return arena_; }
+  [[nodiscard]] Products& products() noexcept { return products_; }
+
+  // Nothing is computed: the arena's height is being found, or algorithms are being chosen for the products.
+  [[nodiscard]] bool planning() const noexcept { return arena_.planning() || products_.choosing(); }
+
+  // Runs body, a step in memory that was planned for it, for its products alone: finds the fastest algorithm for each.
+  template <class Body>
+  void choose_products(Body&& body) {
+    products_.set_choosing(true);
+    try {
+      body();
+    } catch (...) {
+      products_.set_choosing(false);
+      throw;
+    }
+    products_.set_choosing(false);
+    wait();
+  }
+
+  [[nodiscard]] static index free_bytes() { return free_memory().free; }
+
+  void wait() const { check(cudaStreamSynchronize(stream()), "a kernel of the step"); }
+
+  // to[0, count) = from[0, count), from host to device memory, in the stream's order. The host's may be reused at once,
+  // unless it is pinned.
+  template <class Element>
+  void upload(index count, const Element* from, Element* to) const {
+    check(
+        cudaMemcpyAsync(to, from, static_cast<std::size_t>(count) * sizeof(Element), cudaMemcpyHostToDevice, stream()),
+        "cudaMemcpyAsync");
+  }
+  // The other direction; waits.
+  template <class Element>
+  void download(index count, const Element* from, Element* to) const {
+    check(
+        cudaMemcpyAsync(to, from, static_cast<std::size_t>(count) * sizeof(Element), cudaMemcpyDeviceToHost, stream()),
+        "cudaMemcpyAsync");
+    wait();
+  }
+  // Within the device, in the stream's order.
+  template <class Element>
+  void copy(index count, const Element* from, Element* to) const {
+    if (planning()) return;
+    check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(count) * sizeof(Element), cudaMemcpyDeviceToDevice,
+                          stream()),
+          "cudaMemcpyAsync");
+  }
+  template <class Element>
+  void clear(index count, Element* to) const {
+    if (planning()) return;
+    check(cudaMemsetAsync(to, 0, static_cast<std::size_t>(count) * sizeof(Element), stream()), "cudaMemsetAsync");
+  }
+
+  // Does what body() puts on the stream: records it the first time, replays the recording every time.
+  template <class Body>
+  void replay(Recording& recording, Body&& body) {
+    if (recording.empty()) record(recording, std::forward<Body>(body));
+    check(cudaGraphLaunch(recording.graph_.get(), stream()), "cudaGraphLaunch");
+  }
+
+ private:
+  struct Destroy {
+    void operator()(cudaStream_t stream) const noexcept { static_cast<void>(cudaStreamDestroy(stream)); }
+  };
+
+  template <class Body>
+  void record(Recording& recording, Body&& body) {
+    check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    cudaGraph_t graph = nullptr;
+    try {
+      body();
+    } catch (...) {
+      static_cast<void>(cudaStreamEndCapture(stream(), &graph));
+      if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
+      throw;
+    }
+    check(cudaStreamEndCapture(stream(), &graph), "cudaStreamEndCapture");
+    cudaGraphExec_t executable = nullptr;
+    const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+    static_cast<void>(cudaGraphDestroy(graph));
+    check(status, "cudaGraphInstantiate");
+    recording.graph_.reset(executable);
+  }
+
+  int device_;
+  std::unique_ptr<std::remove_pointer_t<cudaStream_t>, Destroy> stream_;
+  Arena arena_;
+  Products products_;
+};
+
+// Threads of a warp, and the shared memory that a block has without asking for more.
+inline constexpr int warp_size = 32;
+inline constexpr index default_shared_bytes = 48 * 1024;
+
+// The grid of a kernel that gives every thread `each` of `count` elements.
+[[nodiscard]] inline dim3 blocks_for(index count, int threads, int each = 1) {
+  return dim3(static_cast<unsigned>(divide_up(count, static_cast<index>(threads) * each)));
+}
+
+// Puts kernel<<<grid, threads, shared_bytes>>>(arguments...) on the backend's stream. While planning, only loads the
+// kernel, so that a recording finds it ready. A grid without blocks is no launch.
+template <class Scalar, class... Parameters, class... Arguments>
+void launch(Backend<Scalar>& backend, dim3 grid, int threads, index shared_bytes, void (*kernel)(Parameters...),
+            Arguments&&... arguments) {
+  if (backend.planning()) {
+    if (shared_bytes > default_shared_bytes)
+      check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes)),
+            "cudaFuncSetAttribute");
+    cudaFuncAttributes attributes;
+    check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)), "cudaFuncGetAttributes");
+    return;
+  }
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+  config.stream = backend.stream();
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...),
+        "cudaLaunchKernelEx");
+}
+
+}  // namespace tessera::inline TESSERA_ABI::cuda

@@ -1,0 +1,86 @@
+// What kernels are written with: vectors of memory, sums over warps and blocks.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/parallel.hpp"
+#include "tessera/core/scalar.hpp"
+#include "tessera/cuda/ptx.hpp"
+
+namespace tessera::inline TESSERA_ABI::cuda {
+
+// As many scalars as one load or store moves.
+template <class Scalar, int count>
+struct alignas(sizeof(Scalar) * count) Vector {
+  Scalar values[count];
+};
+
+// The widest vector, of at most 16 bytes, whose count divides `columns`.
+template <class Scalar>
+[[nodiscard]] constexpr int vector_width(int columns) {
+  int width = 16 / static_cast<int>(sizeof(Scalar));
+  while (columns % width != 0) width /= 2;
+  return width;
+}
+
+// to[0, count) = from[0, count) as accumulators; from is aligned to the vector.
+template <int count, class Scalar>
+__device__ inline void load(const Scalar* from, Accumulator<Scalar> (&to)[count]) {
+  const auto vector = *reinterpret_cast<const Vector<Scalar, count>*>(from);
+  TESSERA_UNROLL
+  for (int i = 0; i < count; ++i) to[i] = static_cast<Accumulator<Scalar>>(vector.values[i]);
+}
+
+template <int count, class Scalar>
+__device__ inline void store(Scalar* to, const Accumulator<Scalar> (&from)[count]) {
+  Vector<Scalar, count> vector;
+  TESSERA_UNROLL
+  for (int i = 0; i < count; ++i) vector.values[i] = static_cast<Scalar>(from[i]);
+  *reinterpret_cast<Vector<Scalar, count>*>(to) = vector;
+}
+
+inline constexpr unsigned whole_warp = 0xFFFFFFFFu;
+
+// The sum, or the largest, over the warp's threads; every thread receives it.
+template <class Value>
+__device__ inline Value warp_sum(Value value) {
+  TESSERA_UNROLL
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(whole_warp, value, distance);
+  return value;
+}
+template <class Value>
+__device__ inline Value warp_largest(Value value) {
+  TESSERA_UNROLL
+  for (int distance = 16; distance > 0; distance /= 2) {
+    const Value other = __shfl_xor_sync(whole_warp, value, distance);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+// The sum over the block's threads (a multiple of 32), which every thread receives. `room`: 32 values of shared memory,
+// which may be used again after it.
+template <class Value>
+__device__ inline Value block_sum(Value value, Value* room) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  value = warp_sum(value);
+  if (lane == 0) room[warp] = value;
+  __syncthreads();
+  value = warp_sum(lane < warps ? room[lane] : Value{});
+  __syncthreads();
+  return value;
+}
+
+// The block's dynamic shared memory, aligned to 16 bytes.
+__device__ inline std::byte* shared_memory() {
+  extern __shared__ __align__(128) std::byte tessera_shared_memory[];
+  return tessera_shared_memory;
+}
+
+}  // namespace tessera::inline TESSERA_ABI::cuda

@@ -1,0 +1,162 @@
+// A CUDA device made of the host's processor, for tests: kernels are compiled by the host's compiler and run thread by
+// thread, so that they can be tested, also under sanitizers, on machines that have no device.
+//
+// It is included in front of everything else (-include), and its folder comes before include/ in the compiler's path,
+// so that its tessera/cuda/ptx.hpp stands for the real one. runtime.cpp defines the functions of the CUDA runtime and
+// of cuBLASLt that the library calls; nothing of CUDA is linked, its headers alone are used.
+//
+// What is checked beyond results: threads of a block run one after the other, in an order that changes at every
+// barrier, so that a missing barrier shows; barriers and warp-wide operations must be reached by all threads; device
+// memory cannot be touched by host code, nor past its end by kernels; it starts as NaN. What is not: memory ordering
+// within a warp, alignment, speed.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+namespace emulation {
+
+struct Index {
+  unsigned x, y, z;
+};
+
+}  // namespace emulation
+
+// Of the running thread.
+extern emulation::Index threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulation {
+
+// Waits for all threads of the block, or of the warp, that have not ended.
+void block_barrier();
+void warp_barrier();
+
+// Every lane of the warp gives `size` <= 64 bytes and receives all 32 lanes', in room that is valid until its next
+// exchange.
+const unsigned char* exchange(const void* value, std::size_t size);
+
+// Copies of 16 bytes (zeros from nullptr) that the running thread has under way, in groups.
+void start_copy(void* to, const void* from);
+void close_copies();
+void wait_for_copies(int pending);
+
+void run(dim3 grid, dim3 threads, std::size_t shared_bytes, const std::function<void()>& kernel);
+cudaError_t submit(cudaStream_t stream, std::function<void()> work);
+cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* kernel);
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+  const cudaError_t status = check_launch(*config, reinterpret_cast<const void*>(kernel));
+  if (status != cudaSuccess) return status;
+  const std::tuple<std::decay_t<Parameters>...> values(arguments...);
+  return submit(config->stream, [=, c = *config] {
+    run(c.gridDim, c.blockDim, c.dynamicSmemBytes, [&] { std::apply(kernel, values); });
+  });
+}
+
+inline int lane() {
+  return static_cast<int>(threadIdx.x % 32);
+}
+
+template <class Value>
+Value shuffle(Value value, int from) {
+  const unsigned char* const all = exchange(&value, sizeof(Value));
+  std::memcpy(&value, all + from * 64, sizeof(Value));
+  return value;
+}
+
+}  // namespace emulation
+
+#define cudaLaunchKernelEx ::emulation::launch
+#undef __shared__
+#define __shared__
+#define __launch_bounds__(...)
+#define TESSERA_EMULATION 1
+
+inline void __syncthreads() {
+  emulation::block_barrier();
+}
+inline void __syncwarp(unsigned = ~0u) {
+  emulation::warp_barrier();
+}
+
+template <class Value>
+Value __shfl_xor_sync(unsigned, Value value, int mask) {
+  return emulation::shuffle(value, emulation::lane() ^ mask);
+}
+template <class Value>
+Value __shfl_sync(unsigned, Value value, int lane) {
+  return emulation::shuffle(value, lane & 31);
+}
+template <class Value>
+Value __shfl_down_sync(unsigned, Value value, int distance) {
+  const int from = emulation::lane() + distance;
+  return emulation::shuffle(value, from < 32 ? from : emulation::lane());
+}
+template <class Value>
+Value __shfl_up_sync(unsigned, Value value, int distance) {
+  const int from = emulation::lane() - distance;
+  return emulation::shuffle(value, from >= 0 ? from : emulation::lane());
+}
+inline unsigned __ballot_sync(unsigned, int holds) {
+  const unsigned char* const all = emulation::exchange(&holds, sizeof(holds));
+  unsigned ballot = 0;
+  for (int lane = 0; lane < 32; ++lane) {
+    int one;
+    std::memcpy(&one, all + lane * 64, sizeof(one));
+    ballot |= one != 0 ? 1u << lane : 0u;
+  }
+  return ballot;
+}
+
+template <class Value>
+Value atomicAdd(Value* to, Value value) {
+  return std::exchange(*to, static_cast<Value>(*to + value));
+}
+template <class Value>
+Value atomicMax(Value* to, Value value) {
+  return std::exchange(*to, value > *to ? value : *to);
+}
+template <class Value>
+Value atomicOr(Value* to, Value value) {
+  return std::exchange(*to, *to | value);
+}
+template <class Value>
+Value __ldg(const Value* from) {
+  return *from;
+}
+inline void __threadfence() {}
+inline float rsqrtf(float x) {
+  return 1.0f / std::sqrt(x);
+}
+inline float __expf(float x) {
+  return std::exp(x);
+}
+inline float __fdividef(float a, float b) {
+  return a / b;
+}
+inline float __frcp_rn(float x) {
+  return 1.0f / x;
+}
+inline float __fmaf_rn(float a, float b, float c) {
+  return std::fma(a, b, c);
+}
+inline float __fmul_rn(float a, float b) {
+  volatile float product = a * b;
+  return product;
+}
+inline float __fadd_rn(float a, float b) {
+  volatile float sum = a + b;
+  return sum;
+}
+inline float __fsub_rn(float a, float b) {
+  volatile float difference = a - b;
+  return difference;
+}
