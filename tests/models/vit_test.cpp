@@ -31,5 +31,40 @@ TYPED_TEST(VisionTransformerParity, EqualsTheReference) {
   check_variant<typename TypeParam::Variant>(backend);
 }
 
+template <class Recompute>
+using Encoder = VisionTransformer<image<24>, patch<6>, 20, 4, 5, 4,
+                                  vit::policies<embed::Patches, position::SinCos2d, attention::SoftmaxAttention,
+                                                pooling::ClassToken, mlp_norm::LayerNorm, nn::Gelu, Recompute>>;
+template <class Recompute>
+using Method = ssl::MoCoV3<Encoder<Recompute>, ssl::Projector<36, 16>, ssl::Predictor<36, 16>>;
+
+// Loss, gradients and weights of two steps, and the memory they took.
+template <class Recompute>
+auto two_steps() {
+  using ThisMethod = Method<Recompute>;
+  cpu::Backend<float> backend(2);
+  comm::Serial communicator;
+  Trainer<ThisMethod, optim::AdamW, cpu::Backend<float>, comm::Serial> trainer(backend, communicator, {}, 6, 1);
+  std::vector<float> images(12 * ThisMethod::in);
+  Random random(1, Purpose::test, 0, 0);
+  for (float& value : images) value = static_cast<float>(random.normal());
+  std::vector<double> losses;
+  for (int i = 0; i < 2; ++i) losses.push_back(trainer.step({images.data(), 12}, {1e-3, {}, true}));
+  const auto state = trainer.state();
+  const index count = Layout<ThisMethod>::parameters;
+  return std::make_tuple(losses, downloaded(backend, static_cast<const float*>(state.gradient), count),
+                         downloaded(backend, static_cast<const float*>(state.student), count),
+                         trainer.activation_bytes());
+}
+
+TEST(VisionTransformer, RecomputedBlocksGiveTheSameBitsInLessMemory) {
+  const auto [losses, gradient, weights, bytes] = two_steps<recompute::None>();
+  const auto [losses2, gradient2, weights2, bytes2] = two_steps<recompute::Blocks>();
+  EXPECT_EQ(losses, losses2);
+  EXPECT_EQ(gradient, gradient2);
+  EXPECT_EQ(weights, weights2);
+  EXPECT_LT(bytes2, bytes * 2 / 3);
+}
+
 }  // namespace
 }  // namespace tessera::test

@@ -33,12 +33,25 @@ struct BatchNorm {
 };
 }  // namespace mlp_norm
 
+// What a block keeps for backward: everything, or only its input (activation checkpointing: nearly two thirds of a
+// forward pass more work, a twelfth of the memory).
+namespace recompute {
+struct None {
+  template <class Block>
+  using Layer = Block;
+};
+struct Blocks {
+  template <class Block>
+  using Layer = nn::RecomputedBlock<Block>;
+};
+}  // namespace recompute
+
 namespace vit {
 
 // What a user may swap; every one has the reference's choice as its default.
 template <class Embed_ = embed::Patches, class Position_ = position::SinCos2d,
           class Attention_ = attention::SoftmaxAttention, class Pooling_ = pooling::ClassToken,
-          class MlpNorm_ = mlp_norm::LayerNorm, class Activation_ = nn::Gelu>
+          class MlpNorm_ = mlp_norm::LayerNorm, class Activation_ = nn::Gelu, class Recompute_ = recompute::None>
 struct policies {
   using Embed = Embed_;
   using Position = Position_;
@@ -46,6 +59,7 @@ struct policies {
   using Pooling = Pooling_;
   using MlpNorm = MlpNorm_;
   using Activation = Activation_;
+  using Recompute = Recompute_;
 };
 
 }  // namespace vit
@@ -71,11 +85,12 @@ struct VisionTransformer {
   static_assert(Position::template supports<width>,
                 "tessera: sine-cosine position embeddings need a width divisible by 4");
 
-  using Block =
+  using PlainBlock =
       nn::Block<nn::Attention<width, tokens, heads, typename Policies::Attention>,
                 nn::Mlp<width, width * mlp_ratio, typename Policies::Activation>, Policies::MlpNorm::template Layer>;
+  using Block = typename Policies::Recompute::template Layer<PlainBlock>;
   static constexpr bool class_token_alone = Pooling::class_token && Block::Norm2::each_row_alone;
-  using LastBlock = std::conditional_t<class_token_alone, nn::ClassTokenBlock<Block>, Block>;
+  using LastBlock = std::conditional_t<class_token_alone, nn::ClassTokenBlock<PlainBlock>, PlainBlock>;
   static constexpr int last_tokens = class_token_alone ? 1 : tokens;  // of an image, behind the last block
   using Norm = nn::LayerNorm<width>;
 

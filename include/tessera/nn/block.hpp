@@ -48,15 +48,17 @@ struct Block {
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
                                Rows<Scalar, width> y) {
-    Saved<Scalar> saved;
-    saved.normed1 = context.template take<width>(x.rows);
-    saved.middle = context.template take<width>(x.rows);
-    saved.normed2 = context.template take<width>(x.rows);
-    saved.norm1 = Norm1::forward(context, p.norm1, x, saved.normed1);
-    saved.attn = Attention::forward(context, p.attn, Rows<const Scalar, width>(saved.normed1), x, saved.middle);
-    const Rows<const Scalar, width> middle = saved.middle;
-    saved.norm2 = Norm2::forward(context, p.norm2, middle, saved.normed2);
-    saved.mlp = Mlp::forward(context, p.mlp, Rows<const Scalar, width>(saved.normed2), middle, y);
+    using Input = Rows<const Scalar, width>;
+    Saved<Scalar> saved = attend(context, p, x);
+    saved.mlp = Mlp::forward(context, p.mlp, Input(saved.normed2), Input(saved.middle), y);
+    return saved;
+  }
+
+  // What forward keeps, without its result.
+  template <class Context, class Scalar>
+  static Saved<Scalar> save(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x) {
+    Saved<Scalar> saved = attend(context, p, x);
+    saved.mlp = Mlp::save(context, p.mlp, Rows<const Scalar, width>(saved.normed2));
     return saved;
   }
 
@@ -73,6 +75,52 @@ struct Block {
     Norm2::backward(context, p.norm2, g.norm2, Input(saved.middle), saved.norm2, Input(d_normed), dy, d_middle);
     Attention::backward(context, p.attn, g.attn, Input(saved.normed1), saved.attn, Input(d_middle), d_normed);
     Norm1::backward(context, p.norm1, g.norm1, x, saved.norm1, Input(d_normed), Input(d_middle), dx);
+  }
+
+ private:
+  // Everything in front of the MLP.
+  template <class Context, class Scalar>
+  static Saved<Scalar> attend(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x) {
+    using Input = Rows<const Scalar, width>;
+    Saved<Scalar> saved;
+    saved.normed1 = context.template take<width>(x.rows);
+    saved.middle = context.template take<width>(x.rows);
+    saved.normed2 = context.template take<width>(x.rows);
+    saved.norm1 = Norm1::forward(context, p.norm1, x, saved.normed1);
+    saved.attn = Attention::forward(context, p.attn, Input(saved.normed1), x, saved.middle);
+    saved.norm2 = Norm2::forward(context, p.norm2, Input(saved.middle), saved.normed2);
+    return saved;
+  }
+};
+
+// Block, of which nothing but its input is kept for backward: there what forward kept is computed again, for two thirds
+// of forward's multiply-adds. The same gradients, bit for bit.
+template <class Block_>
+struct RecomputedBlock : Block_ {
+  using Block = Block_;
+  static constexpr int width = Block::width;
+  static_assert(Block::Norm2::each_row_alone,
+                "tessera: a block with BatchNorm cannot be recomputed: its statistics would be counted twice");
+  template <class Leaf>
+  using Parameters = typename Block::template Parameters<Leaf>;
+  template <class Scalar>
+  using Saved = Nothing;
+
+  template <class Context, class Scalar>
+  static Nothing forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
+                         Rows<Scalar, width> y) {
+    const auto frame = context.frame();
+    Block::forward(context, p, x, y);
+    return {};
+  }
+
+  // dx may be dy.
+  template <class Context, class Scalar>
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x, const Nothing&,
+                       Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
+    const auto frame = context.frame();
+    Block::backward(context, p, g, x, Block::save(context, p, x), dy, dx);
   }
 };
 

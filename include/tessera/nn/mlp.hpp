@@ -48,6 +48,14 @@ struct Mlp {
     return saved;
   }
 
+  // What forward keeps, without its result.
+  template <class Context, class Scalar>
+  static Saved<Scalar> save(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x) {
+    const Saved<Scalar> saved{context.template take<hidden>(x.rows)};
+    Fc1::forward(context, p.fc1, x, saved.before);
+    return saved;
+  }
+
   // dx = gradient through the perceptron alone; the caller adds the residual's.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
