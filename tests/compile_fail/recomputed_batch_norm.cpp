@@ -1,9 +1,9 @@
-// EXPECT: a block with BatchNorm cannot be recomputed
+// expect: a block with BatchNorm cannot be recomputed
 #include <tessera/models/vit.hpp>
 
 namespace ts = tessera;
 
-#if defined(BAD)
+#ifdef BAD
 using Norm = ts::mlp_norm::BatchNorm;
 #else
 using Norm = ts::mlp_norm::LayerNorm;
