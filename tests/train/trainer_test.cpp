@@ -140,16 +140,17 @@ TEST(Pretraining, ResumesBitwiseFromItsCheckpoint) {
     const auto state = run.trainer().state();
     return std::vector<float>(state.student, state.student + Layout<Method>::parameters);
   };
-  Run whole(recipe, images, images, data::imagenet_normalization);
+  Backend one(2), two(2), three(2);
+  Run whole(one, recipe, images, images, data::imagenet_normalization);
   EXPECT_EQ(whole.run(), 0);
 
   {
-    Run stopped(recipe, images, images, data::imagenet_normalization);
+    Run stopped(two, recipe, images, images, data::imagenet_normalization);
     stopped.save();
   }
   recipe.resume = recipe.out / "checkpoint.safetensors";
   recipe.workers = 2;
-  Run resumed(recipe, images, images, data::imagenet_normalization);
+  Run resumed(three, recipe, images, images, data::imagenet_normalization);
   EXPECT_EQ(resumed.run(), 0);
   testing::internal::GetCapturedStdout();
   EXPECT_EQ(weights(whole), weights(resumed));

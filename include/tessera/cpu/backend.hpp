@@ -8,6 +8,7 @@
 #include <limits>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
@@ -87,6 +88,8 @@ class Backend {
   [[nodiscard]] ThreadPool& pool() noexcept { return pool_; }
   [[nodiscard]] Arena& arena() noexcept { return arena_; }
   [[nodiscard]] bool planning() const noexcept { return arena_.planning(); }
+
+  [[nodiscard]] std::string name() const { return fmt::format("{} threads", pool_.threads()); }
 
   // What a device does later and elsewhere is done at once here; memory of the backend is the host's.
   static void wait() noexcept {}

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -15,6 +16,7 @@
 #include "tessera/core/scalar.hpp"
 #include "tessera/cuda/errors.hpp"
 #include "tessera/cuda/products.hpp"
+#include "tessera/cuda/stream.hpp"
 
 namespace tessera::inline TESSERA_ABI::cuda {
 
@@ -96,10 +98,7 @@ class Recording {
  private:
   template <class>
   friend class Backend;
-  struct Destroy {
-    void operator()(cudaGraphExec_t graph) const noexcept { static_cast<void>(cudaGraphExecDestroy(graph)); }
-  };
-  std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, Destroy> graph_;
+  Owned<cudaGraphExec_t, cudaGraphExecDestroy> graph_;
 };
 
 // One device. Work is put in order on one stream and done later; what reads results on the host waits for it first.
@@ -116,15 +115,16 @@ class Backend {
   using Buffer = cuda::Buffer<Element>;
 
   // Throws Error, which says what to do, if there is no device of that number, or none that these kernels run on.
-  explicit Backend(int device = 0) : device_(open_device(device)) {
-    cudaStream_t stream = nullptr;
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    stream_.reset(stream);
-  }
+  explicit Backend(int device = 0) : device_(open_device(device)) {}
   Backend(const Backend&) = delete;
   Backend& operator=(const Backend&) = delete;
 
   [[nodiscard]] int device() const noexcept { return device_; }
+  [[nodiscard]] std::string name() const {
+    cudaDeviceProp properties;
+    check(cudaGetDeviceProperties(&properties, device_), "cudaGetDeviceProperties");
+    return properties.name;
+  }
   [[nodiscard]] cudaStream_t stream() const noexcept { return stream_.get(); }
   [[nodiscard]] Arena& arena() noexcept { return arena_; }
   [[nodiscard]] Products& products() noexcept { return products_; }
@@ -188,10 +188,6 @@ class Backend {
   }
 
  private:
-  struct Destroy {
-    void operator()(cudaStream_t stream) const noexcept { static_cast<void>(cudaStreamDestroy(stream)); }
-  };
-
   template <class Body>
   void record(Recording& recording, Body&& body) {
     check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
@@ -212,7 +208,7 @@ class Backend {
   }
 
   int device_;
-  std::unique_ptr<std::remove_pointer_t<cudaStream_t>, Destroy> stream_;
+  Stream stream_;
   Arena arena_;
   Products products_;
 };
@@ -231,11 +227,11 @@ inline constexpr index default_shared_bytes = 48 * 1024;
 template <class Scalar, class... Parameters, class... Arguments>
 void launch(Backend<Scalar>& backend, dim3 grid, int threads, index shared_bytes, void (*kernel)(Parameters...),
             Arguments&&... arguments) {
+  if (shared_bytes > default_shared_bytes)
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          "cudaFuncSetAttribute");
   if (backend.planning()) {
-    if (shared_bytes > default_shared_bytes)
-      check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shared_bytes)),
-            "cudaFuncSetAttribute");
     cudaFuncAttributes attributes;
     check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)), "cudaFuncGetAttributes");
     return;

@@ -12,7 +12,6 @@
 #include <cstdint>
 #include <limits>
 #include <map>
-#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -20,6 +19,7 @@
 #include "tessera/core/memory.hpp"
 #include "tessera/core/scalar.hpp"
 #include "tessera/cuda/errors.hpp"
+#include "tessera/cuda/stream.hpp"
 
 namespace tessera::inline TESSERA_ABI::cuda {
 
@@ -77,13 +77,6 @@ struct ProductShape {
   }
 };
 
-template <class Handle, auto destroy>
-struct Destroy {
-  void operator()(Handle* handle) const noexcept { static_cast<void>(destroy(handle)); }
-};
-template <class Handle, auto destroy>
-using Owned = std::unique_ptr<Handle, Destroy<Handle, destroy>>;
-
 class Layout {
  public:
   // A row-major (rows x columns) matrix is cuBLASLt's column-major (columns x rows).
@@ -105,7 +98,7 @@ class Layout {
   [[nodiscard]] cublasLtMatrixLayout_t get() const noexcept { return layout_.get(); }
 
  private:
-  Owned<std::remove_pointer_t<cublasLtMatrixLayout_t>, cublasLtMatrixLayoutDestroy> layout_;
+  Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy> layout_;
 };
 
 // The description of one shape, and the algorithms for it, the best first.
@@ -129,7 +122,7 @@ class ProductPlan {
 
     cublasLtMatmulPreference_t preference = nullptr;
     check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
-    const Owned<std::remove_pointer_t<cublasLtMatmulPreference_t>, cublasLtMatmulPreferenceDestroy> owned(preference);
+    const Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy> owned(preference);
     const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
       check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
             "cublasLtMatmulPreferenceSetAttribute");
@@ -182,25 +175,6 @@ class ProductPlan {
   }
 
  private:
-  class Event {
-   public:
-    Event() {
-      cudaEvent_t event = nullptr;
-      check(cudaEventCreate(&event), "cudaEventCreate");
-      event_.reset(event);
-    }
-    void record(cudaStream_t stream) const { check(cudaEventRecord(event_.get(), stream), "cudaEventRecord"); }
-    [[nodiscard]] float since(const Event& start) const {
-      float milliseconds = 0;
-      check(cudaEventSynchronize(event_.get()), "a matrix product");
-      check(cudaEventElapsedTime(&milliseconds, start.event_.get(), event_.get()), "cudaEventElapsedTime");
-      return milliseconds;
-    }
-
-   private:
-    Owned<std::remove_pointer_t<cudaEvent_t>, cudaEventDestroy> event_;
-  };
-
   static cudaDataType_t operand(const ProductShape& s) { return s.low_operands ? CUDA_R_16BF : CUDA_R_32F; }
   static cudaDataType_t result(const ProductShape& s) { return s.low_result ? CUDA_R_16BF : CUDA_R_32F; }
 
@@ -211,7 +185,7 @@ class ProductPlan {
   }
 
   Layout left_, right_, result_;
-  Owned<std::remove_pointer_t<cublasLtMatmulDesc_t>, cublasLtMatmulDescDestroy> description_;
+  Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> description_;
   std::array<cublasLtMatmulHeuristicResult_t, candidates> algorithms_{};
   int found_ = 0;
   bool chosen_ = false;
@@ -260,7 +234,7 @@ class Products {
     return found != plans_.end() ? found->second : plans_.try_emplace(shape, handle_.get(), shape).first->second;
   }
 
-  detail::Owned<std::remove_pointer_t<cublasLtHandle_t>, cublasLtDestroy> handle_;
+  detail::Owned<cublasLtHandle_t, cublasLtDestroy> handle_;
   std::map<detail::ProductShape, detail::ProductPlan> plans_;
   bool choosing_ = false;
 };

@@ -67,6 +67,24 @@ struct ViewAugmentation {
   return {first, second};
 }
 
+enum class ColorOperation : std::int32_t { brightness, contrast, saturation, hue, grayscale };
+
+struct ColorStep {
+  ColorOperation operation;
+  float amount;  // the factor, or the shift of the hue; grayscale has none
+};
+
+// Everything about one view that was drawn at random: plain numbers that any device can make the view from.
+struct ViewParameters {
+  Box crop;
+  std::array<ColorStep, 5> colors{};  // the first color_steps of them, in this order
+  std::int32_t color_steps = 0;
+  float blur_sigma = 0;  // 0 does not blur
+  bool solarize = false, flip = false;
+
+  void add(ColorStep step) { colors[static_cast<std::size_t>(color_steps++)] = step; }
+};
+
 // What a thread reuses from image to image.
 struct AugmentScratch {
   ResizeScratch resize;
@@ -98,36 +116,67 @@ struct AugmentScratch {
 
 namespace detail {
 
-// The four colour operations in random order, each with a random factor.
-inline void color_jitter(Image& image, const ViewAugmentation& a, Random& random) {
-  std::array<int, 4> order{0, 1, 2, 3};
+// The colour operations that take part, in random order, each with a random factor.
+inline void draw_color_jitter(const ViewAugmentation& a, Random& random, ViewParameters& view) {
+  std::array<std::size_t, 4> order{0, 1, 2, 3};
   for (std::uint32_t last = 3; last > 0; --last) std::swap(order[last], order[random.below(last + 1)]);
   const auto factor = [&](float strength) { return random.uniform(strength < 1 ? 1 - strength : 0.0f, 1 + strength); };
   const float brightness = factor(a.brightness), contrast = factor(a.contrast), saturation = factor(a.saturation);
   const float hue = random.uniform(-a.hue, a.hue);
-  for (const int operation : order) {
-    if (operation == 0 && a.brightness > 0) adjust_brightness(image, brightness);
-    if (operation == 1 && a.contrast > 0) adjust_contrast(image, contrast);
-    if (operation == 2 && a.saturation > 0) adjust_saturation(image, saturation);
-    if (operation == 3 && a.hue > 0) adjust_hue(image, hue);
+  const std::array<float, 4> strengths{a.brightness, a.contrast, a.saturation, a.hue};
+  const std::array<ColorStep, 4> steps{{{ColorOperation::brightness, brightness},
+                                        {ColorOperation::contrast, contrast},
+                                        {ColorOperation::saturation, saturation},
+                                        {ColorOperation::hue, hue}}};
+  for (const std::size_t operation : order)
+    if (strengths[operation] > 0) view.add(steps[operation]);
+}
+
+inline void apply(ColorStep step, Image& image) {
+  switch (step.operation) {
+    case ColorOperation::brightness:
+      return adjust_brightness(image, step.amount);
+    case ColorOperation::contrast:
+      return adjust_contrast(image, step.amount);
+    case ColorOperation::saturation:
+      return adjust_saturation(image, step.amount);
+    case ColorOperation::hue:
+      return adjust_hue(image, step.amount);
+    case ColorOperation::grayscale:
+      return to_grayscale(image);
   }
 }
 
 }  // namespace detail
 
+// Draws a view of an image of height x width pixels.
+[[nodiscard]] inline ViewParameters draw_view(int height, int width, const ViewAugmentation& a, Random& random) {
+  ViewParameters view;
+  view.crop = random_crop(height, width, a, random);
+  if (a.jitter > 0 && random.uniform() <= a.jitter) detail::draw_color_jitter(a, random, view);
+  if (a.grayscale > 0 && random.uniform() < a.grayscale) view.add({ColorOperation::grayscale, 0});
+  if (a.blur > 0 && random.uniform() <= a.blur) view.blur_sigma = random.uniform(a.blur_sigma_min, a.blur_sigma_max);
+  view.solarize = a.solarize > 0 && random.uniform() <= a.solarize;
+  view.flip = a.flip > 0 && random.uniform() < a.flip;
+  return view;
+}
+
+// The view of size x size pixels that `parameters` describe, in scratch.view.
+inline const Image& apply_view(ImageView image, const ViewParameters& parameters, int size, AugmentScratch& scratch) {
+  Image& view = scratch.view;
+  crop_resize(image, parameters.crop, size, size, Filter::bilinear, scratch.resize, view);
+  for (std::size_t step = 0; step < static_cast<std::size_t>(parameters.color_steps); ++step)
+    detail::apply(parameters.colors[step], view);
+  if (parameters.blur_sigma > 0) gaussian_blur(view, parameters.blur_sigma, scratch.blur);
+  if (parameters.solarize) solarize(view);
+  if (parameters.flip) flip_horizontally(view);
+  return view;
+}
+
 // A random view of size x size pixels, in scratch.view.
 inline const Image& random_view(ImageView image, const ViewAugmentation& a, int size, Random& random,
                                 AugmentScratch& scratch) {
-  Image& view = scratch.view;
-  crop_resize(image, random_crop(image.height, image.width, a, random), size, size, Filter::bilinear, scratch.resize,
-              view);
-  if (a.jitter > 0 && random.uniform() <= a.jitter) detail::color_jitter(view, a, random);
-  if (a.grayscale > 0 && random.uniform() < a.grayscale) to_grayscale(view);
-  if (a.blur > 0 && random.uniform() <= a.blur)
-    gaussian_blur(view, random.uniform(a.blur_sigma_min, a.blur_sigma_max), scratch.blur);
-  if (a.solarize > 0 && random.uniform() <= a.solarize) solarize(view);
-  if (a.flip > 0 && random.uniform() < a.flip) flip_horizontally(view);
-  return view;
+  return apply_view(image, draw_view(image.height, image.width, a, random), size, scratch);
 }
 
 // What a network is shown at evaluation: the shorter side resized to `resize` >= size, then the centre of size x size;

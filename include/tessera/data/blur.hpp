@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "tessera/core/abi.hpp"
-#include "tessera/core/math.hpp"
 #include "tessera/data/image.hpp"
 
 namespace tessera::inline TESSERA_ABI::data {
@@ -20,16 +19,22 @@ struct BoxBlur {
   std::uint32_t weight, edge_weight;
 
   // The box that, applied three times, approximates a Gaussian of this standard deviation in pixels. sigma > 0.
-  [[nodiscard]] static BoxBlur for_gaussian(float sigma) {
+  [[nodiscard]] TESSERA_HOST_DEVICE static BoxBlur for_gaussian(float sigma) {
     const float s = sigma * sigma / 3.0f;
     const float length = static_cast<float>(std::sqrt(12.0 * static_cast<double>(s) + 1.0));
     const float l = static_cast<float>(std::floor((static_cast<double>(length) - 1.0) / 2.0));
-    float a = (2 * l + 1) * (l * (l + 1) - math::rounded_product(3, s));
+    const float product = static_cast<float>(3.0 * static_cast<double>(s));  // rounded before the difference
+    float a = (2 * l + 1) * (l * (l + 1) - product);
     a /= 6 * (s - (l + 1) * (l + 1));
     const float radius = l + a;
     const int whole = static_cast<int>(radius);
     const auto weight = static_cast<std::uint32_t>(static_cast<float>(1 << 24) / (radius * 2 + 1));
     return {radius, whole, weight, ((1u << 24) - static_cast<std::uint32_t>(2 * whole + 1) * weight) / 2};
+  }
+
+  // What a value becomes, of the sums over the whole pixels and over the two at the ends.
+  [[nodiscard]] TESSERA_HOST_DEVICE std::uint8_t value(std::uint32_t sum, std::uint32_t edges) const {
+    return static_cast<std::uint8_t>((weight * sum + edge_weight * edges + (1u << 23)) >> 24);
   }
 };
 
@@ -54,7 +59,7 @@ inline void blur_columns(const BoxBlur& box, int length, int stride, const std::
       std::uint8_t blurred[largest_piece];
       for (int c = 0; c < size; ++c) {
         const std::uint32_t edges = static_cast<std::uint32_t>(before[c]) + after[c];
-        blurred[c] = static_cast<std::uint8_t>((box.weight * sums[c] + box.edge_weight * edges + (1u << 23)) >> 24);
+        blurred[c] = box.value(sums[c], edges);
         sums[c] += static_cast<std::uint32_t>(after[c]) - leaving[c];
       }
       std::copy_n(blurred, size, y + i * stride + column);

@@ -13,17 +13,25 @@
 
 namespace tessera::inline TESSERA_ABI::data {
 
-[[nodiscard]] constexpr std::uint8_t luminance(int red, int green, int blue) {
+[[nodiscard]] TESSERA_HOST_DEVICE constexpr std::uint8_t luminance(int red, int green, int blue) {
   return static_cast<std::uint8_t>((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16);
 }
 
 namespace detail {
 
-// degenerate + factor * (value - degenerate), truncated and clipped. The product is exact in double, so that it is
-// rounded to float once, as Pillow does it, and no compiler fuses it with the sum.
-[[nodiscard]] inline std::uint8_t blend(int degenerate, int value, float factor) {
-  const float product = static_cast<float>(static_cast<double>(factor) * (value - degenerate));
-  const float mixed = static_cast<float>(degenerate) + product;
+// factor * difference rounded to float once, as Pillow does it, which no compiler may fuse with a sum that follows: the
+// product is exact in double. Devices have an instruction for it.
+[[nodiscard]] TESSERA_HOST_DEVICE inline float rounded_product(float factor, int difference) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(factor, static_cast<float>(difference));
+#else
+  return static_cast<float>(static_cast<double>(factor) * difference);
+#endif
+}
+
+// degenerate + factor * (value - degenerate), truncated and clipped.
+[[nodiscard]] TESSERA_HOST_DEVICE inline std::uint8_t blend(int degenerate, int value, float factor) {
+  const float mixed = static_cast<float>(degenerate) + rounded_product(factor, value - degenerate);
   return static_cast<std::uint8_t>(mixed <= 0 ? 0.0f : mixed >= 255 ? 255.0f : mixed);
 }
 
@@ -68,7 +76,7 @@ struct Hsv {
 
 // Pillow's conversion in its own steps and precisions, without branches. The hue starts as a number of sixths of the
 // circle, -1 .. 5.
-[[nodiscard]] inline Hsv to_hsv(int red, int green, int blue) {
+[[nodiscard]] TESSERA_HOST_DEVICE inline Hsv to_hsv(int red, int green, int blue) {
   const int high = red > green ? (red > blue ? red : blue) : (green > blue ? green : blue);
   const int low = red < green ? (red < blue ? red : blue) : (green < blue ? green : blue);
   int sector = 4, plus = high - green, minus = high - red;
@@ -95,13 +103,27 @@ struct Hsv {
 // The channel that is full around the hue of `center` sixths of the circle. Going away from there it keeps `value` for
 // one sixth, falls for one, and is least in the other half. Pillow's three formulas in floating point round to the same
 // integers: the exact quotient is never a tie, as its divisor is odd, and always further from one than their error.
-[[nodiscard]] inline int from_hsv(Hsv hsv, int center) {
+[[nodiscard]] TESSERA_HOST_DEVICE inline int from_hsv(Hsv hsv, int center) {
   constexpr int sixth = 85;  // in units of 2 * hue
   const int away = 2 * hsv.hue - center * sixth, distance = away < 0 ? -away : away;
   const int shorter = distance < 3 * sixth ? distance : 6 * sixth - distance;
   const int fallen = shorter < sixth ? 0 : shorter > 2 * sixth ? sixth : shorter - sixth;
   constexpr int divisor = 255 * sixth;
   return (hsv.value * (divisor - hsv.saturation * fallen) + divisor / 2) / divisor;
+}
+
+// A shift of the hue, as a share of the circle, in units of Hsv::hue.
+[[nodiscard]] TESSERA_HOST_DEVICE constexpr int hue_turn(float shift) {
+  return static_cast<int>(static_cast<double>(shift) * 255.0);
+}
+
+[[nodiscard]] TESSERA_HOST_DEVICE constexpr std::uint8_t solarized(int value) {
+  return static_cast<std::uint8_t>(value < 128 ? value : 255 - value);
+}
+
+// The mean of `pixels` luminances, rounded.
+[[nodiscard]] TESSERA_HOST_DEVICE constexpr int mean_luminance(std::uint64_t sum, int pixels) {
+  return static_cast<int>(static_cast<double>(sum) / static_cast<double>(pixels) + 0.5);
 }
 
 }  // namespace detail
@@ -120,8 +142,7 @@ inline void adjust_contrast(Image& image, float factor) {
     for (std::size_t i = 0; i < image.pixels.size(); i += 3)
       sum += luminance(image.pixels[i], image.pixels[i + 1], image.pixels[i + 2]);
   }
-  const double mean = static_cast<double>(sum) / static_cast<double>(image.height * image.width);
-  detail::blend_constant(image, static_cast<int>(mean + 0.5), factor);
+  detail::blend_constant(image, detail::mean_luminance(sum, image.height * image.width), factor);
 }
 
 // factor 0 gives the grey image, 1 the image.
@@ -140,7 +161,7 @@ inline void adjust_saturation(Image& image, float factor) {
 // Turns the hue by `shift` of a full circle, -0.5 .. 0.5.
 inline void adjust_hue(Image& image, float shift) {
   if (image.channels == 1) return;
-  const int turn = static_cast<int>(static_cast<double>(shift) * 255.0);
+  const int turn = detail::hue_turn(shift);
   detail::for_each_block(image, [turn](detail::Block& block) {
     for (int i = 0; i < detail::Block::size; ++i) {
       detail::Hsv hsv = detail::to_hsv(block.red[i], block.green[i], block.blue[i]);
@@ -163,7 +184,7 @@ inline void to_grayscale(Image& image) {
 
 // Values of 128 and more are inverted.
 inline void solarize(Image& image) {
-  for (std::uint8_t& value : image.pixels) value = value < 128 ? value : static_cast<std::uint8_t>(255 - value);
+  for (std::uint8_t& value : image.pixels) value = detail::solarized(value);
 }
 
 // Mirrors left and right.

@@ -68,11 +68,59 @@ struct LoaderOptions {
   }
 };
 
-// One batch: images holds 2 * batch_size rows of channels*size*size floats, first the first views, then the second.
-struct Batch {
-  std::vector<float> images;
+// What every batch says of itself.
+struct BatchInfo {
   std::vector<int> labels, samples;
   int epoch = 0, iteration = 0;
+};
+
+// The stream that view `view` of a sample is drawn from.
+[[nodiscard]] inline Random view_random(std::uint64_t seed, int epoch, std::size_t view, int sample) {
+  return Random(seed, Purpose::view, static_cast<std::uint32_t>(epoch * 2) + static_cast<std::uint32_t>(view),
+                static_cast<std::uint32_t>(sample));
+}
+
+// Finished views: 2 * batch_size rows of channels*size*size floats, first the first views, then the second.
+struct Batch : BatchInfo {
+  std::vector<float> images;
+
+  void resize(const LoaderOptions& options) {
+    images.resize(2 * static_cast<std::size_t>(options.batch_size) * values(options));
+  }
+  // Makes both views of sample i.
+  void make(const LoaderOptions& options, std::size_t i, ImageView image, AugmentScratch& scratch) {
+    for (std::size_t view = 0; view < 2; ++view) {
+      Random random = view_random(options.seed, epoch, view, samples[i]);
+      const std::size_t row = view * static_cast<std::size_t>(options.batch_size) + i;
+      to_float(random_view(image, options.views[view], options.image_size, random, scratch), options.channels,
+               options.normalization, images.data() + row * values(options));
+    }
+  }
+
+ private:
+  static std::size_t values(const LoaderOptions& options) {
+    return static_cast<std::size_t>(options.channels * options.image_size * options.image_size);
+  }
+};
+
+// Views that were drawn and not made: a device makes them. pixels[i] is sample i's image, views[i] and
+// views[batch_size + i] its two views.
+struct DrawnBatch : BatchInfo {
+  std::vector<Image> pixels;
+  std::vector<ViewParameters> views;
+
+  void resize(const LoaderOptions& options) {
+    pixels.resize(static_cast<std::size_t>(options.batch_size));
+    views.resize(2 * pixels.size());
+  }
+  void make(const LoaderOptions& options, std::size_t i, ImageView image, AugmentScratch&) {
+    pixels[i].resize(image.height, image.width, image.channels);
+    std::copy_n(image.pixels, image.size(), pixels[i].pixels.begin());
+    for (std::size_t view = 0; view < 2; ++view) {
+      Random random = view_random(options.seed, epoch, view, samples[i]);
+      views[view * pixels.size() + i] = draw_view(image.height, image.width, options.views[view], random);
+    }
+  }
 };
 
 // The epoch's order of samples for one rank (spec 1.1): a permutation by (seed, epoch), padded with its own start to a
@@ -105,7 +153,8 @@ template <class Dataset>
 
 // Endless batches of two views over a Dataset, epoch after epoch; the last incomplete batch of an epoch is dropped.
 // What a batch holds depends on the seed, the epoch and the position alone, never on the number of threads.
-template <class Dataset>
+// Batch: finished views, or DrawnBatch.
+template <class Dataset, class Batch = data::Batch>
 class TwoViewLoader {
  public:
   // The dataset must outlive the loader. Throws Error that names a wrong option.
@@ -113,11 +162,10 @@ class TwoViewLoader {
       : dataset_(dataset),
         options_(checked(options, dataset.size())),
         slots_(static_cast<std::size_t>(options.prefetch) + 1) {
-    const auto batch_size = static_cast<std::size_t>(options.batch_size);
     for (Slot& slot : slots_) {
-      slot.batch.images.resize(2 * batch_size * values());
-      slot.batch.labels.resize(batch_size);
-      slot.batch.samples.resize(batch_size);
+      slot.batch.resize(options);
+      slot.batch.labels.resize(static_cast<std::size_t>(options.batch_size));
+      slot.batch.samples.resize(static_cast<std::size_t>(options.batch_size));
     }
     first_ = produced_ = consumed_ = static_cast<long>(options.epoch) * iterations_per_epoch() + options.iteration;
     open_batch();
@@ -155,9 +203,6 @@ class TwoViewLoader {
     return options;
   }
   [[nodiscard]] Slot& slot(long number) { return slots_[static_cast<std::size_t>(number) % slots_.size()]; }
-  [[nodiscard]] std::size_t values() const {
-    return static_cast<std::size_t>(options_.channels * options_.image_size * options_.image_size);
-  }
 
   // Prepares the batch `produced_` if its slot is free. The lock is held, or no thread runs yet.
   bool open_batch() {
@@ -204,25 +249,17 @@ class TwoViewLoader {
         if (open_batch()) room_.notify_all();
       }
       lock.unlock();
-      for (int i = first; i < last; ++i) make(target.batch, i, scratch);
+      for (int i = first; i < last; ++i) make(target.batch, static_cast<std::size_t>(i), scratch);
       lock.lock();
       target.done += last - first;
       if (target.done == options_.batch_size) filled_.notify_all();
     }
   }
 
-  void make(Batch& batch, int i, AugmentScratch& scratch) const {
-    const int sample = batch.samples[static_cast<std::size_t>(i)];
-    const ImageView image = detail::image_for(dataset_, sample, options_.channels);
-    batch.labels[static_cast<std::size_t>(i)] = dataset_.label(sample);
-    for (std::size_t view = 0; view < 2; ++view) {
-      Random random(options_.seed, Purpose::view,
-                    static_cast<std::uint32_t>(batch.epoch * 2) + static_cast<std::uint32_t>(view),
-                    static_cast<std::uint32_t>(sample));
-      const std::size_t row = view * static_cast<std::size_t>(options_.batch_size) + static_cast<std::size_t>(i);
-      to_float(random_view(image, options_.views[view], options_.image_size, random, scratch), options_.channels,
-               options_.normalization, batch.images.data() + row * values());
-    }
+  void make(Batch& batch, std::size_t i, AugmentScratch& scratch) const {
+    const int sample = batch.samples[i];
+    batch.labels[i] = dataset_.label(sample);
+    batch.make(options_, i, detail::image_for(dataset_, sample, options_.channels), scratch);
   }
 
   const Dataset& dataset_;

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -21,16 +22,20 @@ struct Normalization {
 };
 inline constexpr Normalization imagenet_normalization{{0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
 
-// Planar floats (channels, height, width) = (value / 255 - mean) / deviation. A grey image fills all `channels`.
+// What an 8-bit value of a channel becomes: (value / 255 - mean) / deviation.
+[[nodiscard]] TESSERA_HOST_DEVICE constexpr float normalized(int value, int channel, const Normalization& by) {
+  const auto at = static_cast<std::size_t>(channel);
+  return (static_cast<float>(value) / 255.0f - by.mean[at]) / by.deviation[at];
+}
+
+// Planar floats (channels, height, width), normalized. A grey image fills all `channels`.
 inline void to_float(ImageView image, int channels, const Normalization& normalization, float* to) {
   const int pixels = image.height * image.width;
   for (int c = 0; c < channels; ++c) {
     const std::uint8_t* const from = image.pixels + (image.channels == 1 ? 0 : c);
-    const auto at = static_cast<std::size_t>(c);
     std::array<float, 256> table;
     for (int value = 0; value < 256; ++value)
-      table[static_cast<std::size_t>(value)] =
-          (static_cast<float>(value) / 255.0f - normalization.mean[at]) / normalization.deviation[at];
+      table[static_cast<std::size_t>(value)] = normalized(value, c, normalization);
     for (int p = 0; p < pixels; ++p) to[c * pixels + p] = table[from[p * image.channels]];
   }
 }

@@ -20,13 +20,49 @@ struct Box {
 
 namespace detail {
 
-[[nodiscard]] inline double filter_value(Filter filter, double x) {
+[[nodiscard]] TESSERA_HOST_DEVICE inline double filter_value(Filter filter, double x) {
   x = std::abs(x);
   if (filter == Filter::bilinear) return x < 1 ? 1 - x : 0;
   constexpr double a = -0.5;
   if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
   if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
   return 0;
+}
+
+// The input positions [first, last) that one output position is a weighted sum of.
+struct Taps {
+  double center, shrink;
+  int first, last;
+
+  [[nodiscard]] TESSERA_HOST_DEVICE double weight(Filter filter, int position) const {
+    return filter_value(filter, (position - center + 0.5) * shrink);
+  }
+};
+
+// How `in` positions become `out`.
+struct Resampling {
+  Filter filter;
+  int in;
+  double scale, stretch, support;
+
+  TESSERA_HOST_DEVICE Resampling(int in_, int out, Filter filter_)
+      : filter(filter_),
+        in(in_),
+        scale(static_cast<double>(in) / out),
+        stretch(scale > 1 ? scale : 1),
+        support((filter == Filter::bilinear ? 1.0 : 2.0) * stretch) {}
+
+  [[nodiscard]] TESSERA_HOST_DEVICE Taps taps(int x) const {
+    const double center = (x + 0.5) * scale;
+    const int from = static_cast<int>(center - support + 0.5), to = static_cast<int>(center + support + 0.5);
+    return {center, 1.0 / stretch, from < 0 ? 0 : from, to > in ? in : to};
+  }
+};
+
+// A share of the sum of weights in units of 2^-22.
+[[nodiscard]] TESSERA_HOST_DEVICE inline int fixed_weight(double weight, double sum) {
+  const double share = sum != 0 ? weight / sum : 0;
+  return static_cast<int>(share * (1 << 22) + (share < 0 ? -0.5 : 0.5));
 }
 
 // For each output position, the first input position that counts and the weights in units of 2^-22.
@@ -36,34 +72,28 @@ struct Weights {
   std::vector<double> exact;
 
   void prepare(int in, int out, Filter filter) {
-    const double scale = static_cast<double>(in) / out, stretch = scale > 1 ? scale : 1;
-    const double support = (filter == Filter::bilinear ? 1.0 : 2.0) * stretch;
-    taps = static_cast<int>(std::ceil(support)) * 2 + 1;
+    const Resampling resampling(in, out, filter);
+    taps = static_cast<int>(std::ceil(resampling.support)) * 2 + 1;
     first.resize(static_cast<std::size_t>(out));
     count.resize(static_cast<std::size_t>(out));
     values.assign(static_cast<std::size_t>(out * taps), 0);
     exact.resize(static_cast<std::size_t>(taps));
-    for (int x = 0; x < out; ++x) prepare_one(x, in, scale, stretch, support, filter);
+    for (int x = 0; x < out; ++x) prepare_one(x, resampling.taps(x), filter);
   }
 
  private:
-  void prepare_one(int x, int in, double scale, double stretch, double support, Filter filter) {
-    const double center = (x + 0.5) * scale;
-    const int from = static_cast<int>(center - support + 0.5), to = static_cast<int>(center + support + 0.5);
-    const int low = from < 0 ? 0 : from, high = to > in ? in : to;
+  void prepare_one(int x, const Taps& of, Filter filter) {
     double sum = 0;
-    for (int t = low; t < high; ++t)
-      sum += exact[static_cast<std::size_t>(t - low)] = filter_value(filter, (t - center + 0.5) * (1.0 / stretch));
-    first[static_cast<std::size_t>(x)] = low;
-    count[static_cast<std::size_t>(x)] = high - low;
-    for (int t = 0; t < high - low; ++t) {
-      const double weight = sum != 0 ? exact[static_cast<std::size_t>(t)] / sum : 0;
-      values[static_cast<std::size_t>(x * taps + t)] = static_cast<int>(weight * (1 << 22) + (weight < 0 ? -0.5 : 0.5));
-    }
+    for (int t = of.first; t < of.last; ++t)
+      sum += exact[static_cast<std::size_t>(t - of.first)] = of.weight(filter, t);
+    first[static_cast<std::size_t>(x)] = of.first;
+    count[static_cast<std::size_t>(x)] = of.last - of.first;
+    for (int t = 0; t < of.last - of.first; ++t)
+      values[static_cast<std::size_t>(x * taps + t)] = fixed_weight(exact[static_cast<std::size_t>(t)], sum);
   }
 };
 
-[[nodiscard]] inline std::uint8_t clip_fixed(int sum) {
+[[nodiscard]] TESSERA_HOST_DEVICE inline std::uint8_t clip_fixed(int sum) {
   const int value = sum >> 22;
   return static_cast<std::uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
 }

@@ -9,6 +9,7 @@
 
 #include "tessera/comm/serial.hpp"
 #include "tessera/core/errors.hpp"
+#include "tessera/core/parallel.hpp"
 #include "tessera/cpu/cpu.hpp"
 #include "tessera/data/loader.hpp"
 #include "tessera/data/normalization.hpp"
@@ -58,24 +59,46 @@ inline data::LoaderOptions loader_options(const Recipe& recipe, int size, int ch
 
 }  // namespace detail
 
-// Trains Method on `train` by a recipe, watching the k-NN accuracy on `test`.
-template <class Method_, class Optimizer, class Dataset>
+// Hands the loader's views to a step that reads memory of the host.
+template <class Backend, class Method, class Dataset>
+class HostFeed {
+ public:
+  HostFeed(Backend&, const Dataset& dataset, const data::LoaderOptions& options)
+      : loader_(dataset, options), rows_(2 * index{options.batch_size}) {}
+
+  // The stacked views of the next step, valid until the following call.
+  [[nodiscard]] Rows<const float, Method::in> next() { return {loader_.next().images.data(), rows_}; }
+  // Called when a step has been started: what a device's feed uses to have the next views ready.
+  static void prepare() noexcept {}
+
+ private:
+  data::TwoViewLoader<Dataset> loader_;
+  index rows_;
+};
+
+// Trains Method on `train` by a recipe, watching the k-NN accuracy on `test`. Feed brings views to the backend:
+// HostFeed, or cuda::DeviceFeed.
+template <class Method_, class Optimizer, class Dataset, class Backend_ = cpu::Backend<float>,
+          template <class, class, class> class Feed = HostFeed>
 class Pretraining {
  public:
   using Method = Method_;
-  using Backend = cpu::Backend<float>;
+  using Backend = Backend_;
+  using Scalar = typename Backend::Scalar;
   using Encoder = typename Method::Encoder;
   static constexpr int size = Encoder::Image::size, channels = Encoder::Image::channels;
 
-  // Throws Error if the recipe, the data or the checkpoint to resume from do not fit. The data sets must outlive the
-  // run.
-  Pretraining(const Recipe& recipe, const Dataset& train, const Dataset& test, const data::Normalization& normalization)
+  // Throws Error if the recipe, the data or the checkpoint to resume from do not fit. Backend and data sets must
+  // outlive the run.
+  Pretraining(Backend& backend, const Recipe& recipe, const Dataset& train, const Dataset& test,
+              const data::Normalization& normalization)
       : recipe_(checked(recipe)),
         per_epoch_(recipe.iterations_per_epoch(train.size())),
         train_(train),
         test_(test),
         normalization_(normalization),
-        backend_(recipe.threads),
+        backend_(backend),
+        pool_(recipe.threads),
         trainer_(backend_, communicator_, Optimizer{.weight_decay = recipe.weight_decay}, recipe.batch_size,
                  recipe.seed) {
     if (!recipe_.resume.empty()) load_checkpoint(recipe_.resume, trainer_, metadata());
@@ -87,7 +110,8 @@ class Pretraining {
   }
 
   [[nodiscard]] Trainer<Method, Optimizer, Backend, comm::Serial>& trainer() { return trainer_; }
-  [[nodiscard]] Backend& backend() { return backend_; }
+  // Of the host, for evaluation.
+  [[nodiscard]] ThreadPool& pool() { return pool_; }
   [[nodiscard]] const RunLog& log() const { return *log_; }
   [[nodiscard]] std::filesystem::path checkpoint_path() const { return recipe_.out / "checkpoint.safetensors"; }
   [[nodiscard]] std::filesystem::path metrics_path() const { return recipe_.out / "metrics.jsonl"; }
@@ -95,18 +119,16 @@ class Pretraining {
   // Trains until the last epoch, or until a signal; returns the signal, or 0. A checkpoint is written in either case.
   int run() {
     const StopSignals signals;
-    data::TwoViewLoader<Dataset> loader(
-        train_, detail::loader_options(recipe_, size, channels, normalization_, trainer_.steps(), per_epoch_));
+    Feed<Backend, Method, Dataset> feed(
+        backend_, train_,
+        detail::loader_options(recipe_, size, channels, normalization_, trainer_.steps(), per_epoch_));
     log_->say(fmt::format(
-        "{}: {:.2f} M parameters trained, {:.0f} MB of weights and state, {:.0f} MB of activations, {} threads",
-        recipe_.arch, static_cast<double>(Layout<Method>::trained_count) / 1e6,
-        static_cast<double>(trainer_.parameter_bytes()) / 1e6, static_cast<double>(trainer_.activation_bytes()) / 1e6,
-        backend_.pool().threads()));
+        "{}: {:.2f} M parameters trained, {:.0f} MB of weights and state, {:.0f} MB of activations, {}", recipe_.arch,
+        static_cast<double>(Layout<Method>::trained_count) / 1e6, static_cast<double>(trainer_.parameter_bytes()) / 1e6,
+        static_cast<double>(trainer_.activation_bytes()) / 1e6, backend_.name()));
     if (trainer_.steps() == 0) monitor();
     while (trainer_.steps() < last_step() && StopSignals::caught() == 0) {
-      const Stopwatch waiting;
-      const data::Batch& batch = loader.next();
-      step(batch, waiting.seconds());
+      step(feed);
       const bool end = trainer_.steps() == last_step();
       if (end || trainer_.steps() % (recipe_.knn_every > 0 ? recipe_.knn_every : per_epoch_) == 0) monitor();
       if (end || trainer_.steps() % (recipe_.save_every > 0 ? recipe_.save_every : per_epoch_) == 0) save();
@@ -122,10 +144,13 @@ class Pretraining {
   [[nodiscard]] FeatureSet features(const Dataset& dataset, int limit = -1) {
     const int count = limit < 0 || limit > dataset.size() ? dataset.size() : limit;
     FeatureSet set{std::vector<float>(static_cast<std::size_t>(count) * Encoder::out), {}, Encoder::out};
+    const Buffer images(index{2} * recipe_.batch_size * Method::in),
+        features(index{2} * recipe_.batch_size * Encoder::out);
     for (int first = 0; first < count; first += 2 * recipe_.batch_size) {
       const int rows = count - first < 2 * recipe_.batch_size ? count - first : 2 * recipe_.batch_size;
-      const std::vector<float> images = evaluation_images(dataset, first, rows);
-      trainer_.encode({images.data(), rows}, {set.values.data() + static_cast<index>(first) * Encoder::out, rows});
+      show(dataset, first, rows, images);
+      trainer_.encode({images.data(), rows}, {features.data(), rows});
+      read(features, index{rows} * Encoder::out, set.values.data() + static_cast<index>(first) * Encoder::out);
     }
     for (int i = 0; i < count; ++i) set.labels.push_back(dataset.label(i));
     return set;
@@ -135,15 +160,19 @@ class Pretraining {
   [[nodiscard]] AttentionMaps attention(const Dataset& dataset, int count) {
     AttentionMaps maps{{}, Encoder::heads, Encoder::tokens, Encoder::grid};
     maps.values.resize(static_cast<std::size_t>(count * Encoder::heads * Encoder::tokens * Encoder::tokens));
-    const std::vector<float> images = evaluation_images(dataset, 0, count);
+    const Buffer images(index{count} * Method::in), weights(static_cast<index>(maps.values.size()));
+    show(dataset, 0, count, images);
     trainer_.attention({images.data(), count}, Encoder::depth - 1,
-                       {maps.values.data(), index{count} * Encoder::heads * Encoder::tokens});
+                       {weights.data(), index{count} * Encoder::heads * Encoder::tokens});
+    read(weights, weights.size(), maps.values.data());
     return maps;
   }
 
   void save() { save_checkpoint(checkpoint_path(), trainer_, metadata()); }
 
  private:
+  using Buffer = typename Backend::template Buffer<Scalar>;
+
   [[nodiscard]] static const Recipe& checked(const Recipe& recipe) {
     recipe.check();
     return recipe;
@@ -163,22 +192,36 @@ class Pretraining {
     return metadata;
   }
 
-  [[nodiscard]] std::vector<float> evaluation_images(const Dataset& dataset, int first, int count) const {
+  // Puts `count` images, as they are seen at evaluation, into memory of the backend, and reads what it made of them.
+  void show(const Dataset& dataset, int first, int count, const Buffer& to) const {
     std::vector<float> images(static_cast<std::size_t>(count) * Method::in);
     data::AugmentScratch scratch;
     data::evaluation_batch(dataset, first, count, size, channels, normalization_, images.data(), scratch);
-    return images;
+    std::vector<Scalar> stored;
+    stored.reserve(images.size());
+    for (const float value : images) stored.push_back(static_cast<Scalar>(value));
+    backend_.upload(static_cast<index>(stored.size()), stored.data(), to.data());
+  }
+  void read(const Buffer& from, index count, float* to) const {
+    std::vector<Scalar> stored(static_cast<std::size_t>(count));
+    backend_.download(count, from.data(), stored.data());
+    for (const Scalar value : stored) *to++ = static_cast<float>(value);
   }
 
-  void step(const data::Batch& batch, double waited) {
+  void step(Feed<Backend, Method, Dataset>& feed) {
     constexpr int report_every = 10;
+    const Stopwatch waiting;
+    const auto images = feed.next();
+    const double waited = waiting.seconds();
     const Stopwatch clock;
     StepSettings<Method> settings;
     settings.learning_rate = recipe_.learning_rate(epoch());
     settings.coefficients.temperature = recipe_.moco_t;
     settings.coefficients.momentum = recipe_.momentum(epoch());
     settings.frozen_gradients = (trainer_.steps() + 1) % report_every == 0;
-    const double loss = trainer_.step({batch.images.data(), 2 * recipe_.batch_size}, settings);
+    trainer_.start(images, settings);
+    feed.prepare();
+    const double loss = trainer_.finish();
     log_->step(trainer_.steps(), loss, waited, clock.seconds());
     if (settings.frozen_gradients)
       log_->report({trainer_.steps(), loss, settings.learning_rate, settings.coefficients.momentum,
@@ -188,8 +231,7 @@ class Pretraining {
 
   void monitor() {
     const FeatureSet bank = features(train_, recipe_.knn_bank), queries = features(test_);
-    const double accuracy =
-        eval::knn_accuracy(backend_.pool(), bank.view(), bank.labels, queries.view(), queries.labels);
+    const double accuracy = eval::knn_accuracy(pool_, bank.view(), bank.labels, queries.view(), queries.labels);
     log_->knn(trainer_.steps(), accuracy, queries.labels.size());
   }
 
@@ -198,7 +240,8 @@ class Pretraining {
   const Dataset& train_;
   const Dataset& test_;
   data::Normalization normalization_;
-  Backend backend_;
+  Backend& backend_;
+  ThreadPool pool_;
   comm::Serial communicator_;
   Trainer<Method, Optimizer, Backend, comm::Serial> trainer_;
   std::unique_ptr<RunLog> log_;
