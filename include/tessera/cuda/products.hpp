@@ -234,7 +234,7 @@ class Products {
     return found != plans_.end() ? found->second : plans_.try_emplace(shape, handle_.get(), shape).first->second;
   }
 
-  detail::Owned<cublasLtHandle_t, cublasLtDestroy> handle_;
+  Owned<cublasLtHandle_t, cublasLtDestroy> handle_;
   std::map<detail::ProductShape, detail::ProductPlan> plans_;
   bool choosing_ = false;
 };
