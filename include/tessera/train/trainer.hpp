@@ -280,6 +280,7 @@ class Trainer {
     if (const index free = backend_.free_bytes(); wanted > free) refuse_batch(wanted, free);
     backend_.arena().commit();
     backend_.choose_products([&] { run_dry(batch_); });
+    backend_.clear(gradient_.size(), gradient_.data());  // of what trying products has left
   }
 
   [[noreturn]] void refuse_batch(index wanted, index free) {
