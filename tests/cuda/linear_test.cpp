@@ -3,12 +3,6 @@
 #include "cuda/operation.hpp"
 #include "tessera/nn/activation.hpp"
 
-#if defined(TESSERA_EMULATION)
-namespace emulation {
-extern bool bias_gradients_supported;
-}
-#endif
-
 namespace tessera::test {
 namespace {
 
@@ -116,10 +110,10 @@ TYPED_TEST(DeviceLinear, BackwardIsTheGradient) {
 
 #if defined(TESSERA_EMULATION)
 TYPED_TEST(DeviceLinear, SumsTheBiasGradientWhereCublasDoesNot) {
-  emulation::bias_gradients_supported = false;
+  emulation::machine.bias_gradients = false;
   check_backward<TypeParam, 7, 70>(1300);
   check_backward<TypeParam, 3, 65>(512);
-  emulation::bias_gradients_supported = true;
+  emulation::machine.bias_gradients = true;
 }
 #endif
 
@@ -162,6 +156,9 @@ TYPED_TEST(DeviceLinear, KeepsResultsWhileAlgorithmsAreChosen) {
   const Case<Scalar, 8, 16> c(9);
   const DeviceValues<Scalar> x(c.x), y(9, 16);
   const DeviceParameter<Scalar> weight(c.weight), bias(c.bias);
+#if defined(TESSERA_EMULATION)
+  emulation::machine.algorithms = 3;
+#endif
   cuda::Backend<Scalar> backend;
   const auto forward = [&] {
     linear_forward(backend, x.template input<8>(), weight, bias, Rows<const Scalar, 16>{}, y.template output<16>());

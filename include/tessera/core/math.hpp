@@ -17,15 +17,6 @@ inline constexpr bool is_float_pack = std::is_same_v<Value, simd::Pack<float>>;
 template <class Value>
 inline constexpr bool is_double_pack = std::is_same_v<Value, simd::Pack<double>>;
 
-// The bits of a float pack's lanes, as a type that depends on the pack's: nvcc does not let a function for devices name
-// a vector, not even where it is for the host alone.
-template <class>
-struct LaneBits {
-  using type = std::uint32_t;
-};
-template <class Value>
-using BitPack = simd::Pack<typename LaneBits<Value>::type>;
-
 // Calls a scalar function for every lane.
 template <class Function>
 [[gnu::always_inline]] inline simd::Pack<double> each_lane(simd::Pack<double> x, Function f) {
@@ -36,7 +27,7 @@ template <class Function>
 
 // e^x. Float packs: relative error below 2e-7 for x in [-87, 88]; below that range 0, above it infinity, NaN for NaN.
 template <class Value>
-[[gnu::always_inline]] TESSERA_HOST_DEVICE inline Value exp(Value x) {
+[[gnu::always_inline]] constexpr inline Value exp(Value x) {
   if constexpr (is_float_pack<Value>) {
     constexpr float log2_e = std::numbers::log2e_v<float>, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
     constexpr float rounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
@@ -48,8 +39,8 @@ template <class Value>
     p = p * r + 0.1666652113199234f;
     p = p * r + 0.4999999403953552f;
     p = p * r * r + r + 1.0f;
-    const auto exponent = std::bit_cast<BitPack<Value>>(shifted) << 23;
-    const Value scaled = std::bit_cast<Value>(std::bit_cast<BitPack<Value>>(p) + exponent);
+    const auto exponent = std::bit_cast<simd::Pack<std::uint32_t>>(shifted) << 23;
+    const Value scaled = std::bit_cast<Value>(std::bit_cast<simd::Pack<std::uint32_t>>(p) + exponent);
     const Value bounded = x < -87.0f ? Value{} : scaled;
     const Value overflown = x > 88.0f ? Value{} + HUGE_VALF : bounded;
     return x == x ? overflown : x;
@@ -69,7 +60,7 @@ struct Normal {
 // Float packs: the lower tail is e^(-x^2/2) times a polynomial in 1 / (1 + 0.4 |x|) that was fitted to
 // e^(x^2/2) erfc(|x| / sqrt 2) / 2 with relative error 8e-8, so the tail keeps its relative accuracy.
 template <class Value>
-[[gnu::always_inline]] TESSERA_HOST_DEVICE inline Normal<Value> normal(Value x) {
+[[gnu::always_inline]] constexpr inline Normal<Value> normal(Value x) {
   if constexpr (is_float_pack<Value>) {
     const Value distance = x < 0.0f ? -x : x;
     const Value density = exp(x * x * -0.5f);

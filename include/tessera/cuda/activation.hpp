@@ -40,7 +40,7 @@ void transform(Backend<Scalar>& backend, Function function, Rows<Scalar, columns
 template <class Activation>
 struct Value {
   template <class Number>
-  TESSERA_HOST_DEVICE Number operator()(Number x) const {
+  constexpr Number operator()(Number x) const {
     return Activation::value(x);
   }
 };
@@ -48,14 +48,14 @@ struct Value {
 template <class Activation>
 struct TimesSlope {
   template <class Number>
-  TESSERA_HOST_DEVICE Number operator()(Number x, Number dy) const {
+  constexpr Number operator()(Number x, Number dy) const {
     return Activation::value_and_slope(x).slope * dy;
   }
 };
 
 struct Sum {
   template <class Number>
-  TESSERA_HOST_DEVICE Number operator()(Number x, Number y) const {
+  constexpr Number operator()(Number x, Number y) const {
     return x + y;
   }
 };

@@ -213,8 +213,7 @@ class Backend {
   Products products_;
 };
 
-// Threads of a warp, and the shared memory that a block has without asking for more.
-inline constexpr int warp_size = 32;
+// The shared memory that a block has without asking for more.
 inline constexpr index default_shared_bytes = 48 * 1024;
 
 // The grid of a kernel that gives every thread `each` of `count` elements.

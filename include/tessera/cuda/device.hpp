@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -28,22 +29,40 @@ template <class Scalar>
   return width;
 }
 
-// to[0, count) = from[0, count) as accumulators; from is aligned to the vector.
+// to[0, count) = from[0, count) as accumulators; from is aligned to the vector. Pairs of bf16 are unpacked from words.
 template <int count, class Scalar>
 __device__ inline void load(const Scalar* from, Accumulator<Scalar> (&to)[count]) {
-  const auto vector = *reinterpret_cast<const Vector<Scalar, count>*>(from);
-  TESSERA_UNROLL
-  for (int i = 0; i < count; ++i) to[i] = static_cast<Accumulator<Scalar>>(vector.values[i]);
+  if constexpr (std::is_same_v<Scalar, bf16> && count % 2 == 0) {
+    const auto pairs = *reinterpret_cast<const Vector<std::uint32_t, count / 2>*>(from);
+    TESSERA_UNROLL
+    for (int i = 0; i < count / 2; ++i) {
+      to[2 * i] = std::bit_cast<float>(pairs.values[i] << 16);
+      to[2 * i + 1] = std::bit_cast<float>(pairs.values[i] & 0xFFFF0000u);
+    }
+  } else {
+    const auto vector = *reinterpret_cast<const Vector<Scalar, count>*>(from);
+    TESSERA_UNROLL
+    for (int i = 0; i < count; ++i) to[i] = static_cast<Accumulator<Scalar>>(vector.values[i]);
+  }
 }
 
+// The other direction, rounding to nearest; two bf16 in one instruction.
 template <int count, class Scalar>
 __device__ inline void store(Scalar* to, const Accumulator<Scalar> (&from)[count]) {
-  Vector<Scalar, count> vector;
-  TESSERA_UNROLL
-  for (int i = 0; i < count; ++i) vector.values[i] = static_cast<Scalar>(from[i]);
-  *reinterpret_cast<Vector<Scalar, count>*>(to) = vector;
+  if constexpr (std::is_same_v<Scalar, bf16> && count % 2 == 0) {
+    Vector<std::uint32_t, count / 2> pairs;
+    TESSERA_UNROLL
+    for (int i = 0; i < count / 2; ++i) pairs.values[i] = ptx::pack_bf16(from[2 * i], from[2 * i + 1]);
+    *reinterpret_cast<Vector<std::uint32_t, count / 2>*>(to) = pairs;
+  } else {
+    Vector<Scalar, count> vector;
+    TESSERA_UNROLL
+    for (int i = 0; i < count; ++i) vector.values[i] = static_cast<Scalar>(from[i]);
+    *reinterpret_cast<Vector<Scalar, count>*>(to) = vector;
+  }
 }
 
+inline constexpr int warp_size = 32;
 inline constexpr unsigned whole_warp = 0xFFFFFFFFu;
 
 // The sum, or the largest, over the warp's threads; every thread receives it.
@@ -75,6 +94,21 @@ __device__ inline Value block_sum(Value value, Value* room) {
   value = warp_sum(lane < warps ? room[lane] : Value{});
   __syncthreads();
   return value;
+}
+
+// Adds the sums of the block's other warps to those of the first, lane by lane. room: `count` floats for every thread.
+template <int count>
+__device__ inline void sum_over_warps(float (&sums)[count], float* room) {
+  const int warps = static_cast<int>(blockDim.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
+  const int warp = static_cast<int>(threadIdx.x) / warp_size;
+  TESSERA_UNROLL
+  for (int i = 0; i < count; ++i) room[(warp * count + i) * warp_size + lane] = sums[i];
+  __syncthreads();
+  if (warp > 0) return;
+  for (int other = 1; other < warps; ++other) {
+    TESSERA_UNROLL
+    for (int i = 0; i < count; ++i) sums[i] += room[(other * count + i) * warp_size + lane];
+  }
 }
 
 // The block's dynamic shared memory, aligned to 16 bytes.

@@ -156,7 +156,7 @@ class ProductPlan {
   // Runs every algorithm and puts the fastest first.
   template <class Operand, class Result>
   void choose(cublasLtHandle_t handle, cudaStream_t stream, std::byte* workspace, const Product<Operand, Result>& p) {
-    if (std::exchange(chosen_, true)) return;
+    if (std::exchange(chosen_, true) || found_ == 1) return;
     constexpr int runs = 5;
     const Event start, end;
     float best = std::numeric_limits<float>::infinity();

@@ -16,6 +16,13 @@ __device__ inline std::uint32_t pack_bf16(float low, float high) {
   return packed;
 }
 
+// 2^x by one instruction. Results below the normal range are zero.
+__device__ inline float exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 // d (16 x 8) += a (16 x 16) b (16 x 8), by a whole warp: bf16 operands, float sums. With group = lane / 4 and
 // t = lane % 4, a thread holds, two of a register's halves side by side,
 //   a[0] = A(group, 2t..2t+1)      a[1] = A(group + 8, 2t..)     a[2] = A(group, 2t + 8..)  a[3] = A(group + 8, 2t

@@ -42,7 +42,8 @@ class Event {
   }
 
   void record(cudaStream_t stream) const { check(cudaEventRecord(event_.get(), stream), "cudaEventRecord"); }
-  // The stream goes on, or the host does, when the mark has been reached. One that was never recorded counts as reached.
+  // The stream goes on, or the host does, when the mark has been reached. One that was never recorded counts as
+  // reached.
   void hold(cudaStream_t stream) const { check(cudaStreamWaitEvent(stream, event_.get(), 0), "cudaStreamWaitEvent"); }
   void wait() const { check(cudaEventSynchronize(event_.get()), "work on the device"); }
   // Milliseconds between two marks; waits for this one.

@@ -11,8 +11,6 @@
 
 namespace emulation {
 
-bool bias_gradients_supported = true;
-
 namespace {
 
 struct Layout {
@@ -182,9 +180,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
                                               cublasLtMatrixLayout_t, cublasLtMatmulPreference_t, int requested,
                                               cublasLtMatmulHeuristicResult_t results[], int* found) {
   *found = 0;
-  if (as<Description>(description)->epilogue == CUBLASLT_EPILOGUE_BGRADB && !emulation::bias_gradients_supported)
+  if (as<Description>(description)->epilogue == CUBLASLT_EPILOGUE_BGRADB && !emulation::machine.bias_gradients)
     return CUBLAS_STATUS_NOT_SUPPORTED;
-  for (; *found < requested && *found < 2; ++*found) results[*found] = {};
+  for (; *found < requested && *found < emulation::machine.algorithms; ++*found) results[*found] = {};
   return CUBLAS_STATUS_SUCCESS;
 }
 

@@ -27,12 +27,28 @@ struct Index {
   unsigned x, y, z;
 };
 
+// What tests change about the machine, and what they count.
+struct Machine {
+  int devices = 1;
+  cudaError_t presence = cudaSuccess;  // what asking for devices gives
+  int driver = CUDART_VERSION, capability = 90;
+  std::size_t memory = std::size_t{1} << 30;
+  cudaError_t sticky = cudaSuccess;  // what waiting for a stream gives
+  bool bias_gradients = true;        // whether cuBLASLt sums them
+  int algorithms = 1;                // that cuBLASLt proposes
+  long allocations = 0, waits = 0, launches = 0;
+};
+extern Machine machine;
+
 }  // namespace emulation
 
 // Of the running thread.
 extern emulation::Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
+
+// Ends the program with the running thread's place and what is wrong.
+[[noreturn]] void stop(const char* what);
 
 // Waits for all threads of the block, or of the warp, that have not ended.
 void block_barrier();

@@ -25,13 +25,15 @@ emulation::Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
 
-namespace {
+Machine machine;
 
-[[noreturn]] void stop(const char* what) {
+void stop(const char* what) {
   std::fprintf(stderr, "emulated device: block (%u, %u, %u), thread %u: %s\n", blockIdx.x, blockIdx.y, blockIdx.z,
                threadIdx.x, what);
   std::abort();
 }
+
+namespace {
 
 #if !defined(__x86_64__)
 #error "the emulated device switches between threads by a few lines of x86-64 assembler"
@@ -79,6 +81,10 @@ struct Thread {
 
 std::vector<Thread> threads;
 void* scheduler = nullptr;
+#if defined(__SANITIZE_ADDRESS__)
+const void* scheduler_stack = nullptr;
+std::size_t scheduler_stack_size = 0;
+#endif
 unsigned current = 0;
 const std::function<void()>* running = nullptr;
 unsigned char exchanged[32][2][32][64];  // of each warp, twice: the next exchange may start while this one is read
@@ -87,7 +93,8 @@ std::vector<int> exchanges;              // of each thread
 void switch_to_scheduler() {
 #if defined(__SANITIZE_ADDRESS__)
   void* fake = nullptr;
-  __sanitizer_start_switch_fiber(threads[current].state == State::ended ? nullptr : &fake, nullptr, 0);
+  __sanitizer_start_switch_fiber(threads[current].state == State::ended ? nullptr : &fake, scheduler_stack,
+                                 scheduler_stack_size);
 #endif
   emulation_switch(&threads[current].pointer, scheduler);
 #if defined(__SANITIZE_ADDRESS__)
@@ -97,7 +104,7 @@ void switch_to_scheduler() {
 
 void thread_main() {
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
+  __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_size);
 #endif
   (*running)();
   for (const Copy& copy : threads[current].copies)
@@ -192,7 +199,7 @@ const unsigned char* exchange(const void* value, std::size_t size) {
   auto& room = exchanged[warp][exchanges[current]++ % 2];
   std::memcpy(room[lane], value, size);
   warp_barrier();
-  for (unsigned i = warp * 32; i < warp * 32 + 32; ++i)
+  for (unsigned i = warp * 32; lane == 0 && i < warp * 32 + 32; ++i)
     if (exchanges[i] < exchanges[current]) stop("a warp-wide operation that not all lanes take part in");
   return room[0];
 }
@@ -237,7 +244,7 @@ struct DeviceAccess {
   ~DeviceAccess() { protect(PROT_NONE); }
 };
 
-std::size_t device_total = std::size_t{1} << 30, device_used = 0;
+std::size_t device_used = 0;
 
 bool capturing = false;
 std::vector<std::function<void()>>* recorded = nullptr;
@@ -267,6 +274,7 @@ void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<vo
 }
 
 cudaError_t submit(cudaStream_t, std::function<void()> work) {
+  ++machine.launches;
   if (capturing) {
     recorded->push_back(std::move(work));
     return cudaSuccess;
@@ -289,10 +297,6 @@ cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* kernel) {
   return cudaSuccess;
 }
 
-void set_device_memory(std::size_t bytes) {
-  device_total = bytes;
-}
-
 }  // namespace emulation
 
 using emulation::DeviceAccess;
@@ -300,7 +304,8 @@ using emulation::DeviceAccess;
 extern "C" {
 
 cudaError_t cudaMalloc(void** data, std::size_t bytes) {
-  if (emulation::device_used + bytes > emulation::device_total) return cudaErrorMemoryAllocation;
+  ++emulation::machine.allocations;
+  if (emulation::device_used + bytes > emulation::machine.memory) return cudaErrorMemoryAllocation;
   const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   const std::size_t length = (bytes + page - 1) / page * page;
   auto* const pages = static_cast<unsigned char*>(
@@ -337,8 +342,8 @@ cudaError_t cudaFreeHost(void* data) {
 }
 
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
-  *total = emulation::device_total;
-  *free = emulation::device_total - emulation::device_used;
+  *total = emulation::machine.memory;
+  *free = emulation::machine.memory - emulation::device_used;
   return cudaSuccess;
 }
 
@@ -360,8 +365,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
+  *count = emulation::machine.devices;
+  return emulation::machine.presence;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {};
@@ -372,7 +377,7 @@ cudaError_t cudaSetDevice(int) {
   return cudaSuccess;
 }
 cudaError_t cudaDriverGetVersion(int* version) {
-  *version = CUDART_VERSION;
+  *version = emulation::machine.driver;
   return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int* version) {
@@ -382,10 +387,10 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrComputeCapabilityMajor:
-      *value = 9;
+      *value = emulation::machine.capability / 10;
       break;
     case cudaDevAttrComputeCapabilityMinor:
-      *value = 0;
+      *value = emulation::machine.capability % 10;
       break;
     case cudaDevAttrMultiProcessorCount:
       *value = 4;
@@ -405,7 +410,7 @@ const char* cudaGetErrorString(cudaError_t) {
   return "an error of the emulated device";
 }
 const char* cudaGetErrorName(cudaError_t error) {
-  return error == cudaErrorInvalidValue ? "cudaErrorInvalidValue" : "cudaError";
+  return error == cudaErrorIllegalAddress ? "cudaErrorIllegalAddress" : "cudaError";
 }
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
@@ -427,7 +432,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  return emulation::capturing ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+  ++emulation::machine.waits;
+  return emulation::capturing ? cudaErrorStreamCaptureUnsupported : emulation::machine.sticky;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
   return cudaSuccess;

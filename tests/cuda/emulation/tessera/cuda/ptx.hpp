@@ -1,6 +1,7 @@
 // The instructions of include/tessera/cuda/ptx.hpp, after the same pages of the PTX ISA, for the emulated device.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -17,6 +18,10 @@ inline float half_of(std::uint32_t pair, int which) {
   bf16 value;
   value.bits = static_cast<std::uint16_t>(which == 0 ? pair : pair >> 16);
   return static_cast<float>(value);
+}
+
+inline float exp2(float x) {
+  return std::exp2(x);
 }
 
 inline void mma_16x8x16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
@@ -49,8 +54,25 @@ inline std::uint16_t shared_value(const unsigned char* all, int matrix, int row,
   return value;
 }
 
+// Rows must be aligned, and the eight rows of a matrix lie in different banks of shared memory.
+inline void check_rows(const unsigned char* all) {
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    unsigned banks = 0;
+    for (int row = 0; row < 8; ++row) {
+      const unsigned char* address;
+      std::memcpy(&address, all + (8 * matrix + row) * 64, sizeof(address));
+      const auto bytes = reinterpret_cast<std::uintptr_t>(address);
+      const unsigned bank = 1u << bytes / 16 % 8;
+      if (bytes % 16 != 0) emulation::stop("a row of a matrix in shared memory is not aligned to 16 bytes");
+      if ((banks & bank) != 0) emulation::stop("two rows of a matrix in shared memory are in the same banks");
+      banks |= bank;
+    }
+  }
+}
+
 inline void load_matrices(std::uint32_t (&to)[4], const void* row) {
   const unsigned char* const all = emulation::exchange(&row, sizeof(row));
+  check_rows(all);
   const int group = emulation::lane() / 4, t = emulation::lane() % 4;
   for (int matrix = 0; matrix < 4; ++matrix)
     to[matrix] =
@@ -60,6 +82,7 @@ inline void load_matrices(std::uint32_t (&to)[4], const void* row) {
 
 inline void load_transposed_matrices(std::uint32_t (&to)[4], const void* row) {
   const unsigned char* const all = emulation::exchange(&row, sizeof(row));
+  check_rows(all);
   const int group = emulation::lane() / 4, t = emulation::lane() % 4;
   for (int matrix = 0; matrix < 4; ++matrix)
     to[matrix] =
@@ -69,6 +92,8 @@ inline void load_transposed_matrices(std::uint32_t (&to)[4], const void* row) {
 
 // Copies are made when they are waited for, as late as the device may.
 inline void copy_16(void* shared, const void* global, bool valid = true) {
+  if (reinterpret_cast<std::uintptr_t>(shared) % 16 != 0 || reinterpret_cast<std::uintptr_t>(global) % 16 != 0)
+    emulation::stop("a copy of 16 bytes that is not aligned to 16 bytes");
   emulation::start_copy(shared, valid ? global : nullptr);
 }
 inline void close_copies() {

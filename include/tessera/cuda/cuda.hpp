@@ -1,0 +1,13 @@
+// The whole CUDA backend. Include it where a Backend is made, so that layers find its operations.
+#pragma once
+
+#include "tessera/cuda/activation.hpp"
+#include "tessera/cuda/attention.hpp"
+#include "tessera/cuda/backend.hpp"
+#include "tessera/cuda/batch_norm.hpp"
+#include "tessera/cuda/contrastive.hpp"
+#include "tessera/cuda/conv.hpp"
+#include "tessera/cuda/layer_norm.hpp"
+#include "tessera/cuda/linear.hpp"
+#include "tessera/cuda/tokens.hpp"
+#include "tessera/cuda/update.hpp"

@@ -1,0 +1,54 @@
+#include "tessera/cuda/feed.hpp"
+
+#include "cuda/operation.hpp"
+#include "support/parity.hpp"
+#include "tessera/cpu/cpu.hpp"
+#include "tessera/data/idx.hpp"
+#include "tessera/train/pretrain.hpp"
+
+namespace tessera::test {
+namespace {
+
+class DeviceFeedTest : public DeviceTest<float> {};
+
+using Method =
+    ssl::MoCoV3<VisionTransformer<image<14, 1>, patch<7>, 24, 1, 2>, ssl::Projector<32, 16>, ssl::Predictor<32, 16>>;
+using Backend = cuda::Backend<float>;
+
+data::IdxDataset noise(int count) {
+  Random random(5, Purpose::test, 0, 0);
+  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(count) * 20 * 17), labels(static_cast<std::size_t>(count));
+  for (auto& pixel : pixels) pixel = static_cast<std::uint8_t>(random.below(256));
+  for (auto& label : labels) label = static_cast<std::uint8_t>(random.below(10));
+  return {20, 17, std::move(pixels), std::move(labels)};
+}
+
+TEST_F(DeviceFeedTest, GivesTheHostsViews) {
+  const data::IdxDataset images = noise(30);
+  data::LoaderOptions options;
+  options.batch_size = 4;
+  options.image_size = 14;
+  options.seed = 3;
+  options.threads = 2;
+  Backend device;
+  static_cast<void>(device.arena().take<float>(1));
+  device.arena().commit();
+  cpu::Backend<float> host(1);
+  cuda::DeviceFeed<Backend, Method, data::IdxDataset> there(device, images, options);
+  HostFeed<cpu::Backend<float>, Method, data::IdxDataset> here(host, images, options);
+  const double level = 1.0 / 255 / static_cast<double>(options.normalization.deviation[0]);
+  for (int step = 0; step < 9; ++step) {  // into the second epoch
+    const auto made = there.next();
+    if (step % 3 != 2) there.prepare();
+    const auto expected = here.next();
+    ASSERT_EQ(made.rows, expected.rows);
+    const auto values = downloaded(device, made.data, made.size());
+    double worst = 0;
+    for (index i = 0; i < made.size(); ++i)
+      worst = std::max(worst, std::abs(static_cast<double>(values[static_cast<std::size_t>(i)] - expected.data[i])));
+    EXPECT_LE(worst, 2 * level) << "step " << step;
+  }
+}
+
+}  // namespace
+}  // namespace tessera::test

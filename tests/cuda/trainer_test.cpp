@@ -1,0 +1,142 @@
+#include "tessera/train/trainer.hpp"
+
+#include <gmock/gmock.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "cuda/operation.hpp"
+#include "support/parity.hpp"
+#include "tessera/cpu/cpu.hpp"
+#include "tessera/cuda/cuda.hpp"
+#include "tessera/train/checkpoint.hpp"
+
+namespace tessera::test {
+namespace {
+
+class DeviceTrainer : public DeviceTest<float> {};
+
+using Method = ssl::MoCoV3<VisionTransformer<image<14, 1>, patch<7>, 24, 2, 2, 4, vit::policies<embed::FrozenPatches>>,
+                           ssl::Projector<32, 16>, ssl::Predictor<32, 16>>;
+
+std::vector<double> random_images(index batch, std::uint32_t step) {
+  Random random(3, Purpose::test, step, 0);
+  std::vector<double> images(static_cast<std::size_t>(2 * batch * Method::in));
+  for (double& value : images) value = random.normal();
+  return images;
+}
+
+template <class Backend>
+struct Training {
+  using Scalar = typename Backend::Scalar;
+  using ThisTrainer = Trainer<Method, optim::AdamW, Backend, comm::Serial>;
+
+  explicit Training(index batch = 6) : trainer(backend, communicator, {}, batch, 11) {}
+
+  double step(std::uint32_t number) {
+    images.assign(random_images(trainer.batch(), number));
+    return trainer.step({images.data(), 2 * trainer.batch()}, {1e-3, {}, number % 2 == 1});
+  }
+  [[nodiscard]] std::vector<float> weights() {
+    return downloaded(backend, static_cast<const float*>(trainer.state().student), ThisTrainer::Student::parameters);
+  }
+
+  Backend backend;
+  comm::Serial communicator;
+  ThisTrainer trainer;
+  Held<Scalar, Backend> images{backend, 2 * trainer.batch() * Method::in};
+};
+
+using Low = Training<cuda::Backend<bf16>>;
+
+TEST_F(DeviceTrainer, RepeatsItsBits) {
+  Low one, two;
+  for (std::uint32_t i = 0; i < 4; ++i) EXPECT_EQ(one.step(i), two.step(i));
+  EXPECT_EQ(one.weights(), two.weights());
+}
+
+// Weights trained on a device go on anywhere, and the other way round.
+TEST_F(DeviceTrainer, SharesCheckpointsWithTheProcessor) {
+  const auto path = std::filesystem::temp_directory_path() /
+                    fmt::format("tessera_cuda_{}.safetensors", static_cast<long>(::getpid()));
+  Low first, second;
+  for (std::uint32_t i = 0; i < 3; ++i) first.step(i);
+  save_checkpoint(path, first.trainer, {{"arch", "test"}});
+  load_checkpoint(path, second.trainer, {{"arch", "test"}});
+  EXPECT_EQ(second.trainer.steps(), 3);
+  const double next = first.step(3);
+  EXPECT_EQ(second.step(3), next);
+  EXPECT_EQ(second.weights(), first.weights());
+
+  Training<cpu::Backend<float>> host;
+  load_checkpoint(path, host.trainer, {{"arch", "test"}});
+  EXPECT_NEAR(host.step(3), next, 5e-2);
+  std::filesystem::remove(path);
+}
+
+TEST_F(DeviceTrainer, LeavesWeightsAsTheyWereIfAGradientIsNotFinite) {
+  Low run;
+  run.step(0);
+  const auto before = run.weights();
+  auto images = random_images(6, 1);
+  images[5] = std::numeric_limits<double>::quiet_NaN();
+  run.images.assign(images);
+  EXPECT_THAT(
+      [&] {
+        run.trainer.step({run.images.data(), 12}, {1e-3, {}});
+      },
+      testing::ThrowsMessage<Error>(testing::HasSubstr("not finite; weights were left as they were")));
+  EXPECT_EQ(run.weights(), before);
+  EXPECT_EQ(run.trainer.steps(), 1);
+}
+
+TEST_F(DeviceTrainer, MeasuresGradientsAsTheProcessorDoes) {
+  Training<cuda::Backend<float>> device;
+  Training<cpu::Backend<float>> host;
+  device.step(1);
+  host.step(1);
+  for (const char* prefix : {"base_encoder.patch_embed", "base_encoder.blocks.1.", "predictor."})
+    EXPECT_NEAR(device.trainer.gradient_norm(prefix), host.trainer.gradient_norm(prefix),
+                1e-3 * host.trainer.gradient_norm(prefix))
+        << prefix;
+}
+
+#if defined(TESSERA_EMULATION)
+
+TEST_F(DeviceTrainer, AllocatesAndWaitsForNothingInAStep) {
+  Low run;
+  run.step(0);
+  run.images.assign(random_images(6, 2));
+  emulation::machine.allocations = emulation::machine.waits = 0;
+  run.trainer.start({run.images.data(), 12}, {1e-3, {}});
+  EXPECT_EQ(emulation::machine.allocations, 0);
+  EXPECT_EQ(emulation::machine.waits, 0);
+  run.trainer.finish();
+}
+
+TEST_F(DeviceTrainer, SaysWhichBatchFits) {
+  const std::size_t memory = std::exchange(emulation::machine.memory, std::size_t{40} << 20);
+  const auto start = [](index batch) {
+    cuda::Backend<bf16> backend;
+    comm::Serial communicator;
+    const Low::ThisTrainer trainer(backend, communicator, {}, batch, 11);
+  };
+  index fits = 0;
+  try {
+    start(100000);
+  } catch (const Error& error) {
+    const std::string what = error.what(), before = "the largest batch that fits is ";
+    EXPECT_THAT(what, testing::HasSubstr("a batch of 100000 needs"));
+    if (const std::size_t at = what.find(before); at != std::string::npos)
+      fits = std::stol(what.substr(at + before.size()));
+  }
+  ASSERT_GT(fits, 1);
+  EXPECT_NO_THROW(start(fits));
+  EXPECT_THROW(start(fits + 1), Error);
+  emulation::machine.memory = memory;
+}
+
+#endif
+
+}  // namespace
+}  // namespace tessera::test
