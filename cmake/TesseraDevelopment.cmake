@@ -46,8 +46,8 @@ if(TESSERA_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${TESSERA_CCACHE})
 endif()
 
-# nvcc: TESSERA_HAS_NVCC says whether there is one. The programs of the CUDA part are compiled for the oldest device that
-# the kernels are written for and for the one they are tuned for.
+# nvcc: TESSERA_HAS_NVCC says whether there is one. The CUDA part is compiled for the device it is tuned for, and its
+# example also for the oldest that the kernels are written for.
 set(TESSERA_HAS_NVCC FALSE)
 if(TARGET tessera_cuda)
   find_program(TESSERA_NVCC nvcc HINTS ${CUDAToolkit_BIN_DIR})
@@ -55,7 +55,7 @@ if(TARGET tessera_cuda)
     set(CMAKE_CUDA_COMPILER ${TESSERA_NVCC})
     set(CMAKE_CUDA_HOST_COMPILER ${CMAKE_CXX_COMPILER})
     if(NOT CMAKE_CUDA_ARCHITECTURES)
-      set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real)
+      set(CMAKE_CUDA_ARCHITECTURES 90a-real)
     endif()
     enable_language(CUDA)
     if(TESSERA_CCACHE AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)

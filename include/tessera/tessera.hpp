@@ -1,5 +1,5 @@
-// Everything of the host side that needs Eigen, xtensor and fmt alone. Headers in io/, data/ and parts of eval/ say at
-// their top what else they need.
+// Everything of the host side that needs Eigen, xtensor and fmt alone, and the CUDA backend where nvcc compiles it.
+// Headers in io/, data/ and parts of eval/ say at their top what else they need.
 #pragma once
 
 #include "tessera/comm/serial.hpp"
@@ -25,3 +25,7 @@
 #include "tessera/ssl/heads.hpp"
 #include "tessera/ssl/moco_v3.hpp"
 #include "tessera/train/trainer.hpp"
+
+#if defined(__CUDACC__)
+#include "tessera/cuda/cuda.hpp"
+#endif

@@ -84,8 +84,8 @@ TEST_F(DeviceMoCoV3, Bf16HasTheLossAndTheGradientOfFloat) {
 }
 
 TEST_F(DeviceMoCoV3, TrainsAsTheProcessorDoes) {
-  Training<Tiny, cpu::Backend<float>, 16> host;
-  Training<Tiny, FloatBackend, 16> device;
+  Training<Tiny, cpu::Backend<float>, 8> host;
+  Training<Tiny, FloatBackend, 8> device;
   double first = 0, last = 0;
   for (std::uint32_t i = 0; i < 100; ++i) {
     const double expected = host.step(i % 10, 3e-4);

@@ -85,17 +85,6 @@ template <class Value>
   }
 }
 
-// a * b rounded to float, even where the compiler would fuse it with a sum that follows: Pillow's results depend on it.
-[[nodiscard]] inline float rounded_product(float a, float b) {
-  float product = a * b;
-#if defined(__x86_64__)
-  asm("" : "+x"(product));
-#else
-  asm("" : "+m"(product));
-#endif
-  return product;
-}
-
 // True when no bit pattern in `values` is a NaN or an infinity. Looks at the exponent bits, so that -ffast-math, which
 // lets a compiler assume that NaN does not exist, cannot remove it.
 template <class Scalar>

@@ -14,3 +14,4 @@ fi
 cmake -S "$source/tests/consumer/project" -B "$folder/build" -G Ninja "${options[@]}" >/dev/null
 cmake --build "$folder/build"
 "$folder/build/consumer"
+if [ -x "$folder/build/consumer_cuda" ]; then "$folder/build/consumer_cuda"; fi
