@@ -1,8 +1,14 @@
 #include "tessera/cuda/feed.hpp"
 
+#include <unistd.h>
+
+#include <filesystem>
+#include <type_traits>
+
 #include "cuda/operation.hpp"
 #include "support/parity.hpp"
 #include "tessera/cpu/cpu.hpp"
+#include "tessera/cuda/cuda.hpp"
 #include "tessera/data/idx.hpp"
 #include "tessera/train/pretrain.hpp"
 
@@ -48,6 +54,52 @@ TEST_F(DeviceFeedTest, GivesTheHostsViews) {
       worst = std::max(worst, std::abs(static_cast<double>(values[static_cast<std::size_t>(i)] - expected.data[i])));
     EXPECT_LE(worst, 2 * level) << "step " << step;
   }
+}
+
+// A whole run from views to the k-NN monitor, beside one on the processor; and once more from the checkpoint that the
+// processor wrote before its first step.
+TEST_F(DeviceFeedTest, PreTrainsAsTheProcessorDoes) {
+  const data::IdxDataset images = noise(40);
+  const auto folder =
+      std::filesystem::temp_directory_path() / fmt::format("tessera_feed_{}", static_cast<long>(::getpid()));
+  Recipe recipe;
+  recipe.arch = "test";
+  recipe.batch_size = 8;
+  recipe.epochs = 2;
+  recipe.warmup_epochs = 0.5;
+  recipe.threads = 1;
+  using DeviceRun = Pretraining<Method, optim::AdamW, data::IdxDataset, Backend, cuda::DeviceFeed>;
+  using HostRun = Pretraining<Method, optim::AdamW, data::IdxDataset>;
+  const auto start = [&]<class Run>(auto& backend, const char* name, std::type_identity<Run>) {
+    recipe.out = folder / name;
+    return Run(backend, recipe, images, images, data::imagenet_normalization);
+  };
+  const auto weights = [](auto& run) {
+    return downloaded(run.trainer().backend(), static_cast<const float*>(run.trainer().state().student),
+                      Layout<Method>::parameters);
+  };
+  testing::internal::CaptureStdout();
+  cpu::Backend<float> host(1);
+  HostRun reference = start(host, "host", std::type_identity<HostRun>{});
+  reference.save();
+  std::filesystem::copy_file(folder / "host/checkpoint.safetensors", folder / "start.safetensors");
+  EXPECT_EQ(reference.run(), 0);
+  Backend device, other;
+  DeviceRun whole = start(device, "device", std::type_identity<DeviceRun>{});
+  EXPECT_EQ(whole.run(), 0);
+  recipe.resume = folder / "start.safetensors";
+  DeviceRun resumed = start(other, "resumed", std::type_identity<DeviceRun>{});
+  EXPECT_EQ(resumed.run(), 0);
+  const std::string output = testing::internal::GetCapturedStdout();
+  EXPECT_NE(output.find("k-NN"), std::string::npos) << output;
+
+  EXPECT_EQ(weights(resumed), weights(whole));
+  const auto theirs = weights(reference), ours = weights(whole);
+  double worst = 0;
+  for (std::size_t i = 0; i < ours.size(); ++i)
+    worst = std::max(worst, std::abs(static_cast<double>(ours[i]) - static_cast<double>(theirs[i])));
+  EXPECT_LT(worst, 2e-3);
+  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

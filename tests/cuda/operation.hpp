@@ -76,15 +76,14 @@ class DeviceValues {
   }
 
   void restore() const {
-    if (cudaMemcpy(buffer_.data(), before_.data(), before_.size() * sizeof(Scalar), cudaMemcpyHostToDevice) !=
-        cudaSuccess)
-      throw Error("cudaMemcpy to the device failed");
+    cuda::check(cudaMemcpy(buffer_.data(), before_.data(), before_.size() * sizeof(Scalar), cudaMemcpyHostToDevice),
+                "cudaMemcpy");
+    cuda::check(cudaDeviceSynchronize(), "cudaMemcpy");  // the copy may still be on its way
   }
   [[nodiscard]] std::vector<Scalar> all() const {
     std::vector<Scalar> values(before_.size());
-    if (cudaMemcpy(values.data(), buffer_.data(), values.size() * sizeof(Scalar), cudaMemcpyDeviceToHost) !=
-        cudaSuccess)
-      throw Error("cudaMemcpy from the device failed");
+    cuda::check(cudaMemcpy(values.data(), buffer_.data(), values.size() * sizeof(Scalar), cudaMemcpyDeviceToHost),
+                "cudaMemcpy");
     return values;
   }
   [[nodiscard]] Matrix values() const {

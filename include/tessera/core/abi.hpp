@@ -16,8 +16,8 @@
 #endif
 
 // Functions that run on the host and, when nvcc compiles them, on the device (templates that are called with packs as
-// well are `constexpr` instead: nvcc takes those for both, and lets nothing for devices see a pack); loops whose bodies must be unrolled for
-// their values to stay in registers.
+// well are `constexpr` instead: nvcc takes those for both, and lets nothing for devices see a pack); loops whose bodies
+// must be unrolled for their values to stay in registers.
 #if defined(__CUDACC__)
 #define TESSERA_HOST_DEVICE __host__ __device__
 #define TESSERA_UNROLL _Pragma("unroll")

@@ -116,7 +116,7 @@ class Backend {
   template <class Body>
   static void choose_products(Body&&) noexcept {}
   // The system tells only when it is asked for the memory.
-  [[nodiscard]] static constexpr index free_bytes() noexcept { return std::numeric_limits<index>::max(); }
+  [[nodiscard]] static constexpr index free_bytes() noexcept { return (std::numeric_limits<index>::max)(); }
 
  private:
   ThreadPool pool_;

@@ -5,6 +5,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -39,6 +40,7 @@ class Memory {
     check(status, "cudaMalloc");
     data_.reset(static_cast<std::byte*>(data));
     check(cudaMemset(data, 0, static_cast<std::size_t>(size_)), "cudaMemset");
+    check(cudaDeviceSynchronize(), "cudaMemset");  // a backend's stream does not wait for other streams
   }
 
   [[nodiscard]] std::byte* data() const noexcept { return data_.get(); }
@@ -146,7 +148,12 @@ class Backend {
     wait();
   }
 
-  [[nodiscard]] static index free_bytes() { return free_memory().free; }
+  // What can be planned with: less than is free, for graphs, kernels and libraries need memory too.
+  [[nodiscard]] static index free_bytes() {
+    constexpr index most = index{512} << 20;
+    const FreeMemory memory = free_memory();
+    return memory.free - (std::min)(memory.total / 64, most);
+  }
 
   void wait() const { check(cudaStreamSynchronize(stream()), "a kernel of the step"); }
 

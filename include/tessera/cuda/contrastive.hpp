@@ -212,7 +212,7 @@ void contrastive_loss(Backend<Scalar>& backend, Rows<const Scalar, columns> q, R
   }
   const auto kernel = keys % 4 == 0 ? detail::cross_entropy_kernel<4, Scalar> : detail::cross_entropy_kernel<1, Scalar>;
   for (index first = 0; first < q.rows; first += most) {
-    const index queries = std::min(most, q.rows - first);
+    const index queries = (std::min)(most, q.rows - first);
     multiply(backend, Product<Scalar, float>{.rows = queries,
                                              .columns = keys,
                                              .depth = columns,

@@ -435,6 +435,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) {
   ++emulation::machine.waits;
   return emulation::capturing ? cudaErrorStreamCaptureUnsupported : emulation::machine.sticky;
 }
+cudaError_t cudaDeviceSynchronize() {
+  return cudaStreamSynchronize(nullptr);
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
   return cudaSuccess;
 }
