@@ -20,7 +20,7 @@ struct Communicator {};
 using Context = tessera::Context<Backend, Communicator>;
 }  // namespace archetype
 
-// float and double, on the CPU.
+// What the CPU computes in; a CUDA device in float and bf16.
 template <class Candidate>
 concept Scalar = std::same_as<Candidate, float> || std::same_as<Candidate, double>;
 
@@ -79,11 +79,14 @@ concept ActivationFunction = requires(simd::Pack<float> pack, double scalar) {
   Candidate::value_and_slope(pack).slope;
 };
 
-// struct Method { int states; void step(Backend&, const optim::Update<Scalar, states>&) const; const char* name; };
+// struct Method { int states; const char* name; struct Coefficients {}; Coefficients coefficients(double rate, long
+// step);
+//                 void step(Backend&, const optim::Update<Scalar, Coefficients, states>&); };
 template <class Candidate>
 concept Optimizer = requires {
   { Candidate::states } -> std::convertible_to<int>;
   { Candidate::name } -> std::convertible_to<const char*>;
+  typename Candidate::Coefficients;
 };
 
 // struct Images { int size(); ImageView image(int i); int label(int i); };

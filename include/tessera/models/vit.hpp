@@ -131,7 +131,7 @@ struct VisionTransformer {
     for (std::size_t i = 0; i < depth; ++i) saved.x[i] = context.template take<width>(images.rows * tokens);
     saved.x[depth] = context.template take<width>(images.rows * last_tokens);
     saved.patch_embed = embed(context, p, images, saved.x[0]);
-    for (std::size_t i = 0; i < last; ++i)
+    for (std::size_t i = 0; i != last; ++i)
       saved.blocks[i] = Block::forward(context, p.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.x[i + 1]);
     saved.last_block =
         LastBlock::forward(context, p.blocks[last], Rows<const Scalar, width>(saved.x[last]), saved.x[depth]);

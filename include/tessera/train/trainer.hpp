@@ -149,10 +149,10 @@ class Trainer {
   void start(Rows<const Scalar, Method::in> images, const StepSettings<Method>& settings) {
     const Scalars scalars{settings.coefficients, optimizer_.coefficients(settings.learning_rate, steps_ + 1)};
     backend_.upload(1, &scalars, scalars_.data());
-    const Recorded wanted{images.data, settings.frozen_gradients};
-    if (wanted != recorded_) recording_.reset();
-    recorded_ = wanted;
-    backend_.replay(recording_, [&] { run_step(images, settings.frozen_gradients); });
+    if (std::exchange(recorded_images_, images.data) != images.data)
+      for (auto& recording : recordings_) recording.reset();
+    backend_.replay(recordings_[settings.frozen_gradients ? 1 : 0],
+                    [&] { run_step(images, settings.frozen_gradients); });
   }
   double finish() {
     double loss = 0;
@@ -219,12 +219,6 @@ class Trainer {
   struct Scalars {
     typename Method::Coefficients method;
     typename Optimizer::Coefficients optimizer;
-  };
-  // What a recording was made for.
-  struct Recorded {
-    const Scalar* images = nullptr;
-    bool frozen_gradients = false;
-    bool operator==(const Recorded&) const = default;
   };
 
   [[nodiscard]] auto context(Mode mode) {
@@ -321,8 +315,8 @@ class Trainer {
   Buffer<Scalars> scalars_{1};
   Buffer<double> loss_{1}, squares_{static_cast<index>(Student::entries.size())};
   Buffer<int> blocked_{1};
-  typename Backend::Recording recording_;
-  Recorded recorded_;
+  std::array<typename Backend::Recording, 2> recordings_;  // without and with the gradients of frozen tensors
+  const Scalar* recorded_images_ = nullptr;                // what they were made for
   std::array<Buffer<Master>, Optimizer::states> optimizer_state_ =
       make_states(std::make_index_sequence<Optimizer::states>{});
 
