@@ -54,6 +54,7 @@ int train(const Options& options) {
   if (train_set.height() != test_set.height() || train_set.width() != test_set.width())
     ts::fail("--data {}: training images have {} x {} pixels, but test images {} x {}", options.data,
              train_set.height(), train_set.width(), test_set.height(), test_set.width());
+  options.recipe.check();
   typename Device::Backend backend = Device::open(options);
   ts::Pretraining<Method, Optimizer, ts::data::IdxDataset, typename Device::Backend, Device::template Feed> run(
       backend, options.recipe, train_set, test_set, ts::data::measure_normalization(train_set));

@@ -84,14 +84,14 @@ TEST_F(DeviceMoCoV3, Bf16HasTheLossAndTheGradientOfFloat) {
 }
 
 TEST_F(DeviceMoCoV3, TrainsAsTheProcessorDoes) {
-  Training<Tiny, cpu::Backend<float>, 8> host;
-  Training<Tiny, FloatBackend, 8> device;
+  Training<Tiny, cpu::Backend<float>, 16> host;
+  Training<Tiny, FloatBackend, 16> device;
   double first = 0, last = 0;
   for (std::uint32_t i = 0; i < 100; ++i) {
     const double expected = host.step(i % 10, 3e-4);
     last = device.step(i % 10, 3e-4);
     if (i == 0) first = last;
-    EXPECT_NEAR(last, expected, 1e-2) << "step " << i;
+    EXPECT_NEAR(last, expected, 2e-2) << "step " << i;
   }
   EXPECT_LT(last, first - 0.3);
 }
