@@ -1,83 +1,10 @@
 #include "tessera/cpu/attention.hpp"
 
-#include <algorithm>
-
+#include "support/definition.hpp"
 #include "support/operation.hpp"
 
 namespace tessera::test {
 namespace {
-
-// Softmax attention by the definition, all heads of all images.
-struct NaiveAttention {
-  index tokens, heads, width, dim, images;
-  Matrix qkv, weights, log_sums, out;
-
-  NaiveAttention(index tokens_of_image, index number_of_heads, const Matrix& from)
-      : tokens(tokens_of_image),
-        heads(number_of_heads),
-        width(from.columns / 3),
-        dim(width / heads),
-        images(from.rows / tokens),
-        qkv(from),
-        weights(images * heads * tokens, tokens),
-        log_sums(images * heads, tokens),
-        out(images * tokens, width) {
-    for_pairs([&](index head, index i, index j, const Place& at) {
-      for (index c = 0; c < dim; ++c)
-        weights(head * tokens + i, j) += qkv(at.query, at.column + c) * qkv(at.key, width + at.column + c) * scale();
-    });
-    for (index row = 0; row < weights.rows; ++row) {
-      double largest = weights(row, 0), sum = 0;
-      for (index j = 0; j < tokens; ++j) largest = std::max(largest, weights(row, j));
-      for (index j = 0; j < tokens; ++j) sum += weights(row, j) = std::exp(weights(row, j) - largest);
-      for (index j = 0; j < tokens; ++j) weights(row, j) /= sum;
-      log_sums(row / tokens, row % tokens) = largest + std::log(sum);
-    }
-    for_pairs([&](index head, index i, index j, const Place& at) {
-      for (index c = 0; c < dim; ++c)
-        out(at.query, at.column + c) += weights(head * tokens + i, j) * qkv(at.key, 2 * width + at.column + c);
-    });
-  }
-
-  [[nodiscard]] Matrix gradient(const Matrix& d_out) const {
-    Matrix d_qkv(qkv.rows, qkv.columns), d_weights(weights.rows, tokens), along(weights.rows, 1);
-    for_pairs([&](index head, index i, index j, const Place& at) {
-      const index row = head * tokens + i;
-      for (index c = 0; c < dim; ++c) {
-        d_weights(row, j) += d_out(at.query, at.column + c) * qkv(at.key, 2 * width + at.column + c);
-        d_qkv(at.key, 2 * width + at.column + c) += weights(row, j) * d_out(at.query, at.column + c);
-      }
-      along(row, 0) += weights(row, j) * d_weights(row, j);
-    });
-    for_pairs([&](index head, index i, index j, const Place& at) {
-      const index row = head * tokens + i;
-      const double d_score = weights(row, j) * (d_weights(row, j) - along(row, 0)) * scale();
-      for (index c = 0; c < dim; ++c) {
-        d_qkv(at.query, at.column + c) += d_score * qkv(at.key, width + at.column + c);
-        d_qkv(at.key, width + at.column + c) += d_score * qkv(at.query, at.column + c);
-      }
-    });
-    return d_qkv;
-  }
-
- private:
-  struct Place {
-    index query, key, column;  // rows of query and key, and the head's first column
-  };
-
-  [[nodiscard]] double scale() const { return 1 / std::sqrt(static_cast<double>(dim)); }
-
-  // Every query i with every key j of every image's every head.
-  template <class Visit>
-  void for_pairs(Visit&& visit) const {
-    for (index head = 0; head < images * heads; ++head)
-      for (index i = 0; i < tokens; ++i)
-        for (index j = 0; j < tokens; ++j) {
-          const index image = head / heads;
-          visit(head, i, j, Place{image * tokens + i, image * tokens + j, head % heads * dim});
-        }
-  }
-};
 
 // Runs all three operations; out, log_sums and weights are left to look at.
 template <class Scalar, int tokens, int heads, int width>

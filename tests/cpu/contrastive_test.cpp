@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "support/definition.hpp"
 #include "support/operation.hpp"
 
 namespace tessera::test {
@@ -62,32 +63,6 @@ TYPED_TEST(Contrastive, ARowOfZerosStaysZero) {
   expect_close("y", y, Matrix(2, columns), 0);
   expect_close("inverse_norms", inverse_norms, Matrix(2, 1, 1e12));
 }
-
-// A loss by the definition: 2 temperature / total times the cross entropies' sum.
-struct NaiveLoss {
-  double loss = 0;
-  Matrix d_q;
-
-  NaiveLoss(const Matrix& q, const Matrix& k, double temperature, index first_label, index total)
-      : d_q(q.rows, q.columns) {
-    const double n = static_cast<double>(total);
-    for (index row = 0; row < q.rows; ++row) {
-      std::vector<double> logits(static_cast<std::size_t>(k.rows));
-      for (index j = 0; j < k.rows; ++j)
-        for (index c = 0; c < q.columns; ++c) logits.data()[j] += q(row, c) * k(j, c) / temperature;
-      const double largest = *std::ranges::max_element(logits);
-      double sum = 0;
-      for (const double z : logits) sum += std::exp(z - largest);
-      for (index j = 0; j < k.rows; ++j) {
-        const double log_share = logits.data()[j] - largest - std::log(sum);
-        const bool positive = j == first_label + row;
-        if (positive) loss -= 2 * temperature / n * log_share;
-        for (index c = 0; c < q.columns; ++c)
-          d_q(row, c) += 2 / n * (std::exp(log_share) - (positive ? 1 : 0)) * k(j, c);
-      }
-    }
-  }
-};
 
 // The loss and, if wanted, d_q; the loss is added to 0.5 and must not depend on the number of threads either.
 template <int columns, class Scalar>

@@ -1,43 +1,18 @@
 #include "tessera/cpu/layer_norm.hpp"
 
+#include "support/definition.hpp"
 #include "support/operation.hpp"
 
 namespace tessera::test {
 namespace {
 
-constexpr double epsilon = 1e-6;
-
-// Mean and 1 / standard deviation of every row.
-Matrix naive_statistics(const Matrix& x) {
-  Matrix statistics(x.rows, 2);
-  for (index r = 0; r < x.rows; ++r) {
-    double sum = 0, squares = 0;
-    for (index c = 0; c < x.columns; ++c) sum += x(r, c);
-    const double mean = sum / static_cast<double>(x.columns);
-    for (index c = 0; c < x.columns; ++c) squares += (x(r, c) - mean) * (x(r, c) - mean);
-    statistics(r, 0) = mean;
-    statistics(r, 1) = 1 / std::sqrt(squares / static_cast<double>(x.columns) + epsilon);
-  }
-  return statistics;
-}
+constexpr double epsilon = layer_norm_epsilon;
 
 Matrix naive_normalized(const Matrix& x, const Matrix& statistics) {
   Matrix normalized(x.rows, x.columns);
   for (index r = 0; r < x.rows; ++r)
     for (index c = 0; c < x.columns; ++c) normalized(r, c) = (x(r, c) - statistics(r, 0)) * statistics(r, 1);
   return normalized;
-}
-
-// By the Jacobian: d normalized_i / d x_j = scale (delta_ij - 1/n - normalized_i normalized_j / n).
-Matrix naive_input_gradient(const Matrix& normalized, const Matrix& statistics, const Matrix& gain, const Matrix& dy) {
-  const double n = static_cast<double>(dy.columns);
-  Matrix dx(dy.rows, dy.columns);
-  for (index r = 0; r < dy.rows; ++r)
-    for (index j = 0; j < dy.columns; ++j)
-      for (index i = 0; i < dy.columns; ++i)
-        dx(r, j) += dy(r, i) * gain(0, i) * statistics(r, 1) *
-                    ((i == j ? 1 : 0) - 1 / n - normalized(r, i) * normalized(r, j) / n);
-  return dx;
 }
 
 enum class Aliasing { none, dx_is_dy, dx_is_residual };

@@ -1,5 +1,6 @@
 #include "tessera/cpu/update.hpp"
 
+#include "support/definition.hpp"
 #include "support/operation.hpp"
 
 namespace tessera::test {
@@ -29,41 +30,6 @@ TYPED_TEST(Update, MovingAverageKeepsItsShare) {
 }
 
 constexpr int free_to_go = 0, stop = 1;
-
-double size_of(const Matrix& tensor) {
-  double squares = 0;
-  for (const double value : tensor.values) squares += value * value;
-  return std::sqrt(squares);
-}
-
-struct Adam {
-  Matrix gradient, weight, moment1, moment2;
-
-  // In the midst of a training.
-  static Adam random(index count) {
-    Random random(1, Purpose::test, 0, 0);
-    Adam adam{normal(random, 1, count), normal(random, 1, count), normal(random, 1, count, 0, 0.1),
-              normal(random, 1, count)};
-    for (double& value : adam.moment2.values) value *= value;
-    adam.gradient(0, 0) = adam.moment1(0, 0) = adam.moment2(0, 0) = 0;
-    return adam;
-  }
-
-  // Moves the moments and returns the bias-corrected direction.
-  Matrix direction(const AdamCoefficients& c) {
-    Matrix direction(1, gradient.columns);
-    for (index i = 0; i < gradient.columns; ++i) {
-      const double g = gradient(0, i);
-      moment1(0, i) = c.beta1 * moment1(0, i) + (1 - c.beta1) * g;
-      moment2(0, i) = c.beta2 * moment2(0, i) + (1 - c.beta2) * g * g;
-      direction(0, i) = moment1(0, i) * c.correction1 / (std::sqrt(moment2(0, i) * c.correction2) + c.epsilon);
-    }
-    return direction;
-  }
-};
-
-// At step 1, and later.
-constexpr AdamCoefficients early{0.5, 0.2, 0.9, 0.999, 1e-3, 10, 1000}, late{0.01, 0.1, 0.9, 0.95, 1e-8, 1.7, 3.1};
 
 TYPED_TEST(Update, AdamWDecaysAndFollowsTheMoments) {
   for (const AdamCoefficients& c : {early, late})
@@ -111,22 +77,6 @@ TYPED_TEST(Update, LambScalesItsDirectionByTheTensorsSize) {
       expect_close("moment2", moment2, adam.moment2);
     }
 }
-
-struct Momentum {
-  Matrix gradient, weight, velocity;
-
-  static Momentum random(index count) {
-    Random random(1, Purpose::test, 0, 0);
-    return {normal(random, 1, count), normal(random, 1, count), normal(random, 1, count)};
-  }
-  // velocity = momentum velocity + rate (gradient + decay weight); weight -= learning_rate velocity.
-  void move(const SgdCoefficients& c, double rate, double decay) {
-    for (index i = 0; i < gradient.columns; ++i) {
-      velocity(0, i) = c.momentum * velocity(0, i) + rate * (gradient(0, i) + decay * weight(0, i));
-      weight(0, i) -= c.learning_rate * velocity(0, i);
-    }
-  }
-};
 
 constexpr SgdCoefficients with_decay{0.1, 0.3, 0.9, 0.001}, without_decay{0.5, 0, 0.8, 0.02};
 

@@ -1,6 +1,7 @@
 #include "tessera/cuda/conv.hpp"
 
 #include "cuda/operation.hpp"
+#include "support/definition.hpp"
 
 namespace tessera::test {
 namespace {
@@ -8,19 +9,6 @@ namespace {
 template <class Scalar>
 class DeviceConv : public DeviceTest<Scalar> {};
 TYPED_TEST_SUITE(DeviceConv, DeviceScalars);
-
-// Pairs every value of every patch with the pixel that it is a copy of, if that is inside the image.
-template <int channels, int size, int kernel, int stride, int padding, class Visit>
-void for_copies(index images, Visit&& visit) {
-  constexpr index out = (size + 2 * padding - kernel) / stride + 1;
-  for (index patch = 0; patch < images * out * out; ++patch)
-    for (index value = 0; value < channels * kernel * kernel; ++value) {
-      const index image = patch / (out * out), channel = value / (kernel * kernel);
-      const index y = patch / out % out * stride + value / kernel % kernel - padding;
-      const index x = patch % out * stride + value % kernel - padding;
-      if (0 <= y && y < size && 0 <= x && x < size) visit(patch, value, (image * size + y) * size + x, channel);
-    }
-}
 
 template <class Scalar, int channels, int size, int kernel, int stride, int padding>
 void check_convolution(index images) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <new>
+#include <span>
 #include <type_traits>
 #include <utility>
 
@@ -96,6 +97,22 @@ class Arena {
  private:
   Memory memory_;
   index height_ = 0, peak_ = 0;
+};
+
+// A flat buffer of elements in memory of the kind that Memory allocates, zero at first.
+template <class Memory, class Element>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(index count) : memory_(count * static_cast<index>(sizeof(Element))), size_(count) {}
+
+  [[nodiscard]] Element* data() const noexcept { return reinterpret_cast<Element*>(memory_.data()); }
+  [[nodiscard]] index size() const noexcept { return size_; }
+  [[nodiscard]] std::span<Element> span() const noexcept { return {data(), static_cast<std::size_t>(size_)}; }
+
+ private:
+  Memory memory_;
+  index size_ = 0;
 };
 
 }  // namespace tessera::inline TESSERA_ABI

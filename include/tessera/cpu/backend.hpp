@@ -45,21 +45,8 @@ class Memory {
   index size_ = 0;
 };
 
-// A flat buffer of scalars, zero at first.
-template <class Scalar>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(index count) : memory_(count * static_cast<index>(sizeof(Scalar))), size_(count) {}
-
-  [[nodiscard]] Scalar* data() const noexcept { return reinterpret_cast<Scalar*>(memory_.data()); }
-  [[nodiscard]] index size() const noexcept { return size_; }
-  [[nodiscard]] std::span<Scalar> span() const noexcept { return {data(), static_cast<std::size_t>(size_)}; }
-
- private:
-  Memory memory_;
-  index size_ = 0;
-};
+template <class Element>
+using Buffer = tessera::Buffer<Memory, Element>;
 
 // What is recorded of work that is to be done again: nothing, it is simply done.
 struct Recording {

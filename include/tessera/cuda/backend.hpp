@@ -54,20 +54,8 @@ class Memory {
   index size_ = 0;
 };
 
-// A flat buffer of scalars on the device, zero at first.
-template <class Scalar>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(index count) : memory_(count * static_cast<index>(sizeof(Scalar))), size_(count) {}
-
-  [[nodiscard]] Scalar* data() const noexcept { return reinterpret_cast<Scalar*>(memory_.data()); }
-  [[nodiscard]] index size() const noexcept { return size_; }
-
- private:
-  Memory memory_;
-  index size_ = 0;
-};
+template <class Element>
+using Buffer = tessera::Buffer<Memory, Element>;
 
 // Memory of the host that the device copies from and to without waiting.
 template <class Element>

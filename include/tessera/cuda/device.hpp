@@ -65,6 +65,13 @@ __device__ inline void store(Scalar* to, const Accumulator<Scalar> (&from)[count
 inline constexpr int warp_size = 32;
 inline constexpr unsigned whole_warp = 0xFFFFFFFFu;
 
+__device__ inline int lane_of_warp() {
+  return static_cast<int>(threadIdx.x) % warp_size;
+}
+__device__ inline int warp_of_block() {
+  return static_cast<int>(threadIdx.x) / warp_size;
+}
+
 // The sum, or the largest, over the warp's threads; every thread receives it.
 template <class Value>
 __device__ inline Value warp_sum(Value value) {
