@@ -2,8 +2,10 @@
 // user writes it, so that a wrong one fails there with a sentence.
 #pragma once
 
+#include <chrono>
 #include <concepts>
 
+#include "tessera/comm/collective.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/core/math.hpp"
@@ -24,12 +26,29 @@ using Context = tessera::Context<Backend, Communicator>;
 template <class Candidate>
 concept Scalar = std::same_as<Candidate, float> || std::same_as<Candidate, double>;
 
-// struct Serial { int rank(); int size(); void all_reduce(Scalar* values, index count); };
-template <class Candidate>
-concept Communicator = requires(Candidate& c, double* values, index count) {
+// One rank's end of a group; what holds for all of them is said in comm/collective.hpp. Calls follow the work of
+// `queue`, a backend or a lane beside it; wait(queue) returns when their work is done, or throws. duplicate() is the
+// same group for calls beside these; abort() makes all calls of this rank fail, those that wait in other threads too.
+// struct Serial {
+//   int rank(); int size();
+//   void all_reduce(Queue&, Value* values, index count);      // sums over all ranks, in place
+//   void reduce_scatter(Queue&, Value* values, comm::Cuts);   // this rank's part becomes sums, the rest stays
+//   void all_gather(Queue&, Value* values, comm::Cuts);       // every rank's part comes to all
+//   void broadcast(Queue&, Value* values, index count);       // rank 0's values come to all
+//   void wait(Queue&); Serial duplicate(); void set_deadline(std::chrono::milliseconds); void abort() noexcept;
+// };
+template <class Candidate, class Queue = comm::Host>
+concept Communicator = requires(Candidate& c, Queue& queue, double* values, index count, comm::Cuts cuts) {
   { c.rank() } -> std::convertible_to<int>;
   { c.size() } -> std::convertible_to<int>;
-  c.all_reduce(values, count);
+  c.all_reduce(queue, values, count);
+  c.reduce_scatter(queue, values, cuts);
+  c.all_gather(queue, values, cuts);
+  c.broadcast(queue, values, count);
+  c.wait(queue);
+  { c.duplicate() } -> std::same_as<Candidate>;
+  c.set_deadline(std::chrono::milliseconds(1));
+  c.abort();
 };
 
 // What happens between the q, k, v projection and the output projection.
@@ -79,12 +98,15 @@ concept ActivationFunction = requires(simd::Pack<float> pack, double scalar) {
   Candidate::value_and_slope(pack).slope;
 };
 
-// struct Method { int states; const char* name; struct Coefficients {}; Coefficients coefficients(double rate, long
-// step);
-//                 void step(Backend&, const optim::Update<Scalar, Coefficients, states>&); };
+// struct Method {
+//   int states; bool whole_tensors; const char* name; struct Coefficients {};
+//   Coefficients coefficients(double rate, long step);
+//   void step(Backend&, const optim::Update<Scalar, Coefficients, states>&);
+// };
 template <class Candidate>
 concept Optimizer = requires {
   { Candidate::states } -> std::convertible_to<int>;
+  { Candidate::whole_tensors } -> std::convertible_to<bool>;
   { Candidate::name } -> std::convertible_to<const char*>;
   typename Candidate::Coefficients;
 };

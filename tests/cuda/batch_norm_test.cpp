@@ -9,19 +9,34 @@ namespace {
 constexpr double epsilon = 1e-5, momentum = 0.1;
 
 template <class Value>
-__global__ void double_kernel(index count, Value* values) {
+__global__ void add_kernel(index count, const Value* from, Value* to) {
   const index at = static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (at < count) values[at] *= 2;
+  if (at < count) to[at] += from[at];
 }
 
 // Two ranks that hold the same rows.
-template <class Scalar>
 struct Twins {
-  cuda::Backend<Scalar>& backend;
   static constexpr int size() { return 2; }
-  template <class Value>
-  void all_reduce(Value* values, index count) const {
-    launch(backend, cuda::blocks_for(count, 256), 256, 0, double_kernel<Value>, count, values);
+  template <class Scalar, class Value>
+  static void all_reduce(cuda::Backend<Scalar>& backend, Value* values, index count) {
+    launch(backend, cuda::blocks_for(count, 256), 256, 0, add_kernel<Value>, count, static_cast<const Value*>(values),
+           values);
+  }
+};
+
+// Two ranks one after the other: the first leaves its sums, the second adds them to its own.
+struct Pair {
+  const cuda::Buffer<double>& sums;
+  bool second = false;
+
+  static constexpr int size() { return 2; }
+  template <class Scalar>
+  void all_reduce(cuda::Backend<Scalar>& backend, double* values, index count) const {
+    if (second)
+      launch(backend, cuda::blocks_for(count, 256), 256, 0, add_kernel<double>, count,
+             static_cast<const double*>(sums.data()), values);
+    else
+      backend.copy(count, static_cast<const double*>(values), sums.data());
   }
 };
 
@@ -29,9 +44,9 @@ struct Twins {
 template <class Scalar, class Body>
 void with_context(cuda::Backend<Scalar>& backend, int views, int ranks, Body&& body) {
   comm::Serial serial;
-  Twins<Scalar> twins{backend};
+  Twins twins;
   Context<cuda::Backend<Scalar>, comm::Serial> alone{backend, serial, Mode::train, views};
-  Context<cuda::Backend<Scalar>, Twins<Scalar>> together{backend, twins, Mode::train, views};
+  Context<cuda::Backend<Scalar>, Twins> together{backend, twins, Mode::train, views};
   if (ranks == 1)
     body(alone);
   else
@@ -221,6 +236,94 @@ TYPED_TEST(DeviceBatchNorm, CountsTheRowsOfAllRanks) {
   check_forward<TypeParam, 37>({.rows = 4, .views = 2, .ranks = 2});
   check_forward<TypeParam, 37>({.rows = 1, .views = 2, .ranks = 2});
   check_backward<TypeParam, 37>({.rows = 4, .views = 2, .ranks = 2}, true);
+}
+
+// Rows [first, first + count) of every view.
+Matrix rows_of_views(const Matrix& from, index views, index first, index count) {
+  Matrix part(views * count, from.columns);
+  for (index view = 0; view < views; ++view)
+    for (index r = 0; r < count; ++r)
+      for (index c = 0; c < from.columns; ++c)
+        part(view * count + r, c) = from(view * (from.rows / views) + first + r, c);
+  return part;
+}
+
+// The results of a rank that has rows [first, first + count) of every view; another has the rest.
+template <class Scalar>
+void check_rank(const NaiveBatchNorm<Scalar>& naive, index first, index count) {
+  constexpr int columns = 37;
+  SCOPED_TRACE(fmt::format("rows {} to {} of {}", first, first + count, naive.rows));
+  const index views = naive.views, rest = naive.rows - count;
+  const auto part = [&](const Matrix& all, bool of_rest) {
+    return of_rest ? rows_of_views(all, views, first == 0 ? count : 0, rest) : rows_of_views(all, views, first, count);
+  };
+  const cuda::Buffer<double> sums(views * (2 * columns + 1));
+  DeviceValues<float> statistics(views, 2 * columns), mean(naive.running_mean), variance(naive.running_variance),
+      batches(naive.batches), d_gain(1, columns), d_bias(1, columns);
+  const DeviceValues<float> gain(naive.gain), bias(naive.bias);
+  DeviceValues<Scalar> y(views * count, columns), dx(views * count, columns);
+  cuda::Backend<Scalar> backend;
+  const auto step = [&](bool forward, bool second) {
+    const DeviceValues<Scalar> x(part(naive.x, !second)), dy(part(naive.dy, !second)), other(views * rest, columns);
+    const Rows<Scalar, columns> to =
+        second ? (forward ? y : dx).template output<columns>() : other.template output<columns>();
+    mean.restore(), variance.restore(), batches.restore();
+    Pair pair{sums, second};
+    Context<cuda::Backend<Scalar>, Pair> context{backend, pair, Mode::train, static_cast<int>(views)};
+    if (forward)
+      batch_norm_forward(context, x.template input<columns>(), gain.data(), bias.data(), epsilon, momentum, mean.data(),
+                         variance.data(), batches.data(), statistics.template output<2 * columns>(), to);
+    else
+      batch_norm_backward(context, x.template input<columns>(), gain.data(), statistics.template input<2 * columns>(),
+                          dy.template input<columns>(), {}, to, d_gain.data(), d_bias.data());
+    backend.wait();
+  };
+  step(true, false);
+  step(true, true);
+  backend.arena().commit();
+  step(true, false);
+  step(true, true);
+  expect_close("y", y, part(naive.y, false));
+  expect_close("statistics", statistics, naive.statistics);
+  expect_close("running mean", mean, naive.next_mean);
+  expect_close("running variance", variance, naive.next_variance);
+  step(false, false);
+  const Matrix gain_of_rest = d_gain.values(), bias_of_rest = d_bias.values();
+  step(false, true);
+  expect_close("dx", dx, part(naive.dx, false));
+  Matrix gain_sum = d_gain.values(), bias_sum = d_bias.values();
+  for (index c = 0; c < columns; ++c) {
+    gain_sum(0, c) += gain_of_rest(0, c);
+    bias_sum(0, c) += bias_of_rest(0, c);
+  }
+  expect_close("d_gain", Values<double>(gain_sum), naive.d_gain, device_rounding<float>);
+  expect_close("d_bias", Values<double>(bias_sum), naive.d_bias, device_rounding<float>);
+}
+
+TYPED_TEST(DeviceBatchNorm, RanksMayHaveDifferentNumbersOfRowsOrNone) {
+  const NaiveBatchNorm<TypeParam> naive({.rows = 301, .views = 2}, 37);
+  check_rank(naive, 0, 300);
+  check_rank(naive, 300, 1);
+  check_rank(naive, 0, 301);
+  check_rank(naive, 0, 0);
+}
+
+TYPED_TEST(DeviceBatchNorm, OneRowOnAllRanksGivesNothingThatLooksLikeANumber) {
+  constexpr int columns = 8;
+  const cuda::Buffer<double> sums(2 * columns + 1);
+  const DeviceValues<TypeParam> x(Matrix(1, columns, 0.5)), y(Matrix(1, columns, 0.5));
+  const DeviceValues<float> mean(Matrix(1, columns)), variance(Matrix(1, columns, 1)), batches(Matrix(1, 1)),
+      statistics(1, 2 * columns);
+  run_on_device<TypeParam>(
+      [&](cuda::Backend<TypeParam>& backend) {
+        Pair pair{sums, true};
+        Context<cuda::Backend<TypeParam>, Pair> context{backend, pair};
+        batch_norm_forward(context, x.template input<columns>(), nullptr, nullptr, epsilon, momentum, mean.data(),
+                           variance.data(), batches.data(), statistics.template output<2 * columns>(),
+                           y.template output<columns>());
+      },
+      y);
+  for (index c = 0; c < columns; ++c) EXPECT_TRUE(std::isnan(y.values()(0, c))) << c;
 }
 
 // Stored as float, the mean is up to 3e-5 off.

@@ -16,7 +16,7 @@ forbid() {
 }
 forbid core cpu cuda comm nn embed position models ssl optim data eval io train
 forbid cpu cuda nn embed position models ssl optim data eval io train comm
-forbid comm cuda nn embed position models ssl optim data eval io train cpu
+forbid comm nn embed position models ssl optim data eval io train cpu
 forbid nn embed position models ssl optim data eval io train cpu cuda
 forbid embed models ssl optim data eval io train cpu cuda
 forbid position models ssl optim data eval io train cpu cuda

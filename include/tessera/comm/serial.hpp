@@ -1,18 +1,32 @@
 // One process: every operation on all ranks is the identity and compiles to nothing.
 #pragma once
 
-#include "tessera/core/abi.hpp"
-#include "tessera/core/parallel.hpp"
+#include <chrono>
+
+#include "tessera/comm/collective.hpp"
 
 namespace tessera::inline TESSERA_ABI::comm {
 
-// rank() of size() processes. all_reduce sums `count` values over all ranks in place.
 struct Serial {
   [[nodiscard]] static constexpr int rank() noexcept { return 0; }
   [[nodiscard]] static constexpr int size() noexcept { return 1; }
 
-  template <class Scalar>
-  static constexpr void all_reduce(Scalar*, index) noexcept {}
+  template <class Queue, class Value>
+  static constexpr void all_reduce(Queue&, Value*, index) noexcept {}
+  template <class Queue, class Value>
+  static constexpr void reduce_scatter(Queue&, Value*, Cuts) noexcept {}
+  template <class Queue, class Value>
+  static constexpr void all_gather(Queue&, Value*, Cuts) noexcept {}
+  template <class Queue, class Value>
+  static constexpr void broadcast(Queue&, Value*, index) noexcept {}
+
+  template <class Queue>
+  static constexpr void wait(Queue& queue) {
+    if constexpr (!HostQueue<Queue>) queue.wait();
+  }
+  [[nodiscard]] static constexpr Serial duplicate() noexcept { return {}; }
+  static constexpr void set_deadline(std::chrono::milliseconds) noexcept {}
+  static constexpr void abort() noexcept {}
 };
 
 }  // namespace tessera::inline TESSERA_ABI::comm

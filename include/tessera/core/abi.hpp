@@ -26,4 +26,15 @@
 #define TESSERA_UNROLL _Pragma("GCC unroll 8")
 #endif
 
-namespace tessera::inline TESSERA_ABI {}
+#define TESSERA_TEXT_OF(tokens) #tokens
+#define TESSERA_TEXT(tokens) TESSERA_TEXT_OF(tokens)
+
+namespace tessera::inline TESSERA_ABI {
+
+// What the namespace is called: ranks that exchange data must agree on it.
+inline constexpr const char* abi_name = TESSERA_TEXT(TESSERA_ABI);
+
+}  // namespace tessera::inline TESSERA_ABI
+
+#undef TESSERA_TEXT
+#undef TESSERA_TEXT_OF

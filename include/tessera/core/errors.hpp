@@ -11,11 +11,20 @@
 
 namespace tessera::inline TESSERA_ABI {
 
+// What programs tell the scripts that start them.
+namespace exit_code {
+inline constexpr int failed = 2;      // options, data, memory, storage: do not restart before the message is understood
+inline constexpr int rank_lost = 75;  // a rank died, hangs, or is cut off: restart from the last checkpoint
+inline constexpr int not_finite = 76;  // a loss or gradient: do not restart as it was
+inline constexpr int stopped = 85;     // by a signal, after a complete checkpoint: start again to continue
+}  // namespace exit_code
+
 // What went wrong, where, with which value, and what to do, in one sentence for the person at the keyboard.
-// Programs catch it in `main`, print `what()` and exit with 2.
+// Programs catch it in `main`, print `what()` and exit with its exit code.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
+  [[nodiscard]] virtual int exit_code() const noexcept { return exit_code::failed; }
 };
 
 // Throws Error with a message formatted by fmt: fail("{}: holds {} bytes, expected {}", path, got, expected).

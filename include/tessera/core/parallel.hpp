@@ -7,6 +7,7 @@
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "tessera/core/abi.hpp"
@@ -19,6 +20,16 @@ using index = std::ptrdiff_t;
 // Divides and rounds up. divisor > 0.
 [[nodiscard]] TESSERA_HOST_DEVICE constexpr index divide_up(index value, index divisor) {
   return (value + divisor - 1) / divisor;
+}
+
+// Not std::min and std::max: those names are macros in some users' sources.
+template <class Value>
+[[nodiscard]] TESSERA_HOST_DEVICE constexpr Value smaller(Value a, std::type_identity_t<Value> b) {
+  return b < a ? b : a;
+}
+template <class Value>
+[[nodiscard]] TESSERA_HOST_DEVICE constexpr Value larger(Value a, std::type_identity_t<Value> b) {
+  return a < b ? b : a;
 }
 
 // `threads` workers, the calling thread included. Pieces are handed out as threads become free; since a piece's bounds

@@ -39,71 +39,78 @@ template <class Scalar>
   return lanes == simd::lanes<Scalar> ? simd::load(from) : simd::load_part(from, lanes);
 }
 
-// out[c] += sum of x, and then of (x - center)^2, over `rows` rows; see batch_norm_forward for the merge over ranks.
+// Calls body(first, count) for strips of the columns, in parallel.
 template <class Scalar, class Matmul, class Body>
 void for_strips(Backend<Scalar, Matmul>& backend, index columns, Body&& body) {
   backend.pool().for_pieces(columns, strip<Scalar>, [&](index first, index last, int) { body(first, last - first); });
 }
 
+// sums (2 columns + 1) receives the sums of x - center and of (x - center)^2 over the rows, and the number of rows.
+template <class Scalar, class Matmul, int columns>
+void shifted_sums(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* center, double* sums) {
+  const double rows = static_cast<double>(x.rows);
+  sums[2 * columns] = rows;
+  for_strips(backend, columns, [&](index first, index count) {
+    double sum[1][strip<Scalar>], about[2][strip<Scalar>];
+    strip_sums<1, Scalar>(x.rows, count, sum, [&](index row, index column, index lanes, auto& parts) {
+      parts[0] += load_lanes(x.row(row) + first + column, lanes);
+    });
+    Scalar mean[strip<Scalar>] = {};  // as far as Scalar's sums tell
+    for (index i = 0; i < count && x.rows > 0; ++i) mean[i] = static_cast<Scalar>(sum[0][i] / rows);
+    strip_sums<2, Scalar>(x.rows, count, about, [&](index row, index column, index lanes, auto& parts) {
+      const auto off = load_lanes(x.row(row) + first + column, lanes) - load_lanes(mean + column, lanes);
+      parts[0] += off;
+      parts[1] += off * off;
+    });
+    for (index i = 0; i < count; ++i) {
+      const double shift = static_cast<double>(mean[i]) - static_cast<double>(center[first + i]);
+      sums[first + i] = about[0][i] + rows * shift;
+      sums[columns + first + i] = about[1][i] + shift * (2 * about[0][i] + rows * shift);
+    }
+  });
+}
+
 }  // namespace detail
 
 // Training: y = (x - mean) / sqrt(variance + epsilon) * gain + bias with the mean and biased variance of each column
-// over all rows of the view, on all ranks. The running mean and variance (unbiased) move by `momentum` towards each
-// view's in turn, and `batches` counts one for each view. gain and bias may be null (no affine map).
-// statistics (views x 2 columns) receives mean and 1 / sqrt(variance + epsilon) of every view.
+// over all rows of the view, on all ranks; a rank may have any number of rows, also none. The running mean and variance
+// (unbiased) move by `momentum` towards each view's in turn, and `batches` counts one for each view. gain and bias may
+// be null (no affine map). statistics (views x 2 columns) receives mean and 1 / sqrt(variance + epsilon) of every view.
+//
+// A rank takes the squares about its own mean and then moves them, in double, to about the running mean, which all
+// ranks share: so one sum over the ranks is enough, and a mean far from zero takes no digits from the variance.
 template <class Context, class Scalar, int columns>
 void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const Scalar* gain, const Scalar* bias,
                         double epsilon, double momentum, Scalar* running_mean, Scalar* running_variance,
                         Scalar* batches, Rows<Scalar, 2 * columns> statistics, Rows<Scalar, columns> y) {
   auto& backend = context.backend;
   const auto frame = context.frame();
-  const index rows = x.rows / context.views;
-  double* const sums = backend.arena().template take<double>(context.views * (columns + 1));
+  const index rows = x.rows / context.views, stride = 2 * columns + 1;
+  double* const sums = backend.arena().template take<double>(context.views * stride);
   if (backend.planning()) return;
-  for (index view = 0; view < context.views; ++view) {
-    double* const total = sums + view * (columns + 1);
-    detail::for_strips(backend, columns, [&](index first, index count) {
-      double sum[1][detail::strip<Scalar>];
-      detail::strip_sums<1, Scalar>(rows, count, sum, [&](index row, index column, index lanes, auto& parts) {
-        parts[0] += detail::load_lanes(x.row(view * rows + row) + first + column, lanes);
-      });
-      std::memcpy(total + first, sum[0], static_cast<std::size_t>(count) * sizeof(double));
-    });
-    total[columns] = static_cast<double>(rows);
-  }
-  context.communicator.all_reduce(sums, context.views * (columns + 1));
-  for (index view = 0; view < context.views; ++view) {
-    double* const total = sums + view * (columns + 1);
-    const double all_rows = total[columns];
-    if (all_rows < 2)
+  for (index view = 0; view < context.views; ++view)
+    detail::shifted_sums(backend, x.part(view * rows, rows), running_mean, sums + view * stride);
+  context.communicator.all_reduce(backend, sums, context.views * stride);
+  for (index view = 0; view < context.views; ++view)
+    if (const double all_rows = sums[view * stride + 2 * columns]; all_rows < 2)
       fail("BatchNorm needs at least 2 rows per view to take statistics, but the batch has {:.0f}; use a larger batch",
            all_rows);
-    for (index c = 0; c < columns; ++c) statistics.row(view)[c] = static_cast<Scalar>(total[c] / all_rows);
-    detail::for_strips(backend, columns, [&](index first, index count) {
-      double sum[1][detail::strip<Scalar>];
-      detail::strip_sums<1, Scalar>(rows, count, sum, [&](index row, index column, index lanes, auto& parts) {
-        const auto off = detail::load_lanes(x.row(view * rows + row) + first + column, lanes) -
-                         detail::load_lanes(statistics.row(view) + first + column, lanes);
-        parts[0] += off * off;
-      });
-      std::memcpy(total + first, sum[0], static_cast<std::size_t>(count) * sizeof(double));
-    });
-  }
-  context.communicator.all_reduce(sums, context.views * (columns + 1));
-  for (index view = 0; view < context.views; ++view) {
-    const double* const total = sums + view * (columns + 1);
-    const double all_rows = total[columns] / context.communicator.size();
-    for (index c = 0; c < columns; ++c) {
-      const double variance = total[c] / all_rows;
+  for (index c = 0; c < columns; ++c) {
+    const double center = static_cast<double>(running_mean[c]);  // before it follows the first view
+    for (index view = 0; view < context.views; ++view) {
+      const double* const total = sums + view * stride;
+      const double all_rows = total[2 * columns], off = total[c] / all_rows, mean = center + off;
+      const double variance = larger(0.0, total[columns + c] / all_rows - off * off);
+      statistics.row(view)[c] = static_cast<Scalar>(mean);
       statistics.row(view)[columns + c] = static_cast<Scalar>(1.0 / std::sqrt(variance + epsilon));
       const auto follow = [&](Scalar& running, double value) {
         running = static_cast<Scalar>((1.0 - momentum) * static_cast<double>(running) + momentum * value);
       };
-      follow(running_mean[c], static_cast<double>(statistics.row(view)[c]));
+      follow(running_mean[c], mean);
       follow(running_variance[c], variance * all_rows / (all_rows - 1));
     }
-    *batches += Scalar(1);
   }
+  *batches += static_cast<Scalar>(context.views);
   for_rows(backend, x.rows, columns, [&](index row) {
     const Scalar* const mean = statistics.row(row / rows);
     const Scalar* const scale = mean + columns;
@@ -172,7 +179,7 @@ void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const 
       d_bias[c] = static_cast<Scalar>(along_one);
       d_gain[c] = static_cast<Scalar>(along_x);
     }
-  context.communicator.all_reduce(sums, context.views * stride);
+  context.communicator.all_reduce(backend, sums, context.views * stride);
   for (index view = 0; view < context.views; ++view)
     for (index c = 0; c < 2 * columns; ++c)
       means[view * 2 * columns + c] = static_cast<Scalar>(sums[view * stride + c] / sums[view * stride + 2 * columns]);

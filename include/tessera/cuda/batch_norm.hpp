@@ -218,7 +218,8 @@ __global__ void batch_norm_totals_kernel(index views, index chunks, index rows, 
     d_gain[column - columns] = static_cast<Value>(over_views);
 }
 
-// From sums of x and x^2 to mean and 1 / sqrt(variance + epsilon); the running ones follow, view after view.
+// From sums of x and x^2 to mean and 1 / sqrt(variance + epsilon); the running ones follow, view after view. Fewer than
+// two rows on all ranks, which the host does not see, give NaN.
 template <class Value>
 __global__ void batch_norm_statistics_kernel(index views, index columns, const double* sums, double epsilon,
                                              double momentum, Value* running_mean, Value* running_variance,
@@ -232,7 +233,7 @@ __global__ void batch_norm_statistics_kernel(index views, index columns, const d
   for (index view = 0; view < views; ++view, sums += 2 * columns + 1, statistics += 2 * columns) {
     const double rows = sums[2 * columns], mean = sums[column] / rows;
     const double off = sums[columns + column] / rows - mean * mean;
-    const double variance = off < 0 ? 0 : off;
+    const double variance = rows < 2 ? NAN : off < 0 ? 0 : off;
     statistics[column] = static_cast<Value>(mean);
     statistics[columns + column] = static_cast<Value>(1.0 / std::sqrt(variance + epsilon));
     follow(mean_now, mean);
@@ -341,7 +342,8 @@ void batch_norm_totals(Context& context, const RowChunks& cut, index columns, co
   launch(context.backend, dim3(static_cast<unsigned>(divide_up(2 * columns, warp_size))), totals_threads,
          totals_threads * static_cast<index>(sizeof(double)), batch_norm_totals_kernel<float>, cut.views, cut.chunks,
          cut.rows, columns, partial, sums, d_gain, d_bias);
-  if (!context.backend.planning()) context.communicator.all_reduce(sums, cut.views * (2 * columns + 1));
+  if (!context.backend.planning())
+    context.communicator.all_reduce(context.backend, sums, cut.views * (2 * columns + 1));
 }
 
 }  // namespace detail
@@ -351,9 +353,10 @@ void batch_norm_totals(Context& context, const RowChunks& cut, index columns, co
 // view's in turn, and `batches` counts one for each view. gain and bias may be null (no affine map).
 // statistics (views x 2 columns) receives mean and 1 / sqrt(variance + epsilon) of every view.
 //
-// Ranks, which have equally many rows, exchange the sums of x and x^2 in double, once. Their difference costs the
-// variance about 1e-16 mean^2: less than the rounding of floats that vary about such a mean, and less than epsilon for
-// means below 1e5.
+// Ranks, which may have different numbers of rows, also none, exchange these and the sums of x and x^2 in double, once.
+// The difference of the sums costs the variance about 1e-16 mean^2: less than the rounding of floats that vary about
+// such a mean, and less than epsilon for means below 1e5. A view of fewer than two rows is an Error where there is one
+// rank; over several, its statistics and y become NaN.
 template <class Context, class Scalar, int columns>
 void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const Accumulator<Scalar>* gain,
                         const Accumulator<Scalar>* bias, double epsilon, double momentum,
@@ -363,10 +366,9 @@ void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const A
   using Tile = detail::ColumnTile<Scalar, columns>;
   auto& backend = context.backend;
   const detail::RowChunks few = Tile::few(context.views, x.rows), many = Tile::many(context.views, x.rows);
-  const index all_rows = few.rows * context.communicator.size();
-  if (all_rows < 2)
+  if (context.communicator.size() == 1 && few.rows < 2)
     fail("BatchNorm needs at least 2 rows per view to take statistics, but the batch has {}; use a larger batch",
-         all_rows);
+         few.rows);
   const auto frame = context.frame();
   double* const partial = backend.arena().template take<double>(few.views * few.chunks * 2 * columns);
   double* const sums = backend.arena().template take<double>(few.views * (2 * columns + 1));

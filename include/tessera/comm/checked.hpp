@@ -1,0 +1,109 @@
+// A communicator that makes sure, before every call, that all ranks are about to do the same.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tessera/comm/collective.hpp"
+
+namespace tessera::inline TESSERA_ABI::comm {
+
+// Costs one all_gather of 40 bytes from each rank a call. What ranks say about their calls lies on the host: where
+// values are on a device, this decorates the communicator beneath, Staged<Checked<Mpi>>.
+template <class Communicator>
+class Checked {
+ public:
+  explicit Checked(Communicator inner)
+      : inner_(std::move(inner)), said_(static_cast<std::size_t>(inner_.size()) * words) {
+    for (int r = 0; r <= inner_.size(); ++r) places_.push_back(r * words);
+  }
+
+  [[nodiscard]] int rank() const noexcept { return inner_.rank(); }
+  [[nodiscard]] int size() const noexcept { return inner_.size(); }
+  [[nodiscard]] Communicator& inner() noexcept { return inner_; }
+
+  template <HostQueue Queue, class Value>
+  void all_reduce(Queue& queue, Value* values, index count) {
+    agree<Value>(Operation::all_reduce, count);
+    inner_.all_reduce(queue, values, count);
+  }
+  template <HostQueue Queue, class Value>
+  void reduce_scatter(Queue& queue, Value* values, Cuts cuts) {
+    agree<Value>(Operation::reduce_scatter, cuts.back(), cuts);
+    inner_.reduce_scatter(queue, values, cuts);
+  }
+  template <HostQueue Queue, class Value>
+  void all_gather(Queue& queue, Value* values, Cuts cuts) {
+    agree<Value>(Operation::all_gather, cuts.back(), cuts);
+    inner_.all_gather(queue, values, cuts);
+  }
+  template <HostQueue Queue, class Value>
+  void broadcast(Queue& queue, Value* values, index count) {
+    agree<Value>(Operation::broadcast, count);
+    inner_.broadcast(queue, values, count);
+  }
+
+  template <class Queue>
+  void wait(Queue& queue) {
+    inner_.wait(queue);
+  }
+  [[nodiscard]] Checked duplicate() { return Checked(inner_.duplicate()); }
+  void set_deadline(std::chrono::milliseconds deadline) { inner_.set_deadline(deadline); }
+  void abort() noexcept { inner_.abort(); }
+
+ private:
+  static constexpr index words = 5;  // operation, type, count, number, cuts
+
+  template <class Value>
+  void agree(Operation operation, index count, Cuts cuts = {}) {
+    const Call mine{operation, type_of<Value>(), count, ++calls_};
+    std::int64_t* const said = said_.data() + rank() * words;
+    said[0] = static_cast<std::int64_t>(mine.operation);
+    said[1] = static_cast<std::int64_t>(mine.type);
+    said[2] = mine.count;
+    said[3] = mine.number;
+    said[4] = mixed(cuts);
+    Host host;
+    inner_.all_gather(host, said_.data(), Cuts(places_));
+    for (int r = 1; r < size(); ++r)
+      if (call_of(r) != call_of(0) || cuts_of(r) != cuts_of(0)) {
+        inner_.abort();
+        fail_lost("ranks do not do the same: {}", differences());
+      }
+  }
+
+  [[nodiscard]] Call call_of(int r) const {
+    const std::int64_t* const said = said_.data() + r * words;
+    return {static_cast<Operation>(said[0]), static_cast<Type>(said[1]), said[2], said[3]};
+  }
+  [[nodiscard]] std::int64_t cuts_of(int r) const { return said_[static_cast<std::size_t>(r * words + 4)]; }
+
+  // Rank 0's call, and those of the ranks that call something else.
+  [[nodiscard]] std::string differences() const {
+    std::string text = fmt::format("rank 0 calls {}", call_of(0).text());
+    for (int r = 1; r < size(); ++r)
+      if (call_of(r) != call_of(0))
+        text += fmt::format(", rank {} calls {}", r, call_of(r).text());
+      else if (cuts_of(r) != cuts_of(0))
+        text += fmt::format(", rank {} calls the same with other cuts", r);
+    return text;
+  }
+
+  // FNV-1a, by words.
+  [[nodiscard]] static std::int64_t mixed(Cuts cuts) {
+    std::uint64_t all = 14695981039346656037u;
+    for (const index cut : cuts) all = (all ^ static_cast<std::uint64_t>(cut)) * 1099511628211u;
+    return static_cast<std::int64_t>(all);
+  }
+
+  Communicator inner_;
+  std::vector<std::int64_t> said_;
+  std::vector<index> places_;
+  std::int64_t calls_ = 0;
+};
+
+}  // namespace tessera::inline TESSERA_ABI::comm
