@@ -16,6 +16,7 @@
 #include "tessera/core/memory.hpp"
 #include "tessera/core/scalar.hpp"
 #include "tessera/cuda/errors.hpp"
+#include "tessera/cuda/lane.hpp"
 #include "tessera/cuda/products.hpp"
 #include "tessera/cuda/stream.hpp"
 
@@ -101,6 +102,7 @@ class Backend {
   using Scalar = Scalar_;
   using Arena = tessera::Arena<Memory>;
   using Recording = cuda::Recording;
+  using Lane = cuda::Lane<Backend>;
   template <class Element>
   using Buffer = cuda::Buffer<Element>;
 

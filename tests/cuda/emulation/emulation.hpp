@@ -7,8 +7,11 @@
 //
 // What is checked beyond results: threads of a block run one after the other, in an order that changes at every
 // barrier, so that a missing barrier shows; barriers and warp-wide operations must be reached by all threads; device
-// memory cannot be touched by host code, nor past its end by kernels; it starts as NaN. What is not: memory ordering
-// within a warp, alignment, speed.
+// memory cannot be touched by host code, nor past its end by kernels; it starts as NaN; work of different streams may
+// be done in orders that show a missing event (Order). What is not: memory ordering within a warp, alignment, speed.
+//
+// Ranks are threads, each as good as a process with a device of its own. Work is done by the calls that submit it or
+// ask for it, one piece at a time, functions of the host (cudaLaunchHostFunc) by threads.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -17,6 +20,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <mutex>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -27,6 +31,10 @@ struct Index {
   unsigned x, y, z;
 };
 
+// When work is done: at once, or when the host waits, and then a stream's own before that of other streams or after it,
+// as far as events allow.
+enum class Order { submitted, others_last, others_first };
+
 // What tests change about the machine, and what they count.
 struct Machine {
   int devices = 1;
@@ -36,7 +44,11 @@ struct Machine {
   cudaError_t sticky = cudaSuccess;  // what waiting for a stream gives
   bool bias_gradients = true;        // whether cuBLASLt sums them
   int algorithms = 1;                // that cuBLASLt proposes
+  Order order = Order::submitted;
+  bool silent_network = false;   // NCCL's calls never end
+  bool failing_network = false;  // NCCL reports that a peer is gone
   long allocations = 0, waits = 0, launches = 0;
+  long communicators = 0, aborted = 0;  // of NCCL: that exist, that were aborted
 };
 extern Machine machine;
 
@@ -65,6 +77,13 @@ void wait_for_copies(int pending);
 
 void run(dim3 grid, dim3 threads, std::size_t shared_bytes, const std::function<void()>& kernel);
 cudaError_t submit(cudaStream_t stream, std::function<void()> work);
+
+// Work that may have to wait: a step is asked until it gives true, under the lock and with access to device memory.
+// `make` makes it anew for every replay of a graph.
+using Step = std::function<bool()>;
+cudaError_t enqueue(cudaStream_t stream, std::function<Step()> make);
+std::recursive_mutex& lock();  // of all that the emulated device consists of
+
 cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* kernel);
 
 template <class... Parameters, class... Arguments>

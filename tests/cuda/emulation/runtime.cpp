@@ -2,11 +2,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
+#include <future>
 #include <map>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "emulation.hpp"
@@ -246,9 +251,6 @@ struct DeviceAccess {
 
 std::size_t device_used = 0;
 
-bool capturing = false;
-std::vector<std::function<void()>>* recorded = nullptr;
-
 }  // namespace
 
 void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel) {
@@ -273,15 +275,198 @@ void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<vo
 #endif
 }
 
-cudaError_t submit(cudaStream_t, std::function<void()> work) {
-  ++machine.launches;
-  if (capturing) {
-    recorded->push_back(std::move(work));
-    return cudaSuccess;
+namespace {
+
+// Pieces of work that are done one after the other, each when it gives true.
+using Steps = std::deque<Step>;
+
+// Whether an event's recording has been reached; those of a graph are of one replay.
+struct Mark {
+  bool reached = false;
+};
+using Marks = std::vector<std::shared_ptr<Mark>>;
+
+// What capturing made of streams: for each the makers of its steps, and how many marks they share. The first is the one
+// that capturing began on.
+struct Graph {
+  std::vector<std::vector<std::function<Step(const Marks&)>>> branches;
+  std::size_t marks = 0;
+};
+
+struct Stream;
+
+struct Capture {
+  Graph graph;
+  std::vector<Stream*> streams;     // of the branches
+  std::vector<std::size_t> joined;  // how much of each branch others wait for
+};
+
+struct Stream {
+  std::thread::id owner = std::this_thread::get_id();
+  Steps steps;
+  std::shared_ptr<Capture> capture;
+  std::size_t branch = 0;
+
+  void add(std::function<Step(const Marks&)> make) const { capture->graph.branches[branch].push_back(std::move(make)); }
+};
+
+struct Event {
+  std::shared_ptr<Mark> mark;        // null if it was never recorded
+  std::shared_ptr<Capture> capture;  // of the recording, which then stands at `position` of `branch`
+  std::size_t number = 0, branch = 0, position = 0;
+};
+
+std::recursive_mutex mutex;
+std::vector<Stream*> streams;
+std::map<const void*, std::size_t> pinned;  // bytes
+thread_local bool capturing_here = false, relaxed = false;
+
+Stream& stream_of(cudaStream_t handle) {
+  static Stream standard;
+  return handle == nullptr ? standard : *reinterpret_cast<Stream*>(handle);
+}
+
+bool advance(Steps& steps) {
+  if (steps.empty() || !steps.front()()) return false;
+  steps.pop_front();
+  return true;
+}
+
+// Works on the queues, in the machine's order, until the wanted one is empty or nothing can go on. Gives whether it is.
+bool drive(const std::vector<Steps*>& queues, std::size_t wanted) {
+  const auto others = [&] {
+    for (std::size_t i = 0; i < queues.size(); ++i)
+      if (i != wanted && advance(*queues[i])) return true;
+    return false;
+  };
+  Steps& first = *queues[wanted];
+  switch (machine.order) {
+    case Order::submitted:
+      while (advance(first) || others()) {
+      }
+      break;
+    case Order::others_last:
+      while (!first.empty() && (advance(first) || others())) {
+      }
+      break;
+    case Order::others_first:
+      while (others() || advance(first)) {
+      }
   }
+  return first.empty();
+}
+
+bool drive(Stream& stream) {
+  if (stream.steps.empty() && machine.order != Order::submitted) return true;
+  std::vector<Steps*> queues{&stream.steps};
+  for (Stream* const other : streams)
+    if (other != &stream && !other->steps.empty()) queues.push_back(&other->steps);
   const DeviceAccess access;
-  work();
+  return drive(queues, 0);
+}
+
+cudaError_t finish(Stream& stream) {
+  for (;;) {
+    {
+      const std::lock_guard lock(mutex);
+      if (stream.capture) return cudaErrorStreamCaptureUnsupported;
+      if (machine.sticky != cudaSuccess || drive(stream)) return machine.sticky;
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+}
+
+// Threads stand for processes: waits for the streams that the calling one made.
+cudaError_t finish_all() {
+  std::vector<Stream*> mine;
+  {
+    const std::lock_guard lock(mutex);
+    ++machine.waits;
+    if (capturing_here) return cudaErrorStreamCaptureUnsupported;
+    for (Stream* const stream : streams)
+      if (stream->owner == std::this_thread::get_id()) mine.push_back(stream);
+  }
+  for (Stream* const stream : mine)
+    if (const cudaError_t status = finish(*stream); status != cudaSuccess) return status;
+  return machine.sticky;
+}
+
+// Of one replay: the steps of the graph's branches.
+Step replay(const std::shared_ptr<const Graph>& graph) {
+  auto branches = std::make_shared<std::vector<Steps>>();
+  Marks marks;
+  for (std::size_t i = 0; i < graph->marks; ++i) marks.push_back(std::make_shared<Mark>());
+  for (const auto& makers : graph->branches) {
+    branches->emplace_back();
+    for (const auto& make : makers) branches->back().push_back(make(marks));
+  }
+  return [branches] {
+    std::vector<Steps*> queues;
+    for (Steps& steps : *branches) queues.push_back(&steps);
+    return drive(queues, 0);
+  };
+}
+
+Step waiting_for(const std::shared_ptr<Mark>& mark) {
+  return [mark] { return mark->reached; };
+}
+Step reaching(const std::shared_ptr<Mark>& mark) {
+  return [mark] { return mark->reached = true; };
+}
+
+void queue(Stream& stream, Step step) {
+  stream.steps.push_back(std::move(step));
+  if (machine.order == Order::submitted) drive(stream);
+}
+
+void join_capture(Stream& stream, const std::shared_ptr<Capture>& capture) {
+  stream.capture = capture;
+  stream.branch = capture->streams.size();
+  capture->streams.push_back(&stream);
+  capture->graph.branches.emplace_back();
+  capture->joined.push_back(0);
+}
+
+bool is_pinned(const void* data) {
+  const std::lock_guard lock(mutex);
+  const auto after = pinned.upper_bound(data);
+  if (after == pinned.begin()) return false;
+  const auto& [start, bytes] = *std::prev(after);
+  return static_cast<const char*>(data) < static_cast<const char*>(start) + bytes;
+}
+
+// What the runtime refuses to a thread that captures.
+bool forbidden() {
+  return capturing_here && !relaxed;
+}
+
+}  // namespace
+
+std::recursive_mutex& lock() {
+  return mutex;
+}
+
+cudaError_t enqueue(cudaStream_t handle, std::function<Step()> make) {
+  const std::lock_guard lock(mutex);
+  Stream& stream = stream_of(handle);
+  if (stream.capture)
+    stream.add([make = std::move(make)](const Marks&) { return make(); });
+  else
+    queue(stream, make());
   return cudaSuccess;
+}
+
+cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
+  {
+    const std::lock_guard lock(mutex);
+    ++machine.launches;
+  }
+  return enqueue(stream, [work = std::move(work)]() -> Step {
+    return [work] {
+      work();
+      return true;
+    };
+  });
 }
 
 std::map<const void*, int> largest_shared;
@@ -299,11 +484,13 @@ cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* kernel) {
 
 }  // namespace emulation
 
-using emulation::DeviceAccess;
+using emulation::DeviceAccess, emulation::Event, emulation::Graph, emulation::Order, emulation::Step;
 
 extern "C" {
 
 cudaError_t cudaMalloc(void** data, std::size_t bytes) {
+  const std::lock_guard lock(emulation::mutex);
+  if (emulation::forbidden()) return cudaErrorStreamCaptureUnsupported;
   ++emulation::machine.allocations;
   if (emulation::device_used + bytes > emulation::machine.memory) return cudaErrorMemoryAllocation;
   const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
@@ -323,6 +510,9 @@ cudaError_t cudaMalloc(void** data, std::size_t bytes) {
 
 cudaError_t cudaFree(void* data) {
   if (data == nullptr) return cudaSuccess;
+  if (emulation::capturing_here) return cudaErrorStreamCaptureUnsupported;
+  static_cast<void>(emulation::finish_all());
+  const std::lock_guard lock(emulation::mutex);
   const auto found = emulation::allocations.find(data);
   if (found == emulation::allocations.end()) return cudaErrorInvalidValue;
   const auto [pages, length, bytes] = found->second;
@@ -333,10 +523,15 @@ cudaError_t cudaFree(void* data) {
 }
 
 cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
+  const std::lock_guard lock(emulation::mutex);
+  if (emulation::forbidden()) return cudaErrorStreamCaptureUnsupported;
   *data = std::malloc(bytes);
+  emulation::pinned[*data] = bytes;
   return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* data) {
+  const std::lock_guard lock(emulation::mutex);
+  emulation::pinned.erase(data);
   std::free(data);
   return cudaSuccess;
 }
@@ -348,11 +543,13 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 }
 
 cudaError_t cudaMemset(void* data, int value, std::size_t bytes) {
+  const std::lock_guard lock(emulation::mutex);
   const DeviceAccess access;
   std::memset(data, value, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
+  const std::lock_guard lock(emulation::mutex);
   const DeviceAccess access;
   std::memmove(to, from, bytes);
   return cudaSuccess;
@@ -360,7 +557,12 @@ cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpy
 cudaError_t cudaMemsetAsync(void* data, int value, std::size_t bytes, cudaStream_t stream) {
   return emulation::submit(stream, [=] { std::memset(data, value, bytes); });
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (kind == cudaMemcpyHostToDevice && !emulation::is_pinned(from) && !emulation::capturing_here) {
+    const auto* const begin = static_cast<const unsigned char*>(from);
+    const std::vector<unsigned char> now(begin, begin + bytes);  // the caller may reuse what is not pinned
+    return emulation::submit(stream, [=] { std::memcpy(to, now.data(), bytes); });
+  }
   return emulation::submit(stream, [=] { std::memmove(to, from, bytes); });
 }
 
@@ -424,71 +626,158 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = reinterpret_cast<cudaStream_t>(new int);
+  const std::lock_guard lock(emulation::mutex);
+  emulation::streams.push_back(new emulation::Stream);
+  *stream = reinterpret_cast<cudaStream_t>(emulation::streams.back());
   return cudaSuccess;
 }
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete reinterpret_cast<int*>(stream);
+cudaError_t cudaStreamDestroy(cudaStream_t handle) {
+  emulation::Stream& stream = emulation::stream_of(handle);
+  {
+    const std::lock_guard lock(emulation::mutex);
+    emulation::drive(stream);
+    std::erase(emulation::streams, &stream);
+  }
+  delete &stream;  // without the lock: a function of the host may be waiting for other threads
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  ++emulation::machine.waits;
-  return emulation::capturing ? cudaErrorStreamCaptureUnsupported : emulation::machine.sticky;
+cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
+  {
+    const std::lock_guard lock(emulation::mutex);
+    ++emulation::machine.waits;
+  }
+  return emulation::finish(emulation::stream_of(handle));
+}
+cudaError_t cudaStreamQuery(cudaStream_t handle) {
+  const std::lock_guard lock(emulation::mutex);
+  emulation::Stream& stream = emulation::stream_of(handle);
+  if (stream.capture) return cudaErrorStreamCaptureUnsupported;
+  if (emulation::machine.sticky != cudaSuccess) return emulation::machine.sticky;
+  return emulation::drive(stream) ? cudaSuccess : cudaErrorNotReady;
 }
 cudaError_t cudaDeviceSynchronize() {
-  return cudaStreamSynchronize(nullptr);
+  return emulation::finish_all();
 }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
-  return cudaSuccess;
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
+  return emulation::enqueue(stream, [=]() -> Step {
+    auto running = std::make_shared<std::future<void>>();
+    return [=] {
+      if (!running->valid()) *running = std::async(std::launch::async, function, data);
+      return running->wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+    };
+  });
 }
+
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = reinterpret_cast<cudaEvent_t>(new int);
+  *event = reinterpret_cast<cudaEvent_t>(new Event);
   return cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
   return cudaEventCreateWithFlags(event, 0);
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete reinterpret_cast<int*>(event);
+  delete reinterpret_cast<Event*>(event);
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream_handle) {
+  const std::lock_guard lock(emulation::mutex);
+  Event& event = *reinterpret_cast<Event*>(handle);
+  emulation::Stream& stream = emulation::stream_of(stream_handle);
+  event.capture = stream.capture;
+  event.mark = std::make_shared<emulation::Mark>();
+  if (!stream.capture) {
+    emulation::queue(stream, emulation::reaching(event.mark));
+    return cudaSuccess;
+  }
+  event.number = stream.capture->graph.marks++;
+  event.branch = stream.branch;
+  stream.add([number = event.number](const emulation::Marks& marks) { return emulation::reaching(marks[number]); });
+  event.position = stream.capture->graph.branches[stream.branch].size();
   return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) {
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream_handle, cudaEvent_t handle, unsigned) {
+  const std::lock_guard lock(emulation::mutex);
+  const Event& event = *reinterpret_cast<Event*>(handle);
+  emulation::Stream& stream = emulation::stream_of(stream_handle);
+  if (!event.mark) return cudaSuccess;
+  if (!event.capture && stream.capture) return cudaErrorStreamCaptureIsolation;
+  if (!event.capture) {
+    emulation::queue(stream, emulation::waiting_for(event.mark));
+    return cudaSuccess;
+  }
+  if (event.capture->streams.empty()) return cudaErrorCapturedEvent;
+  if (!stream.capture) emulation::join_capture(stream, event.capture);
+  if (stream.capture != event.capture) return cudaErrorStreamCaptureMerge;
+  if (stream.branch != event.branch)
+    event.capture->joined[event.branch] = (std::max)(event.capture->joined[event.branch], event.position);
+  stream.add([number = event.number](const emulation::Marks& marks) { return emulation::waiting_for(marks[number]); });
   return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t handle) {
+  const std::lock_guard lock(emulation::mutex);
+  const Event& event = *reinterpret_cast<Event*>(handle);
+  if (event.capture) return cudaErrorCapturedEvent;
+  if (!event.mark || event.mark->reached) return cudaSuccess;
+  for (emulation::Stream* const stream : emulation::streams)
+    if (!event.mark->reached) emulation::drive(*stream);
+  return event.mark->reached ? cudaSuccess : cudaErrorNotReady;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  for (;;) {
+    const cudaError_t status = cudaEventQuery(event);
+    if (status != cudaErrorNotReady) return status;
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
   *milliseconds = 1;
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
-  emulation::capturing = true;
-  emulation::recorded = new std::vector<std::function<void()>>;
+cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
+  const std::lock_guard lock(emulation::mutex);
+  emulation::Stream& stream = emulation::stream_of(handle);
+  if (mode != cudaStreamCaptureModeThreadLocal || stream.capture) return cudaErrorInvalidValue;
+  emulation::join_capture(stream, std::make_shared<emulation::Capture>());
+  emulation::capturing_here = true;
   return cudaSuccess;
 }
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
-  emulation::capturing = false;
-  *graph = reinterpret_cast<cudaGraph_t>(emulation::recorded);
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  const bool was_relaxed = std::exchange(emulation::relaxed, *mode == cudaStreamCaptureModeRelaxed);
+  *mode = was_relaxed ? cudaStreamCaptureModeRelaxed : cudaStreamCaptureModeGlobal;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
+  const std::lock_guard lock(emulation::mutex);
+  *graph = nullptr;
+  const std::shared_ptr<emulation::Capture> capture = emulation::stream_of(handle).capture;
+  if (!capture || capture->streams[0] != &emulation::stream_of(handle)) return cudaErrorIllegalState;
+  emulation::capturing_here = false;
+  for (emulation::Stream* const stream : capture->streams) stream->capture.reset();
+  capture->streams.clear();
+  for (std::size_t branch = 1; branch < capture->joined.size(); ++branch)
+    if (capture->joined[branch] != capture->graph.branches[branch].size()) return cudaErrorStreamCaptureUnjoined;
+  *graph = reinterpret_cast<cudaGraph_t>(new Graph(std::move(capture->graph)));
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-  *executable = reinterpret_cast<cudaGraphExec_t>(
-      new std::vector<std::function<void()>>(*reinterpret_cast<std::vector<std::function<void()>>*>(graph)));
+  *executable =
+      reinterpret_cast<cudaGraphExec_t>(new std::shared_ptr<const Graph>(new Graph(*reinterpret_cast<Graph*>(graph))));
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete reinterpret_cast<std::vector<std::function<void()>>*>(graph);
+  delete reinterpret_cast<Graph*>(graph);
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
-  delete reinterpret_cast<std::vector<std::function<void()>>*>(graph);
+  delete reinterpret_cast<std::shared_ptr<const Graph>*>(graph);
   return cudaSuccess;
 }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
-  const DeviceAccess access;
-  for (const auto& work : *reinterpret_cast<std::vector<std::function<void()>>*>(graph)) work();
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t handle) {
+  const std::lock_guard lock(emulation::mutex);
+  emulation::Stream& stream = emulation::stream_of(handle);
+  if (stream.capture) return cudaErrorStreamCaptureUnsupported;
+  emulation::queue(stream, emulation::replay(*reinterpret_cast<std::shared_ptr<const Graph>*>(graph)));
   return cudaSuccess;
 }
 

@@ -1,0 +1,336 @@
+// Ranks with a CUDA device each, over NCCL. Needs tessera::nccl.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <nccl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "tessera/comm/collective.hpp"
+#include "tessera/cuda/errors.hpp"
+
+namespace tessera::inline TESSERA_ABI::comm {
+
+// A backend or a lane of a CUDA device.
+template <class Queue>
+concept DeviceQueue = !HostQueue<Queue>;
+
+namespace detail {
+
+[[nodiscard]] constexpr ncclDataType_t nccl_type(Type type) {
+  constexpr ncclDataType_t types[] = {ncclInt8, ncclInt32, ncclInt64, ncclBfloat16, ncclFloat32, ncclFloat64};
+  return types[static_cast<int>(type)];
+}
+
+// Whether NCCL took a call on; it may be busy with it.
+[[nodiscard]] constexpr bool taken(ncclResult_t result) {
+  return result == ncclSuccess || result == ncclInProgress;
+}
+
+[[nodiscard]] inline ncclConfig_t nonblocking() {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  return config;
+}
+
+// Pauses between questions: none at first, a tenth of a millisecond at last.
+class Pauses {
+ public:
+  void next() {
+    if (++count_ < 100) return std::this_thread::yield();
+    std::this_thread::sleep_for(pause_);
+    pause_ = (std::min)(2 * pause_, std::chrono::microseconds(100));
+  }
+
+ private:
+  int count_ = 0;
+  std::chrono::microseconds pause_{10};
+};
+
+// What a communicator and its duplicates share: their NCCL communicators, none of which blocks. Every use of one is
+// short and under the lock, so that any thread can abort them all at any time.
+class NcclGroup {
+ public:
+  struct Member {
+    ncclComm_t handle = nullptr;  // null before NCCL has made it, and once it is closed or aborted
+    Call last{};                  // number 0: none yet
+  };
+
+  explicit NcclGroup(std::chrono::milliseconds deadline) : deadline_(deadline) {}
+
+  void set_deadline(std::chrono::milliseconds deadline) {
+    const std::lock_guard lock(mutex_);
+    deadline_ = deadline;
+  }
+  [[nodiscard]] Member& add() {
+    const std::lock_guard lock(mutex_);
+    return *members_.emplace_back(std::make_unique<Member>());
+  }
+  // The member's next call. Throws RankLost if the group is lost.
+  [[nodiscard]] Call next(Member& member, Operation operation, Type type, index count) {
+    const std::lock_guard lock(mutex_);
+    check();
+    return member.last = {operation, type, count, member.last.number + 1};
+  }
+
+  // body(), which hands something to NCCL, under the lock; returns when it has been taken on. Throws RankLost if the
+  // group is lost, or becomes it now. `what` says in the message what was going on.
+  template <class Body>
+  void call(Member& member, const std::string& what, Body&& body) {
+    {
+      const std::lock_guard lock(mutex_);
+      check();
+      if (const ncclResult_t result = body(); !taken(result)) fail(member, result, what);
+    }
+    settle(member, what);
+  }
+  // Returns when NCCL is no longer busy with what the member was asked for.
+  void settle(const Member& member, const std::string& what) {
+    wait([&] { return what; }, [&] { return settled(member, what); });
+  }
+  // Returns when the stream's work is done. Every member is looked after meanwhile: the work may be any one's.
+  void wait_for(cudaStream_t stream) {
+    wait([&] { return calls(); }, [&] { return idle(stream); });
+  }
+
+  void abort(int rank) {
+    const std::lock_guard lock(mutex_);
+    give_up(fmt::format("rank {} gave up", rank));
+  }
+  // Ends a member that is no longer used; its work is done before, within the deadline.
+  void close(Member& member) noexcept {
+    try {
+      const std::string what = "the end of a communicator";
+      call(member, what, [&] { return ncclCommFinalize(member.handle); });
+      const std::lock_guard lock(mutex_);
+      check();
+      static_cast<void>(ncclCommDestroy(std::exchange(member.handle, nullptr)));
+    } catch (const std::exception&) {
+      // The group is lost, and all of it has been aborted.
+    }
+  }
+
+ private:
+  void check() const {
+    if (!lost_.empty()) throw RankLost(lost_);
+  }
+
+  // Returns when done(); what(), under the lock, says in the message what was waited for.
+  template <class Text, class Done>
+  void wait(Text&& what, Done&& done) {
+    const auto start = std::chrono::steady_clock::now();
+    for (Pauses pauses; !done(); pauses.next()) {
+      const std::lock_guard lock(mutex_);
+      check();
+      if (std::chrono::steady_clock::now() - start < deadline_) continue;
+      give_up(
+          fmt::format("{}: not done within {:.1f} s; another rank did not come, or is cut off (NCCL does not know "
+                      "which)",
+                      what(), std::chrono::duration<double>(deadline_).count()));
+      check();
+    }
+  }
+  [[nodiscard]] bool settled(const Member& member, const std::string& what) {
+    const std::lock_guard lock(mutex_);
+    check();
+    return member.handle != nullptr && state(member, what) == ncclSuccess;
+  }
+  [[nodiscard]] bool idle(cudaStream_t stream) {
+    const cudaError_t status = cudaStreamQuery(stream);
+    const std::lock_guard lock(mutex_);
+    check();
+    for (const auto& member : members_)
+      if (member->handle != nullptr) static_cast<void>(state(*member, member->last.text()));
+    if (status == cudaErrorNotReady) {
+      static_cast<void>(cudaGetLastError());
+      return false;
+    }
+    cuda::check(status, "a kernel of the step");
+    return true;
+  }
+  ncclResult_t state(const Member& member, const std::string& what) {
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t asked = ncclCommGetAsyncError(member.handle, &state);
+    if (asked != ncclSuccess) fail(member, asked, what);
+    if (!taken(state)) fail(member, state, what);
+    return state;
+  }
+
+  // Throws Error if the program uses NCCL wrongly, RankLost otherwise.
+  [[noreturn]] void fail(const Member& member, ncclResult_t result, const std::string& what) {
+    const char* const detail = ncclGetLastError(member.handle);
+    std::string why = fmt::format("{}: NCCL failed: {}", what, ncclGetErrorString(result));
+    if (detail != nullptr && *detail != '\0') why += fmt::format(": {}", detail);
+    const bool misused = result == ncclInvalidUsage || result == ncclInvalidArgument;
+    if (misused) why += "; each rank needs a device of its own, and all the same calls";
+    give_up(why);
+    if (misused) throw Error(why);
+    throw RankLost(why);
+  }
+  void give_up(const std::string& why) {
+    if (!lost_.empty()) return;
+    lost_ = why;
+    for (const auto& member : members_)
+      if (ncclComm_t const handle = std::exchange(member->handle, nullptr); handle != nullptr)
+        static_cast<void>(ncclCommAbort(handle));
+  }
+  // What the device may be waiting for: each member's last call.
+  [[nodiscard]] std::string calls() const {
+    std::string text;
+    for (const auto& member : members_)
+      if (member->last.number > 0) text += fmt::format("{}{}", text.empty() ? "up to " : " and ", member->last.text());
+    return text.empty() ? "work on the device" : text;
+  }
+
+  std::mutex mutex_;
+  std::chrono::milliseconds deadline_;
+  std::string lost_;  // why; empty while nobody is
+  std::vector<std::unique_ptr<Member>> members_;
+};
+
+}  // namespace detail
+
+// One rank's end of a group of devices. Calls are put on the queue's stream, where they can be recorded into a CUDA
+// graph; the host waits in wait(queue), and for NCCL to take a call on. Sums have the order of the algorithm that NCCL
+// picks: the same bits again ask for the same ranks, and for NCCL_ALGO=Ring in the environment. A communicator and its
+// duplicates whose calls may run at the same time need NCCL_LAUNCH_ORDER_IMPLICIT=1 and one order of all their calls.
+//
+// Recordings must be gone before the communicator is: NCCL keeps what they use until then. One that goes while an
+// exception is on its way aborts, for the other ranks would wait.
+class Nccl {
+ public:
+  // What all ranks of a group need to find each other: one of them makes it and gives it to the others.
+  [[nodiscard]] static ncclUniqueId new_id() {
+    ncclUniqueId id;
+    if (const ncclResult_t result = ncclGetUniqueId(&id); result != ncclSuccess)
+      fail("NCCL cannot make an id: {}: {}", ncclGetErrorString(result), ncclGetLastError(nullptr));
+    return id;
+  }
+
+  // Rank `rank` of `size`, on the thread's current device; returns when all have come. Throws Error for wrong numbers
+  // or a device that another rank has, RankLost if a rank does not come within the deadline.
+  Nccl(int rank, int size, const ncclUniqueId& id, std::chrono::milliseconds deadline = default_deadline)
+      : Nccl(std::make_shared<detail::NcclGroup>(deadline), rank, size) {
+    if (size < 1 || rank < 0 || rank >= size) fail("rank {} of {} ranks: there is no such rank", rank, size);
+    const std::string what = fmt::format("rank {} of {} meets the others", rank, size);
+    ncclConfig_t config = detail::nonblocking();
+    group_->call(*member_, what, [&] { return ncclCommInitRankConfig(&member_->handle, size, id, rank, &config); });
+  }
+  Nccl(Nccl&&) = default;
+  Nccl& operator=(Nccl&&) = delete;
+  ~Nccl() {
+    if (!group_) return;
+    if (std::uncaught_exceptions() > exceptions_) abort();
+    group_->close(*member_);
+  }
+
+  [[nodiscard]] int rank() const noexcept { return rank_; }
+  [[nodiscard]] int size() const noexcept { return size_; }
+
+  template <DeviceQueue Queue, class Value>
+  void all_reduce(Queue& queue, Value* values, index count) {
+    call<Value>(Operation::all_reduce, count, [&](ncclDataType_t type) {
+      return ncclAllReduce(values, values, static_cast<std::size_t>(count), type, ncclSum, member_->handle,
+                           queue.stream());
+    });
+  }
+  template <DeviceQueue Queue, class Value>
+  void reduce_scatter(Queue& queue, Value* values, Cuts cuts) {
+    call<Value>(Operation::reduce_scatter, cuts.back(), [&](ncclDataType_t type) {
+      if (even(cuts))
+        return ncclReduceScatter(values, values + part(cuts, rank_).first, part(cuts, rank_).size, type, ncclSum,
+                                 member_->handle, queue.stream());
+      return for_parts(cuts, [&](int root, Part at) {
+        return ncclReduce(values + at.first, values + at.first, at.size, type, ncclSum, root, member_->handle,
+                          queue.stream());
+      });
+    });
+  }
+  template <DeviceQueue Queue, class Value>
+  void all_gather(Queue& queue, Value* values, Cuts cuts) {
+    call<Value>(Operation::all_gather, cuts.back(), [&](ncclDataType_t type) {
+      if (even(cuts))
+        return ncclAllGather(values + part(cuts, rank_).first, values, part(cuts, rank_).size, type, member_->handle,
+                             queue.stream());
+      return for_parts(cuts, [&](int root, Part at) {
+        return ncclBroadcast(values + at.first, values + at.first, at.size, type, root, member_->handle,
+                             queue.stream());
+      });
+    });
+  }
+  template <DeviceQueue Queue, class Value>
+  void broadcast(Queue& queue, Value* values, index count) {
+    call<Value>(Operation::broadcast, count, [&](ncclDataType_t type) {
+      return ncclBroadcast(values, values, static_cast<std::size_t>(count), type, 0, member_->handle, queue.stream());
+    });
+  }
+
+  template <DeviceQueue Queue>
+  void wait(Queue& queue) {
+    group_->wait_for(queue.stream());
+  }
+  // Made by all ranks together.
+  [[nodiscard]] Nccl duplicate() {
+    Nccl copy(group_, rank_, size_);
+    const std::string what = fmt::format("rank {} of {} duplicates the communicator", rank_, size_);
+    ncclConfig_t config = detail::nonblocking();
+    group_->call(*member_, what,
+                 [&] { return ncclCommSplit(member_->handle, 0, rank_, &copy.member_->handle, &config); });
+    group_->settle(*copy.member_, what);
+    return copy;
+  }
+  void set_deadline(std::chrono::milliseconds deadline) { group_->set_deadline(deadline); }
+  void abort() noexcept { group_->abort(rank_); }
+
+ private:
+  struct Part {
+    index first;
+    std::size_t size;
+  };
+
+  Nccl(std::shared_ptr<detail::NcclGroup> group, int rank, int size)
+      : group_(std::move(group)), member_(&group_->add()), rank_(rank), size_(size) {}
+
+  [[nodiscard]] static Part part(Cuts cuts, int rank) {
+    const auto at = static_cast<std::size_t>(rank);
+    return {cuts[at], static_cast<std::size_t>(cuts[at + 1] - cuts[at])};
+  }
+  [[nodiscard]] bool even(Cuts cuts) const {
+    for (int rank = 1; rank < size_; ++rank)
+      if (part(cuts, rank).size != part(cuts, 0).size) return false;
+    return true;
+  }
+  // Calls each(rank, its part) for the parts that are not empty, as one call of NCCL's.
+  template <class Each>
+  ncclResult_t for_parts(Cuts cuts, Each&& each) const {
+    if (const ncclResult_t started = ncclGroupStart(); started != ncclSuccess) return started;
+    ncclResult_t result = ncclSuccess;
+    for (int rank = 0; rank < size_ && detail::taken(result); ++rank)
+      if (const Part at = part(cuts, rank); at.size > 0) result = each(rank, at);
+    const ncclResult_t ended = ncclGroupEnd();
+    return detail::taken(result) ? ended : result;
+  }
+  template <class Value, class Body>
+  void call(Operation operation, index count, Body&& body) {
+    constexpr Type type = type_of<Value>();
+    const Call call = group_->next(*member_, operation, type, count);
+    if (count > 0) group_->call(*member_, call.text(), [&] { return body(detail::nccl_type(type)); });
+  }
+
+  std::shared_ptr<detail::NcclGroup> group_;
+  detail::NcclGroup::Member* member_;
+  int rank_, size_;
+  int exceptions_ = std::uncaught_exceptions();
+};
+
+}  // namespace tessera::inline TESSERA_ABI::comm
