@@ -29,7 +29,7 @@ TYPED_TEST(Update, MovingAverageKeepsItsShare) {
     }
 }
 
-constexpr int free_to_go = 0, stop = 1;
+constexpr double free_to_go = 0, stop = 1;
 
 TYPED_TEST(Update, AdamWDecaysAndFollowsTheMoments) {
   for (const AdamCoefficients& c : {early, late})
@@ -182,7 +182,7 @@ TYPED_TEST(Update, CheckFiniteFindsOneThatIsNot) {
   constexpr index count = 1000;
   std::vector<TypeParam> values(count, Limits::max());
   const auto blocked = [&](double loss, index size) {
-    int result = -1;
+    double result = -1;
     check_finite(backend, size, static_cast<const TypeParam*>(values.data()), &loss, &result);
     return result;
   };

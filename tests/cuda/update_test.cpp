@@ -91,7 +91,7 @@ TYPED_TEST(DeviceUpdate, CopiesAreRounded) {
 }
 
 TYPED_TEST(DeviceUpdate, AdamWDecaysAndFollowsTheMoments) {
-  const OnDevice<int> blocked(0);
+  const OnDevice<double> blocked(0);
   for (const AdamCoefficients& c : {early, late})
     for (const index count : sizes) {
       SCOPED_TRACE(fmt::format("correction {}, {} values", c.correction1, count));
@@ -119,7 +119,7 @@ template <class Scalar>
 void check_lamb(const AdamCoefficients& c, index count) {
   SCOPED_TRACE(fmt::format("correction {}, {} values", c.correction1, count));
   Adam adam = Adam::random(count);
-  const OnDevice<int> blocked(0);
+  const OnDevice<double> blocked(0);
   const OnDevice<AdamCoefficients> coefficients(c);
   const DeviceValues<float> gradient(adam.gradient), moment1(adam.moment1), moment2(adam.moment2), direction(1, count);
   const DeviceParameter<Scalar> weight(adam.weight);
@@ -147,7 +147,7 @@ TYPED_TEST(DeviceUpdate, LambScalesItsDirectionByTheTensorsSize) {
 constexpr SgdCoefficients with_decay{0.1, 0.3, 0.9, 0.5}, without_decay{0.5, 0, 0.8, 0.02};
 
 TYPED_TEST(DeviceUpdate, SgdDecaysTheGradient) {
-  const OnDevice<int> blocked(0);
+  const OnDevice<double> blocked(0);
   for (const SgdCoefficients& c : {with_decay, without_decay})
     for (const index count : sizes) {
       Momentum expected = Momentum::random(count);
@@ -170,7 +170,7 @@ template <class Scalar>
 void check_lars(const SgdCoefficients& c, bool matrix, index count) {
   SCOPED_TRACE(fmt::format("{} values, {}", count, matrix ? "matrix" : "vector"));
   Momentum expected = Momentum::random(count);
-  const OnDevice<int> blocked(0);
+  const OnDevice<double> blocked(0);
   const OnDevice<SgdCoefficients> coefficients(c);
   const DeviceValues<float> gradient(expected.gradient), velocity(expected.velocity);
   const DeviceParameter<Scalar> weight(expected.weight);
@@ -202,7 +202,7 @@ TYPED_TEST(DeviceUpdate, NormsAreOfLargeTensors) {
 }
 
 TYPED_TEST(DeviceUpdate, TensorsOfZerosHaveARateOfOne) {
-  const OnDevice<int> blocked(0);
+  const OnDevice<double> blocked(0);
   const OnDevice<SgdCoefficients> sgd(SgdCoefficients{0.1, 0, 0, 0.001});
   const OnDevice<AdamCoefficients> adam(AdamCoefficients{0.1, 0, 0, 0, 1e-6, 1, 1});
   const DeviceValues<float> gradient(Matrix(1, 3, 2)), velocity(Matrix(1, 3)), moment1(Matrix(1, 3)),
@@ -222,7 +222,7 @@ TYPED_TEST(DeviceUpdate, TensorsOfZerosHaveARateOfOne) {
 TYPED_TEST(DeviceUpdate, ChangesNothingWhenBlocked) {
   constexpr index count = 37;
   const Adam adam = Adam::random(count);
-  const OnDevice<int> blocked(1);
+  const OnDevice<double> blocked(1);
   const OnDevice<AdamCoefficients> adam_coefficients(late);
   const OnDevice<SgdCoefficients> sgd_coefficients(with_decay);
   const DeviceValues<float> gradient(adam.gradient), state1(adam.moment1), state2(adam.moment2), state3(adam.moment2);
@@ -281,7 +281,7 @@ TYPED_TEST(DeviceUpdate, CheckFiniteFindsOneThatIsNot) {
   std::vector<float> values(count, Limits::max());
   const cuda::Buffer<float> buffer(count);
   const OnDevice<double> loss(1.0);
-  const OnDevice<int> result(-1);
+  const OnDevice<double> result(-1);
   cuda::Backend<TypeParam> backend;
   const auto check = [&](index size) {
     check_finite(backend, size, static_cast<const float*>(buffer.data()), loss.data(), result.data());

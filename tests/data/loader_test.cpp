@@ -5,10 +5,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <memory>
 #include <stdexcept>
 #include <system_error>
 #include <thread>
@@ -63,17 +65,43 @@ TEST(Loader, ContinuesInTheMiddleOfAnEpoch) {
   EXPECT_TRUE(std::equal(rest.begin(), rest.end(), whole.end() - static_cast<std::ptrdiff_t>(rest.size())));
 }
 
-TEST(Loader, OrdersArePermutationsAndRanksShareThem) {
-  auto all = options(1);
-  auto order = data::epoch_order(47, all, 3);
-  EXPECT_NE(order, data::epoch_order(47, all, 4));
-  std::vector<int> seen(47);
-  all.ranks = 4;
-  for (all.rank = 0; all.rank < 4; ++all.rank)
-    for (const int sample : data::epoch_order(47, all, 3)) ++seen[static_cast<std::size_t>(sample)];
-  EXPECT_EQ(seen[static_cast<std::size_t>(order[0])], 2);  // 47 are padded to 48 with the first
-  seen[static_cast<std::size_t>(order[0])] = 1;
-  EXPECT_EQ(seen, std::vector<int>(47, 1));
+TEST(Loader, OrdersArePermutations) {
+  auto order = data::epoch_order(47, 5, 3);
+  EXPECT_NE(order, data::epoch_order(47, 5, 4));
+  EXPECT_NE(order, data::epoch_order(47, 6, 3));
+  std::sort(order.begin(), order.end());
+  for (int i = 0; i < 47; ++i) EXPECT_EQ(order[static_cast<std::size_t>(i)], i);
+}
+
+// Batches of 12 images in three epochs of 47: each holds the same views however many ranks share it.
+TEST(Loader, BatchesDoNotDependOnTheNumberOfRanks) {
+  const auto images = noise(47);
+  auto alone = options(2);
+  alone.batch_size = 12;
+  for (const int ranks : {2, 3, 12}) {
+    std::vector<std::unique_ptr<data::TwoViewLoader<std::decay_t<decltype(images)>>>> loaders;
+    for (int rank = 0; rank < ranks; ++rank) {
+      auto part = alone;
+      part.batch_size = 12 / ranks;
+      part.rank = rank;
+      part.ranks = ranks;
+      loaders.push_back(std::make_unique<data::TwoViewLoader<std::decay_t<decltype(images)>>>(images, part));
+      ASSERT_EQ(loaders.back()->iterations_per_epoch(), 3);
+    }
+    data::TwoViewLoader reference(images, alone);
+    for (int i = 0; i < 9; ++i) {
+      const data::Batch& expected = reference.next();
+      for (int rank = 0; rank < ranks; ++rank) {
+        const data::Batch& part = loaders[static_cast<std::size_t>(rank)]->next();
+        const auto count = 12 / ranks, first = rank * count;
+        EXPECT_TRUE(std::equal(part.labels.begin(), part.labels.end(), expected.labels.begin() + first));
+        for (int view = 0; view < 2; ++view)
+          EXPECT_TRUE(std::equal(part.images.begin() + view * count * 64, part.images.begin() + (view + 1) * count * 64,
+                                 expected.images.begin() + (view * 12 + first) * 64))
+              << "batch " << i << ", rank " << rank << " of " << ranks << ", view " << view;
+      }
+    }
+  }
 }
 
 TEST(Loader, StopsAtAnyTime) {
@@ -109,7 +137,7 @@ TEST(Loader, BatchesHoldTheViewsOfTheEpochsOrder) {
           const data::Batch& batch = loader.next();
           ASSERT_EQ(batch.epoch, i / per_epoch);
           ASSERT_EQ(batch.iteration, i % per_epoch);
-          const auto order = data::epoch_order(19, some, batch.epoch);
+          const auto order = data::epoch_order(19, some.seed, batch.epoch);
           for (int k = 0; k < batch_size; ++k) {
             const int sample = order[static_cast<std::size_t>(batch.iteration * batch_size + k)];
             ASSERT_EQ(batch.samples[static_cast<std::size_t>(k)], sample);
@@ -237,11 +265,12 @@ TEST(Loader, NamesAWrongOption) {
   expect_refused("ranks must be at least 1, not 0", [](Options& o) { o.ranks = 0; });
   expect_refused("rank must lie between 0 and 1, not 2", [](Options& o) { o.rank = o.ranks = 2; });
   expect_refused("rank must lie between 0 and 0, not -1", [](Options& o) { o.rank = -1; });
-  expect_refused("24 images of a rank's epoch", [](Options& o) { o.batch_size = 25, o.ranks = 2; });
+  expect_refused("a batch of 50 images is larger than the 47 images of an epoch",
+                 [](Options& o) { o.batch_size = 25, o.ranks = 2; });
   const FunctionDataset none{0, [](int) { return data::ImageView{}; }};
   EXPECT_THAT([&] { data::TwoViewLoader loader(none, options(1)); },
               testing::ThrowsMessage<Error>(testing::HasSubstr("data set is empty")));
-  EXPECT_TRUE(data::epoch_order(0, options(1), 0).empty());
+  EXPECT_TRUE(data::epoch_order(0, 1, 0).empty());
 }
 
 // With room for the stacks of a few threads only, in a process of its own.

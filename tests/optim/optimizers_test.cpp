@@ -31,9 +31,10 @@ std::vector<double> one_step(Optimizer optimizer, double gradient) {
   std::vector<double> weights(count, 0.5), gradients(count, gradient);
   std::array<std::vector<double>, Optimizer::states> state;
   const auto coefficients = optimizer.coefficients(0.1, 1);
-  const int blocked = 0;
+  const double blocked = 0;
+  const Part part{0, Layout<Layer>::parameters, 0};
   optim::Update<double, typename Optimizer::Coefficients, Optimizer::states> update{
-      Layout<Layer>::entries, &coefficients, &blocked, gradients.data(), weights.data(), {}};
+      Layout<Layer>::entries, {&part, 1}, &coefficients, &blocked, gradients.data(), weights.data(), {}};
   for (std::size_t i = 0; i < state.size(); ++i) {
     state[i].assign(count, 0);
     update.state[i] = state[i].data();

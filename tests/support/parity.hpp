@@ -61,17 +61,21 @@ using ReferenceMethod = ssl::MoCoV3<VisionTransformer<image<24>, patch<6>, 20, 2
 using Learned = ReferenceMethod<embed::Patches>;
 using Frozen = ReferenceMethod<embed::FrozenPatches>;
 
-// A trainer that starts where a fixture starts.
-template <class Method, class Backend, class Optimizer>
+// A trainer that starts where a fixture starts; with its rank's rows of the images, `batch` of them.
+template <class Method, class Backend, class Optimizer, class Communicator = comm::Serial>
 struct Session {
   using Scalar = typename Backend::Scalar;
   using Master = Accumulator<Scalar>;
-  using ThisTrainer = Trainer<Method, Optimizer, Backend, comm::Serial>;
+  using ThisTrainer = Trainer<Method, Optimizer, Backend, Communicator>;
   using Student = typename ThisTrainer::Student;
   using Teacher = typename ThisTrainer::Teacher;
 
-  Session(Backend& on, const Fixture& from, index batch, Optimizer optimizer = {})
-      : backend(on), fixture(from), trainer(backend, communicator, optimizer, batch, 0), held(backend, views(0)) {
+  Session(Backend& on, const Fixture& from, index batch, Optimizer optimizer = {}, Communicator ranks = {})
+      : backend(on),
+        fixture(from),
+        communicator(std::move(ranks)),
+        trainer(backend, communicator, optimizer, batch, 0),
+        held(backend, views(0)) {
     const auto state = trainer.state();
     load<Student>(state.student, state.student_statistics);
     load<Teacher>(state.teacher, state.teacher_statistics);
@@ -110,16 +114,16 @@ struct Session {
 
   Backend& backend;
   const Fixture& fixture;
-  comm::Serial communicator;
+  Communicator communicator;
   ThisTrainer trainer;
 
  private:
-  // The stacked views x1, x2 of step t; the fixture holds `batch` images of both for every step.
+  // The stacked views x1, x2 of step t; the fixture holds the images of all ranks for every step.
   [[nodiscard]] std::vector<double> views(index t) const {
     const index count = trainer.batch() * Method::in;
     std::vector<double> stacked;
     for (const char* view : {"x1", "x2"}) {
-      const auto first = fixture.tensor(view).values.begin() + t * count;
+      const auto first = fixture.tensor(view).values.begin() + (t * communicator.size() + communicator.rank()) * count;
       stacked.insert(stacked.end(), first, first + count);
     }
     return stacked;

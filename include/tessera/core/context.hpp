@@ -3,6 +3,7 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/memory.hpp"
+#include "tessera/core/scalar.hpp"
 
 namespace tessera::inline TESSERA_ABI {
 
@@ -10,12 +11,19 @@ namespace tessera::inline TESSERA_ABI {
 // running.
 enum class Mode { train, evaluate };
 
+// Stands where ranks may share the work of a step (comm/exchange.hpp): nothing is shared.
+struct NoExchange {
+  static constexpr bool shared = false;
+};
+
 // Passed by reference through a step. `views` tells BatchNorm into how many equal groups the rows fall, one for each
 // augmented view: the views travel through the network stacked in one batch, yet each is a BatchNorm batch of its own.
-template <class Backend_, class Communicator_>
+template <class Backend_, class Communicator_, class Exchange_ = NoExchange>
 struct Context {
   using Backend = Backend_;
   using Communicator = Communicator_;
+  using Exchange = Exchange_;
+  static constexpr bool shared = Exchange::shared;
   using Scalar = typename Backend::Scalar;
 
   Backend& backend;
@@ -23,6 +31,24 @@ struct Context {
   Mode mode = Mode::train;
   int views = 1;
   bool frozen_gradients = false;  // also compute the gradients of frozen parameters, to look at them (spec 7.1)
+
+  Exchange* exchange = nullptr;  // there if ranks share the step
+
+  // Backward tells, as it goes, that the gradients from this one to the end of the flat buffer are final.
+  void gradients_final(const Accumulator<Scalar>* from) {
+    if constexpr (shared) exchange->final_from(from);
+  }
+  // Passes body(first, size) over flat buffers of `count` elements, of which the pass assigns `values`: over all of
+  // them, or over this rank's parts, and the other ranks' are fetched.
+  template <class Body>
+  void over_parameters(index count, Parameter<Scalar> values, Body&& body) {
+    if constexpr (shared) {
+      exchange->for_parts(count, body);
+      exchange->gather(count, values);
+    } else {
+      body(index{0}, count);
+    }
+  }
 
   // What is taken until the frame's end goes back to the arena then.
   [[nodiscard]] auto frame() { return typename Backend::Arena::Frame(backend.arena()); }

@@ -1,9 +1,17 @@
-// What optimizers hand to a backend's update passes: what changes from step to step, in memory of the backend.
+// What optimizers hand to a backend's update passes: which elements, and what changes from step to step, in memory of
+// the backend.
 #pragma once
 
 #include "tessera/core/abi.hpp"
+#include "tessera/core/parallel.hpp"
 
 namespace tessera::inline TESSERA_ABI {
+
+// Elements [first, last) of the flat buffers, which this rank updates; their optimizer state starts at `state` in
+// buffers of its own.
+struct Part {
+  index first, last, state;
+};
 
 // Adam's at step t = 1, 2, ...
 struct AdamCoefficients {

@@ -14,6 +14,7 @@
 #include "tessera/core/memory.hpp"
 #include "tessera/core/parallel.hpp"
 #include "tessera/core/simd.hpp"
+#include "tessera/cpu/lane.hpp"
 #include "tessera/cpu/matmul.hpp"
 
 namespace tessera::inline TESSERA_ABI::cpu {
@@ -65,6 +66,7 @@ class Backend {
   using Matmul = Matmul_;
   using Arena = tessera::Arena<Memory>;
   using Recording = cpu::Recording;
+  using Lane = cpu::Lane;
   template <class Element>
   using Buffer = cpu::Buffer<Element>;
 

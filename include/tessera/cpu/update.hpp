@@ -40,7 +40,7 @@ void moving_average(Backend<Scalar, Matmul>& backend, index count, const double*
 // weights and states as they are.
 template <class Scalar, class Matmul>
 void check_finite(Backend<Scalar, Matmul>& backend, index count, const Scalar* values, const double* loss,
-                  int* blocked) {
+                  double* blocked) {
   if (backend.planning()) return;
   *blocked = math::all_finite(loss, 1) && math::all_finite(values, count) ? 0 : 1;
 }
@@ -48,7 +48,7 @@ void check_finite(Backend<Scalar, Matmul>& backend, index count, const Scalar* v
 // AdamW, spec 4.2: weights first decay by learning_rate * weight_decay.
 template <class Scalar, class Matmul>
 void adamw_update(Backend<Scalar, Matmul>& backend, index count, const AdamCoefficients* coefficients,
-                  const int* blocked, const Scalar* gradient, Scalar* weight, Scalar* moment1, Scalar* moment2) {
+                  const double* blocked, const Scalar* gradient, Scalar* weight, Scalar* moment1, Scalar* moment2) {
   if (backend.planning() || *blocked != 0) return;
   const AdamCoefficients& c = *coefficients;
   const auto scalar = [](double value) { return static_cast<Scalar>(value); };
@@ -113,7 +113,7 @@ template <class Scalar>
 // |direction|.
 template <class Scalar, class Matmul>
 void lamb_update(Backend<Scalar, Matmul>& backend, index count, const AdamCoefficients* coefficients,
-                 const int* blocked, const Scalar* gradient, Scalar* weight, Scalar* moment1, Scalar* moment2,
+                 const double* blocked, const Scalar* gradient, Scalar* weight, Scalar* moment1, Scalar* moment2,
                  Scalar* direction) {
   if (backend.planning() || *blocked != 0) return;
   const AdamCoefficients& c = *coefficients;
@@ -144,8 +144,8 @@ void lamb_update(Backend<Scalar, Matmul>& backend, index count, const AdamCoeffi
 
 // Momentum SGD with coupled weight decay, spec 4.5.
 template <class Scalar, class Matmul>
-void sgd_update(Backend<Scalar, Matmul>& backend, index count, const SgdCoefficients* coefficients, const int* blocked,
-                const Scalar* gradient, Scalar* weight, Scalar* velocity) {
+void sgd_update(Backend<Scalar, Matmul>& backend, index count, const SgdCoefficients* coefficients,
+                const double* blocked, const Scalar* gradient, Scalar* weight, Scalar* velocity) {
   if (backend.planning() || *blocked != 0) return;
   const SgdCoefficients& c = *coefficients;
   detail::scale_and_add(backend, count, 1.0, gradient, c.momentum, velocity);
@@ -157,8 +157,8 @@ void sgd_update(Backend<Scalar, Matmul>& backend, index count, const SgdCoeffici
 // LARS for one tensor, spec 4.3: a matrix decays, and its rate is trust * |weight| / |gradient + decay|; other tensors
 // have neither.
 template <class Scalar, class Matmul>
-void lars_update(Backend<Scalar, Matmul>& backend, index count, const SgdCoefficients* coefficients, const int* blocked,
-                 bool matrix, const Scalar* gradient, Scalar* weight, Scalar* velocity) {
+void lars_update(Backend<Scalar, Matmul>& backend, index count, const SgdCoefficients* coefficients,
+                 const double* blocked, bool matrix, const Scalar* gradient, Scalar* weight, Scalar* velocity) {
   if (backend.planning() || *blocked != 0) return;
   const SgdCoefficients& c = *coefficients;
   double rate = 1;

@@ -73,7 +73,7 @@ __global__ void copy_to_low_kernel(index count, MasterAndCopy<Low> values) {
 
 // *blocked is 0 before.
 template <class Value>
-__global__ void check_finite_kernel(index count, const Value* values, const double* loss, int* blocked) {
+__global__ void check_finite_kernel(index count, const Value* values, const double* loss, double* blocked) {
   bool finite = std::isfinite(*loss);
   for_pieces(count, [&](Piece piece) {
     Value value[update_width];
@@ -101,7 +101,7 @@ struct AdamMoments {
 };
 
 template <class Scalar>
-__global__ void adamw_kernel(index count, const AdamCoefficients* coefficients, const int* blocked,
+__global__ void adamw_kernel(index count, const AdamCoefficients* coefficients, const double* blocked,
                              const float* gradient, Parameter<Scalar> weight, float* moment1, float* moment2) {
   if (*blocked != 0) return;
   const AdamCoefficients& c = *coefficients;
@@ -170,7 +170,7 @@ __device__ inline float square_of_piece(const float (&values)[update_width]) {
 }
 
 template <class Value>
-__global__ void lamb_direction_kernel(index count, const AdamCoefficients* coefficients, const int* blocked,
+__global__ void lamb_direction_kernel(index count, const AdamCoefficients* coefficients, const double* blocked,
                                       const Value* gradient, const Value* weight, Value* moment1, Value* moment2,
                                       Value* direction, Squares* squares) {
   if (*blocked != 0) return;
@@ -200,7 +200,7 @@ __global__ void lamb_direction_kernel(index count, const AdamCoefficients* coeff
 }
 
 template <class Scalar>
-__global__ void lamb_kernel(index count, const AdamCoefficients* coefficients, const int* blocked,
+__global__ void lamb_kernel(index count, const AdamCoefficients* coefficients, const double* blocked,
                             const float* direction, Parameter<Scalar> weight, int parts, const Squares* squares) {
   if (*blocked != 0) return;
   const float rate = static_cast<float>(coefficients->learning_rate * ratio_of_norms(parts, squares, 1.0));
@@ -216,7 +216,7 @@ __global__ void lamb_kernel(index count, const AdamCoefficients* coefficients, c
 
 // Squares of the weights and of gradient + decay.
 template <class Value>
-__global__ void lars_squares_kernel(index count, const SgdCoefficients* c, const int* blocked, const Value* gradient,
+__global__ void lars_squares_kernel(index count, const SgdCoefficients* c, const double* blocked, const Value* gradient,
                                     const Value* weight, Squares* squares) {
   if (*blocked != 0) return;
   const float decay = static_cast<float>(c->weight_decay);
@@ -235,7 +235,7 @@ __global__ void lars_squares_kernel(index count, const SgdCoefficients* c, const
 
 // Momentum SGD, with weight decay if `decays`, and with LARS's rate if there are parts of its norms.
 template <class Scalar>
-__global__ void momentum_kernel(index count, const SgdCoefficients* c, const int* blocked, bool decays, int parts,
+__global__ void momentum_kernel(index count, const SgdCoefficients* c, const double* blocked, bool decays, int parts,
                                 const Squares* squares, const float* gradient, Parameter<Scalar> weight,
                                 float* velocity) {
   if (*blocked != 0) return;
@@ -305,7 +305,7 @@ void copy_to_low(Backend<Scalar>& backend, index count, Parameter<Scalar> values
 // weights and states as they are.
 template <class Scalar>
 void check_finite(Backend<Scalar>& backend, index count, const Accumulator<Scalar>* values, const double* loss,
-                  int* blocked) {
+                  double* blocked) {
   constexpr int pieces = 4;
   const index some = count > 0 ? count : 1;  // the loss is looked at in any case
   backend.clear(1, blocked);
@@ -315,7 +315,7 @@ void check_finite(Backend<Scalar>& backend, index count, const Accumulator<Scala
 
 // AdamW, spec 4.2: weights first decay by learning_rate * weight_decay.
 template <class Scalar>
-void adamw_update(Backend<Scalar>& backend, index count, const AdamCoefficients* coefficients, const int* blocked,
+void adamw_update(Backend<Scalar>& backend, index count, const AdamCoefficients* coefficients, const double* blocked,
                   const Accumulator<Scalar>* gradient, Parameter<Scalar> weight, Accumulator<Scalar>* moment1,
                   Accumulator<Scalar>* moment2) {
   launch(backend, blocks_for(count, detail::update_threads, detail::update_width), detail::update_threads, 0,
@@ -325,7 +325,7 @@ void adamw_update(Backend<Scalar>& backend, index count, const AdamCoefficients*
 // LAMB for one tensor, spec 4.4: Adam's bias-corrected direction + weight_decay * weight, scaled by |weight| /
 // |direction|.
 template <class Scalar>
-void lamb_update(Backend<Scalar>& backend, index count, const AdamCoefficients* coefficients, const int* blocked,
+void lamb_update(Backend<Scalar>& backend, index count, const AdamCoefficients* coefficients, const double* blocked,
                  const Accumulator<Scalar>* gradient, Parameter<Scalar> weight, Accumulator<Scalar>* moment1,
                  Accumulator<Scalar>* moment2, Accumulator<Scalar>* direction) {
   const typename Backend<Scalar>::Arena::Frame frame(backend.arena());
@@ -341,7 +341,7 @@ void lamb_update(Backend<Scalar>& backend, index count, const AdamCoefficients* 
 
 // Momentum SGD with coupled weight decay, spec 4.5.
 template <class Scalar>
-void sgd_update(Backend<Scalar>& backend, index count, const SgdCoefficients* coefficients, const int* blocked,
+void sgd_update(Backend<Scalar>& backend, index count, const SgdCoefficients* coefficients, const double* blocked,
                 const Accumulator<Scalar>* gradient, Parameter<Scalar> weight, Accumulator<Scalar>* velocity) {
   launch(backend, blocks_for(count, detail::update_threads, detail::update_width), detail::update_threads, 0,
          detail::momentum_kernel<Scalar>, count, coefficients, blocked, true, 0, nullptr, gradient, weight, velocity);
@@ -350,7 +350,7 @@ void sgd_update(Backend<Scalar>& backend, index count, const SgdCoefficients* co
 // LARS for one tensor, spec 4.3: a matrix decays, and its rate is trust * |weight| / |gradient + decay|; other tensors
 // have neither.
 template <class Scalar>
-void lars_update(Backend<Scalar>& backend, index count, const SgdCoefficients* coefficients, const int* blocked,
+void lars_update(Backend<Scalar>& backend, index count, const SgdCoefficients* coefficients, const double* blocked,
                  bool matrix, const Accumulator<Scalar>* gradient, Parameter<Scalar> weight,
                  Accumulator<Scalar>* velocity) {
   const typename Backend<Scalar>::Arena::Frame frame(backend.arena());

@@ -35,9 +35,9 @@ struct LoaderOptions {
   int epoch = 0, iteration = 0;  // where to start
   int rank = 0, ranks = 1;
 
-  // Images of a data set that a rank sees in an epoch, and the whole batches of them.
-  [[nodiscard]] int images_per_rank(int images) const { return static_cast<int>(divide_up(images, ranks)); }
-  [[nodiscard]] int iterations_per_epoch(int images) const { return images_per_rank(images) / batch_size; }
+  // The batch of all ranks, and how many whole ones a data set has.
+  [[nodiscard]] index global_batch() const { return index{batch_size} * ranks; }
+  [[nodiscard]] int iterations_per_epoch(int images) const { return static_cast<int>(images / global_batch()); }
 
   // Throws Error that names the option which is wrong, by itself or for a data set of `images` images.
   void check(int images) const {
@@ -62,8 +62,8 @@ struct LoaderOptions {
     within("rank", rank, 0, ranks - 1);
     if (images < 1) fail("the loader's data set is empty");
     if (iterations_per_epoch(images) == 0)
-      fail("a batch of {} images is larger than the {} images of a rank's epoch: use a smaller --batch-size",
-           batch_size, images_per_rank(images));
+      fail("a batch of {} images is larger than the {} images of an epoch: use a smaller --batch-size", global_batch(),
+           images);
     within("iteration", iteration, 0, iterations_per_epoch(images) - 1);
   }
 };
@@ -123,18 +123,16 @@ struct DrawnBatch : BatchInfo {
   }
 };
 
-// The epoch's order of samples for one rank (spec 1.1): a permutation by (seed, epoch), padded with its own start to a
-// multiple of `ranks`; rank r takes positions r, r + ranks, ...
-[[nodiscard]] inline std::vector<int> epoch_order(int size, const LoaderOptions& options, int epoch) {
+// The epoch's order of samples: a permutation by (seed, epoch). Batches are consecutive pieces of it, and every rank
+// has a consecutive part of each, so that a batch holds the same images whatever the number of ranks. (The reference
+// deals them to the ranks in turn: the same batches in another order, but for the padding of the last one.)
+[[nodiscard]] inline std::vector<int> epoch_order(int size, std::uint64_t seed, int epoch) {
   std::vector<int> permutation(static_cast<std::size_t>(size));
   for (int i = 0; i < size; ++i) permutation[static_cast<std::size_t>(i)] = i;
-  Random random(options.seed, Purpose::permutation, static_cast<std::uint32_t>(epoch), 0);
+  Random random(seed, Purpose::permutation, static_cast<std::uint32_t>(epoch), 0);
   for (std::size_t count = permutation.size(); count > 1; --count)
     std::swap(permutation[count - 1], permutation[random.below(static_cast<std::uint32_t>(count))]);
-  std::vector<int> mine;
-  for (int i = 0; i < options.images_per_rank(size); ++i)
-    mine.push_back(permutation[static_cast<std::size_t>((index{i} * options.ranks + options.rank) % size)]);
-  return mine;
+  return permutation;
 }
 
 namespace detail {
@@ -210,15 +208,15 @@ class TwoViewLoader {
     if (next.done >= 0) return false;
     const int epoch = static_cast<int>(produced_ / iterations_per_epoch());
     if (epoch != order_epoch_) {
-      order_ = epoch_order(dataset_.size(), options_, epoch);
+      order_ = epoch_order(dataset_.size(), options_.seed, epoch);
       order_epoch_ = epoch;
     }
     next.number = produced_;
     next.done = 0;
     next.batch.epoch = epoch;
     next.batch.iteration = static_cast<int>(produced_ % iterations_per_epoch());
-    std::copy_n(order_.begin() + static_cast<std::ptrdiff_t>(next.batch.iteration) * options_.batch_size,
-                options_.batch_size, next.batch.samples.begin());
+    const index first = next.batch.iteration * options_.global_batch() + index{options_.rank} * options_.batch_size;
+    std::copy_n(order_.begin() + first, options_.batch_size, next.batch.samples.begin());
     taken_ = 0;
     return true;
   }

@@ -189,12 +189,16 @@ struct VisionTransformer {
       const auto last_frame = context.frame();
       const auto dy = context.template take<width>(images.rows * last_tokens);
       pool_backward(context, p, g, saved, d_features, dy);
+      if constexpr (Pooling::final_norm) context.gradients_final(g.norm.weight);
       LastBlock::backward(context, p.blocks[last], g.blocks[last], Rows<const Scalar, width>(saved.x[last]),
                           saved.last_block, Rows<const Scalar, width>(dy), dx);
+      context.gradients_final(g.blocks[last].norm1.weight);
     }
-    for (std::size_t i = last; i-- > 0;)
+    for (std::size_t i = last; i-- > 0;) {
       Block::backward(context, p.blocks[i], g.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.blocks[i],
                       Rows<const Scalar, width>(dx), dx);
+      context.gradients_final(g.blocks[i].norm1.weight);
+    }
     const bool embed_gradient = Embed::trained || context.frozen_gradients || d_images.wanted();
     Rows<Scalar, width> d_embedded{};
     if (embed_gradient) d_embedded = context.template take<width>(images.rows * patches);

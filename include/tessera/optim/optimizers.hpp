@@ -1,4 +1,5 @@
-// Optimizers: each a policy with its hyper-parameters as members and `states` flat buffers beside the weights.
+// Optimizers: each a policy with its hyper-parameters as members and `states` flat buffers beside the weights; an
+// update needs whole tensors if it depends on more than the element.
 #pragma once
 
 #include <array>
@@ -11,13 +12,14 @@
 
 namespace tessera::inline TESSERA_ABI::optim {
 
-// One step's operands. Frozen entries are left alone, and everything is if *blocked is not 0. All but the table is
-// memory of the backend.
+// One step's operands. Frozen entries are left alone, and everything is if *blocked is not 0. Gradient and weight are
+// whole flat buffers, the states are those of the parts. All but the tables is memory of the backend.
 template <class Scalar, class Coefficients, int states>
 struct Update {
   std::span<const Entry> entries;
+  std::span<const Part> parts;
   const Coefficients* coefficients;
-  const int* blocked;
+  const double* blocked;
   const Accumulator<Scalar>* gradient;
   Parameter<Scalar> weight;
   std::array<Accumulator<Scalar>*, states> state;
@@ -25,11 +27,13 @@ struct Update {
 
 namespace detail {
 
-// Calls body(offset, size, entry) for every trained entry.
+// Calls body(offset, size, state offset, entry) for every trained entry; parts must end between entries.
 template <class Body>
-void for_trained(std::span<const Entry> entries, Body&& body) {
-  for (const Entry& entry : entries)
-    if (entry.role == Role::trained) body(entry.offset, entry.size(), entry);
+void for_trained(std::span<const Entry> entries, std::span<const Part> parts, Body&& body) {
+  for (const Part& part : parts)
+    for (const Entry& entry : entries)
+      if (entry.role == Role::trained && entry.offset >= part.first && entry.offset < part.last)
+        body(entry.offset, entry.size(), part.state + entry.offset - part.first, entry);
 }
 
 // Calls body(offset, size) for every stretch of trained entries, the zero gaps between them included.
@@ -45,6 +49,16 @@ void for_trained_stretches(std::span<const Entry> entries, Body&& body) {
     }
   }
   if (first >= 0) body(first, end - first);
+}
+// Calls body(offset, size, state offset) for what of the stretches lies in the parts.
+template <class Body>
+void for_trained_stretches(std::span<const Entry> entries, std::span<const Part> parts, Body&& body) {
+  for_trained_stretches(entries, [&](index at, index size) {
+    for (const Part& part : parts) {
+      const index first = larger(at, part.first), last = smaller(at + size, part.last);
+      if (first < last) body(first, last - first, part.state + first - part.first);
+    }
+  });
 }
 
 }  // namespace detail
@@ -65,6 +79,7 @@ void for_trained_stretches(std::span<const Entry> entries, Body&& body) {
 struct AdamW {
   static constexpr const char* name = "adamw";
   static constexpr int states = 2;
+  static constexpr bool whole_tensors = false;
   using Coefficients = AdamCoefficients;
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
 
@@ -74,9 +89,9 @@ struct AdamW {
 
   template <class Backend, class Scalar>
   static void step(Backend& backend, const Update<Scalar, Coefficients, states>& u) {
-    detail::for_trained_stretches(u.entries, [&](index at, index size) {
-      adamw_update(backend, size, u.coefficients, u.blocked, u.gradient + at, u.weight + at, u.state[0] + at,
-                   u.state[1] + at);
+    detail::for_trained_stretches(u.entries, u.parts, [&](index at, index size, index state) {
+      adamw_update(backend, size, u.coefficients, u.blocked, u.gradient + at, u.weight + at, u.state[0] + state,
+                   u.state[1] + state);
     });
   }
 };
@@ -86,6 +101,7 @@ struct AdamW {
 struct Lars {
   static constexpr const char* name = "lars";
   static constexpr int states = 1;
+  static constexpr bool whole_tensors = true;  // norms of tensors
   using Coefficients = SgdCoefficients;
   double weight_decay = 1e-6, momentum = 0.9, trust = 0.001;
 
@@ -95,9 +111,9 @@ struct Lars {
 
   template <class Backend, class Scalar>
   static void step(Backend& backend, const Update<Scalar, Coefficients, states>& u) {
-    detail::for_trained(u.entries, [&](index at, index size, const Entry& entry) {
+    detail::for_trained(u.entries, u.parts, [&](index at, index size, index state, const Entry& entry) {
       lars_update(backend, size, u.coefficients, u.blocked, entry.shape.rank > 1, u.gradient + at, u.weight + at,
-                  u.state[0] + at);
+                  u.state[0] + state);
     });
   }
 };
@@ -106,7 +122,8 @@ struct Lars {
 // global clipping of timm's variant.
 struct Lamb {
   static constexpr const char* name = "lamb";
-  static constexpr int states = 3;  // two moments and the direction
+  static constexpr int states = 3;             // two moments and the direction
+  static constexpr bool whole_tensors = true;  // norms of tensors
   using Coefficients = AdamCoefficients;
   double weight_decay = 1e-3, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-6;
 
@@ -116,9 +133,9 @@ struct Lamb {
 
   template <class Backend, class Scalar>
   static void step(Backend& backend, const Update<Scalar, Coefficients, states>& u) {
-    detail::for_trained(u.entries, [&](index at, index size, const Entry&) {
-      lamb_update(backend, size, u.coefficients, u.blocked, u.gradient + at, u.weight + at, u.state[0] + at,
-                  u.state[1] + at, u.state[2] + at);
+    detail::for_trained(u.entries, u.parts, [&](index at, index size, index state, const Entry&) {
+      lamb_update(backend, size, u.coefficients, u.blocked, u.gradient + at, u.weight + at, u.state[0] + state,
+                  u.state[1] + state, u.state[2] + state);
     });
   }
 };
@@ -127,6 +144,7 @@ struct Lamb {
 struct Sgd {
   static constexpr const char* name = "sgd";
   static constexpr int states = 1;
+  static constexpr bool whole_tensors = false;
   using Coefficients = SgdCoefficients;
   double weight_decay = 0, momentum = 0.9;
 
@@ -136,8 +154,8 @@ struct Sgd {
 
   template <class Backend, class Scalar>
   static void step(Backend& backend, const Update<Scalar, Coefficients, states>& u) {
-    detail::for_trained_stretches(u.entries, [&](index at, index size) {
-      sgd_update(backend, size, u.coefficients, u.blocked, u.gradient + at, u.weight + at, u.state[0] + at);
+    detail::for_trained_stretches(u.entries, u.parts, [&](index at, index size, index state) {
+      sgd_update(backend, size, u.coefficients, u.blocked, u.gradient + at, u.weight + at, u.state[0] + state);
     });
   }
 };

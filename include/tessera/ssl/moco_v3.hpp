@@ -1,6 +1,7 @@
 // MoCo v3: contrast of two views, with a momentum encoder and a predictor (spec 1).
 #pragma once
 
+#include "tessera/comm/collective.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/ssl/heads.hpp"
@@ -67,10 +68,11 @@ struct MoCoV3 {
     Accumulator<Scalar>* teacher_statistics;
   };
 
-  // Forward and backward of one step on the stacked views (2B images: view 1, then view 2), in the reference's order:
-  // queries; momentum encoder moved towards the weights as they are; keys; loss; gradients of every trained tensor,
-  // which are assigned. The optimizer's step is the caller's. Coefficients and *loss, which is assigned, are in memory
-  // of the backend.
+  // Forward and backward of one step on the stacked views (2B images: view 1, then view 2) of this rank: momentum
+  // encoder moved towards the weights as they are; keys, which start to travel to all ranks; queries; loss; gradients
+  // of every trained tensor, which are assigned: this rank's share of the loss and of the gradients, to be summed over
+  // the ranks. (The reference computes queries before keys; neither depends on the other.) The optimizer's step is the
+  // caller's. Coefficients and *loss, which is assigned, are in memory of the backend.
   template <class Context, class Scalar>
   static Result<Scalar> step(Context& context, const State<Scalar>& state, Rows<const Scalar, in> images,
                              const Coefficients* coefficients, double* loss) {
@@ -82,16 +84,21 @@ struct MoCoV3 {
 
     Result<Scalar> result{context.template take<out>(images.rows), context.template take<out>(images.rows)};
     const auto frame = context.frame();
+    const Accumulator<Scalar>* const student = state.student;
+    context.over_parameters(Layout<Teacher>::parameters, state.teacher, [&](index first, index size) {
+      moving_average(context.backend, size, &coefficients->momentum, student + first, state.teacher + first);
+    });
+    Branch::encode(context, teacher, images, result.k);
+    const auto keys = context.template take<out>(images.rows * context.communicator.size());
+    gather_keys(context, Rows<const Scalar, out>(result.k), keys);
+
     const auto z = context.template take<out>(images.rows);
     const auto saved_branch = Branch::forward(context, p.base_encoder, images, z);
     const auto saved_predictor = PredictorLayer::forward(context, p.predictor, Rows<const Scalar, out>(z), result.q);
 
-    moving_average(context.backend, Layout<Teacher>::parameters, &coefficients->momentum,
-                   static_cast<const Accumulator<Scalar>*>(state.student), state.teacher);
-    Branch::encode(context, teacher, images, result.k);
-
+    if constexpr (Context::shared) context.exchange->join();
     const auto dq = context.template take<out>(images.rows);
-    contrast(context, Rows<const Scalar, out>(result.q), Rows<const Scalar, out>(result.k), &coefficients->temperature,
+    contrast(context, Rows<const Scalar, out>(result.q), Rows<const Scalar, out>(keys), &coefficients->temperature,
              loss, dq);
     const auto dz = context.template take<out>(images.rows);
     PredictorLayer::backward(context, p.predictor, g.predictor, Rows<const Scalar, out>(z), saved_predictor,
@@ -100,26 +107,41 @@ struct MoCoV3 {
     return result;
   }
 
-  // *loss = ctr(q1, k2) + ctr(q2, k1) of spec 1.3; dq, if wanted, is assigned its gradient with respect to q.
-  // temperature and loss are in memory of the backend.
+ private:
+  // keys receives the unit rows of k from all ranks: those of view 1 in the order of ranks, then those of view 2. They
+  // are there when the exchange has been joined.
   template <class Context, class Scalar>
-  static void contrast(Context& context, Rows<const Scalar, out> q, Rows<const Scalar, out> k,
+  static void gather_keys(Context& context, Rows<const Scalar, out> k, Rows<Scalar, out> keys) {
+    const auto frame = context.frame();
+    const index batch = k.rows / views, all = keys.rows / views, mine = batch * context.communicator.rank();
+    const auto inverse = context.template take<1, Accumulator<Scalar>>(batch);
+    for (index view = 0; view < views; ++view)
+      normalize_rows(context.backend, k.part(view * batch, batch), keys.part(view * all + mine, batch), inverse);
+    if constexpr (Context::shared) {
+      const comm::Cuts parts = context.exchange->equal_parts(batch * out);
+      context.exchange->beside([keys, all, parts](auto& lane, auto& communicator) {
+        for (index view = 0; view < views; ++view) communicator.all_gather(lane, keys.row(view * all), parts);
+      });
+    }
+  }
+
+  // *loss = this rank's share of ctr(q1, k2) + ctr(q2, k1) of spec 1.3, and dq its gradient with respect to q. keys
+  // have unit rows. temperature and loss are in memory of the backend.
+  template <class Context, class Scalar>
+  static void contrast(Context& context, Rows<const Scalar, out> q, Rows<const Scalar, out> keys,
                        const double* temperature, double* loss, Rows<Scalar, out> dq) {
     const auto frame = context.frame();
-    const index batch = q.rows / views;
-    const auto unit_q = context.template take<out>(q.rows), unit_k = context.template take<out>(k.rows);
+    const index batch = q.rows / views, all = keys.rows / views;
+    const auto unit_q = context.template take<out>(q.rows);
     const auto inverse_q = context.template take<1, Accumulator<Scalar>>(q.rows);
-    const auto inverse_k = context.template take<1, Accumulator<Scalar>>(k.rows);
     normalize_rows(context.backend, q, unit_q, inverse_q);
-    normalize_rows(context.backend, k, unit_k, inverse_k);
     context.backend.clear(1, loss);
     for (index view = 0; view < views; ++view)
       contrastive_loss(context.backend, Rows<const Scalar, out>(unit_q.part(view * batch, batch)),
-                       Rows<const Scalar, out>(unit_k.part((1 - view) * batch, batch)), temperature, 0, batch, loss,
-                       dq.wanted() ? dq.part(view * batch, batch) : dq);
-    if (dq.wanted())
-      normalize_rows_backward(context.backend, Rows<const Scalar, out>(unit_q),
-                              Rows<const Accumulator<Scalar>, 1>(inverse_q), Rows<const Scalar, out>(dq), dq);
+                       keys.part((1 - view) * all, all), temperature, batch * context.communicator.rank(), all, loss,
+                       dq.part(view * batch, batch));
+    normalize_rows_backward(context.backend, Rows<const Scalar, out>(unit_q),
+                            Rows<const Accumulator<Scalar>, 1>(inverse_q), Rows<const Scalar, out>(dq), dq);
   }
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <set>
 #include <string>
@@ -93,26 +94,48 @@ void describe(Metadata& metadata) {
   metadata["optimizer"] = Trainer::Optimizer::name;
 }
 
+// Calls body(tensors). If it throws on one rank, it throws on all.
+template <class Trainer, class Body>
+void on_all_ranks(Trainer& trainer, const std::filesystem::path& path, Body&& body) {
+  std::exception_ptr problem;
+  trainer.with_tensors([&](const auto& tensors) {
+    try {
+      body(tensors);
+    } catch (...) {
+      problem = std::current_exception();
+    }
+  });
+  const bool good = trainer.all_agree(problem == nullptr);
+  if (problem) std::rethrow_exception(problem);
+  if (!good) fail("{}: another rank could not read or write it; that rank's message says why", path.string());
+}
+
 }  // namespace detail
 
-// Writes networks, BatchNorm statistics, optimizer state and the step, atomically. Random numbers are counted, not
-// stepped, so that the seed and the step, which are in the metadata, are their whole state.
+// Writes networks, BatchNorm statistics, optimizer state and the step, atomically; rank 0 writes, on behalf of all
+// ranks, which must all call. Random numbers are counted, not stepped, so that the seed and the step, which are in the
+// metadata, are their whole state. What is written does not depend on the number of ranks.
 template <class Trainer>
 void save_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metadata metadata) {
   detail::describe<Trainer>(metadata);
   metadata["step"] = std::to_string(trainer.steps());
-  detail::write_tensors(path, trainer.backend(), trainer.tensors(), metadata);
+  detail::on_all_ranks(trainer, path, [&](const auto& tensors) {
+    if (trainer.communicator().rank() == 0) detail::write_tensors(path, trainer.backend(), tensors, metadata);
+  });
 }
 
-// Continues from a checkpoint that was written with the same `expected` metadata. Throws Error, which names the file
-// and what is wrong with it, before anything is changed by values of another run.
+// Continues, on all ranks, from a checkpoint that was written with the same `expected` metadata. Throws Error, which
+// names the file and what is wrong with it, before anything is changed by values of another run.
 template <class Trainer>
 void load_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metadata expected) {
   detail::describe<Trainer>(expected);
-  const io::Safetensors file(path);
-  detail::check_metadata(path.string(), file.metadata(), expected);
-  const long step = detail::step_of(path.string(), file.metadata());
-  detail::read_tensors(path.string(), trainer.backend(), file, trainer.tensors());
+  long step = 0;
+  detail::on_all_ranks(trainer, path, [&](const auto& tensors) {
+    const io::Safetensors file(path);
+    detail::check_metadata(path.string(), file.metadata(), expected);
+    step = detail::step_of(path.string(), file.metadata());
+    detail::read_tensors(path.string(), trainer.backend(), file, tensors);
+  });
   trainer.resume(step);
 }
 

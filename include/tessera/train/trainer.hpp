@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "tessera/comm/exchange.hpp"
+#include "tessera/concepts.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/core/layout.hpp"
@@ -28,6 +30,14 @@ struct StepSettings {
   double learning_rate = 0;
   typename Method::Coefficients coefficients{};
   bool frozen_gradients = false;  // also compute the gradients of frozen tensors, to look at them
+  bool stop = false;              // this rank wishes to stop after the step
+};
+
+// A loss or gradient is not a finite number.
+class NotFinite : public Error {
+ public:
+  using Error::Error;
+  [[nodiscard]] int exit_code() const noexcept override { return tessera::exit_code::not_finite; }
 };
 
 // One tensor of a trainer under its public name, in memory of the backend.
@@ -101,9 +111,19 @@ template <class Backend, class Scalar>
 
 }  // namespace detail
 
-// Owns the networks, gradients and optimizer state of a Method, in flat buffers that Layout<Method> describes.
-template <class Method_, class Optimizer_, class Backend_, class Communicator_>
+// Owns the networks, gradients and optimizer state of a Method, in flat buffers that Layout<Method> describes. Several
+// ranks, each with a share of the batch, train as one with all of it; Sharing tells what each keeps: comm::Replicated
+// all of it, comm::ZeroStage1 a part of the optimizer's state.
+//
+// All ranks must call the same functions in the same order; `on all ranks` says which of them communicate.
+template <class Method_, class Optimizer_, class Backend_, class Communicator_,
+          template <class, class> class Sharing = comm::Replicated>
 class Trainer {
+  static_assert(
+      tessera::Communicator<Communicator_, Backend_> && tessera::Communicator<Communicator_, typename Backend_::Lane>,
+      "tessera: this communicator cannot move data of this backend: the CPU has comm::Threads and comm::Mpi, CUDA "
+      "has comm::Nccl and comm::Staged");
+
  public:
   using Method = Method_;
   using Optimizer = Optimizer_;
@@ -116,10 +136,17 @@ class Trainer {
   template <class Element>
   using Buffer = typename Backend::template Buffer<Element>;
 
-  // Networks start from the seed; the teacher starts as the student. batch: images per step on this rank.
+  // Networks start from the seed; the teacher starts as the student. batch: images per step on this rank, as many on
+  // every rank. bucket_bytes: how much of the gradient travels at a time while backward goes on. On all ranks.
   // Throws Error if the batch is too small for BatchNorm, or the memory too small for the batch.
-  Trainer(Backend& backend, Communicator& communicator, Optimizer optimizer, index batch, std::uint64_t seed)
-      : backend_(backend), communicator_(communicator), optimizer_(optimizer), batch_(batch) {
+  Trainer(Backend& backend, Communicator& communicator, Optimizer optimizer, index batch, std::uint64_t seed,
+          index bucket_bytes = comm::default_bucket_bytes)
+      : backend_(backend),
+        communicator_(communicator),
+        optimizer_(optimizer),
+        batch_(batch),
+        exchange_(backend, communicator, Student::entries, Optimizer::whole_tensors, gradient_.data(),
+                  Student::parameters, bucket_bytes) {
     if (batch * communicator.size() < 2)
       fail("a batch of {} image(s) is too small: BatchNorm in the heads needs at least 2 images", batch);
     start_networks(seed);
@@ -130,15 +157,18 @@ class Trainer {
   [[nodiscard]] index batch() const noexcept { return batch_; }
   [[nodiscard]] long steps() const noexcept { return steps_; }
   [[nodiscard]] const Backend& backend() const noexcept { return backend_; }
+  [[nodiscard]] Communicator& communicator() const noexcept { return communicator_; }
   [[nodiscard]] index activation_bytes() const { return backend_.arena().peak_bytes(); }
-  [[nodiscard]] static constexpr index parameter_bytes() {
+  [[nodiscard]] index parameter_bytes() const {
     return detail::Network<Backend, Method>::bytes + detail::Network<Backend, typename Method::Teacher>::bytes +
-           static_cast<index>(sizeof(Master)) * (1 + Optimizer::states) * Student::parameters;
+           static_cast<index>(sizeof(Master)) * (Student::parameters + Optimizer::states * exchange_.state_size());
   }
+  // Whether a rank wished to stop when it began the last step.
+  [[nodiscard]] bool stop_wished() const noexcept { return stop_wished_; }
 
-  // One step on the stacked views (views * batch images, in memory of the backend). Returns the loss. Nothing is
-  // changed but the momentum encoder and the BatchNorm statistics if the loss or a gradient is not finite: then an
-  // Error names the first such tensor.
+  // One step on the stacked views (views * batch images, in memory of the backend), on all ranks. Returns the loss of
+  // the batch of all ranks. Nothing is changed but the momentum encoder and the BatchNorm statistics if the loss or a
+  // gradient of any rank is not finite: then NotFinite names the first such tensor.
   double step(Rows<const Scalar, Method::in> images, const StepSettings<Method>& settings) {
     start(images, settings);
     return finish();
@@ -148,20 +178,24 @@ class Trainer {
   // address of the images and replayed: give the same buffer every time.
   void start(Rows<const Scalar, Method::in> images, const StepSettings<Method>& settings) {
     const Scalars scalars{settings.coefficients, optimizer_.coefficients(settings.learning_rate, steps_ + 1)};
+    const Control control{.stop = settings.stop ? 1.0 : 0.0};
     backend_.upload(1, &scalars, scalars_.data());
+    backend_.upload(1, &control, control_.data());
     if (std::exchange(recorded_images_, images.data) != images.data)
       for (auto& recording : recordings_) recording.reset();
-    backend_.replay(recordings_[settings.frozen_gradients ? 1 : 0],
-                    [&] { run_step(images, settings.frozen_gradients); });
+    naming_step([&] {
+      backend_.replay(recordings_[settings.frozen_gradients ? 1 : 0],
+                      [&] { run_step(images, settings.frozen_gradients); });
+    });
   }
   double finish() {
-    double loss = 0;
-    int blocked = 0;
-    backend_.download(1, loss_.data(), &loss);
-    backend_.download(1, blocked_.data(), &blocked);
-    if (blocked != 0) refuse(loss);
+    naming_step([&] { communicator_.wait(backend_); });
+    Control control;
+    backend_.download(1, control_.data(), &control);
+    if (control.blocked != 0) refuse(control.loss);
+    stop_wished_ = control.stop != 0;
     ++steps_;
-    return loss;
+    return control.loss;
   }
 
   // features (images x Encoder::out) of the base encoder in evaluation mode; both in memory of the backend, at most as
@@ -190,19 +224,40 @@ class Trainer {
     return std::sqrt(sum);
   }
 
-  // Every tensor that a resumed run needs: both networks under their public names, and the optimizer's buffers as
-  // optimizer.<number>.<name>.
-  [[nodiscard]] std::vector<NamedTensor<Master>> tensors() {
-    std::vector<NamedTensor<Master>> all;
-    detail::append_tensors<Master>(Student::entries, "", true, student_.parameters(), student_.statistics(), all);
-    detail::append_tensors<Master>(Teacher::entries, "", true, teacher_.parameters(), teacher_.statistics(), all);
-    for (std::size_t i = 0; i < optimizer_state_.size(); ++i)
-      detail::append_tensors<Master>(Student::entries, "optimizer." + std::to_string(i) + ".", false,
-                                     optimizer_state_[i].data(), nullptr, all);
-    return all;
+  // Calls use(tensors) with every tensor that a resumed run needs: both networks under their public names, and the
+  // optimizer's buffers as optimizer.<number>.<name>. What it changes is kept; then resume() must be called. Ranks that
+  // have parts of the optimizer's state bring them together for the call. On all ranks.
+  template <class Use>
+  void with_tensors(Use&& use) {
+    if constexpr (Exchange::split) {
+      auto whole = make_states(Student::parameters);
+      for_state_parts([&](std::size_t i, const Part& part, index size) {
+        backend_.copy(size, optimizer_state_[i].data() + part.state, whole[i].data() + part.first);
+      });
+      for (auto& state : whole) exchange_.gather(Student::parameters, state.data());
+      backend_.wait();
+      use(tensors(whole));
+      for_state_parts([&](std::size_t i, const Part& part, index size) {
+        backend_.copy(size, whole[i].data() + part.first, optimizer_state_[i].data() + part.state);
+      });
+      backend_.wait();
+    } else {
+      use(tensors(optimizer_state_));
+    }
   }
 
-  // Continues as if `steps` steps had led to what tensors() now holds; for resuming.
+  // Whether `good` holds on all ranks, on all of which this is called.
+  [[nodiscard]] bool all_agree(bool good) {
+    const Control mine{.blocked = good ? 0.0 : 1.0};
+    Control all = mine;
+    backend_.upload(1, &mine, control_.data());
+    communicator_.all_reduce(backend_, &control_.data()->loss, control_values);
+    communicator_.wait(backend_);
+    backend_.download(1, control_.data(), &all);
+    return all.blocked == 0;
+  }
+
+  // Continues as if `steps` steps had led to what the tensors now hold; for resuming.
   void resume(long steps) {
     steps_ = steps;
     refresh();
@@ -221,8 +276,43 @@ class Trainer {
     typename Optimizer::Coefficients optimizer;
   };
 
+  // What a step tells; summed over the ranks by one call.
+  struct Control {
+    double loss = 0, blocked = 0, stop = 0;
+  };
+  static constexpr index control_values = sizeof(Control) / sizeof(double);
+
+  using Exchange = Sharing<Backend, Communicator>;
+  using States = std::array<Buffer<Master>, Optimizer::states>;
+
   [[nodiscard]] auto context(Mode mode) {
-    return Context<Backend, Communicator>{backend_, communicator_, mode, mode == Mode::train ? Method::views : 1};
+    return Context<Backend, Communicator, Exchange>{
+        backend_, communicator_, mode, mode == Mode::train ? Method::views : 1, false, &exchange_};
+  }
+
+  // What is said of a lost rank names the step.
+  template <class Body>
+  void naming_step(Body&& body) {
+    try {
+      body();
+    } catch (const comm::RankLost& error) {
+      throw comm::RankLost(fmt::format("step {}: {}", steps_ + 1, error.what()));
+    }
+  }
+
+  [[nodiscard]] std::vector<NamedTensor<Master>> tensors(const States& states) {
+    std::vector<NamedTensor<Master>> all;
+    detail::append_tensors<Master>(Student::entries, "", true, student_.parameters(), student_.statistics(), all);
+    detail::append_tensors<Master>(Teacher::entries, "", true, teacher_.parameters(), teacher_.statistics(), all);
+    for (std::size_t i = 0; i < states.size(); ++i)
+      detail::append_tensors<Master>(Student::entries, "optimizer." + std::to_string(i) + ".", false, states[i].data(),
+                                     nullptr, all);
+    return all;
+  }
+  template <class Body>
+  void for_state_parts(Body&& body) const {
+    for (std::size_t i = 0; i < optimizer_state_.size(); ++i)
+      for (const Part& part : exchange_.parts()) body(i, part, part.last - part.first);
   }
 
   void start_networks(std::uint64_t seed) {
@@ -246,14 +336,19 @@ class Trainer {
     auto context = this->context(Mode::train);
     context.frozen_gradients = frozen_gradients;
     const auto frame = context.frame();
-    Method::step(context, state(), images, &scalars_.data()->method, loss_.data());
+    double* const control = &control_.data()->loss;
+    exchange_.begin();
+    Method::step(context, state(), images, &scalars_.data()->method, control);
+    exchange_.finish();
     const Master* const gradient = gradient_.data();
-    check_finite(backend_, gradient_.size(), gradient, loss_.data(), blocked_.data());
+    check_finite(backend_, gradient_.size(), gradient, control, control + 1);
+    if (!backend_.planning()) communicator_.all_reduce(backend_, control, control_values);
     std::array<Master*, Optimizer::states> states;
     for (std::size_t i = 0; i < states.size(); ++i) states[i] = optimizer_state_[i].data();
     optimizer_.step(backend_, optim::Update<Scalar, typename Optimizer::Coefficients, Optimizer::states>{
-                                  Student::entries, &scalars_.data()->optimizer, blocked_.data(), gradient,
-                                  student_.parameters(), states});
+                                  Student::entries, exchange_.parts(), &scalars_.data()->optimizer, control + 1,
+                                  gradient, student_.parameters(), states});
+    exchange_.gather(Student::parameters, student_.parameters());
   }
 
   // A step, and an evaluation of as many images, without computing.
@@ -271,9 +366,12 @@ class Trainer {
 
   void plan() {
     const index wanted = measure(batch_);
+    exchange_.settle();
+    optimizer_state_ = make_states(exchange_.state_size());
     if (const index free = backend_.free_bytes(); wanted > free) refuse_batch(wanted, free);
     backend_.arena().commit();
     backend_.choose_products([&] { run_dry(batch_); });
+    exchange_.settle();
     backend_.clear(gradient_.size(), gradient_.data());  // of what trying products has left
   }
 
@@ -299,9 +397,10 @@ class Trainer {
         "--stop-grad-conv1)";
     const Entry* const entry =
         detail::first_not_finite(backend_, std::span<const Entry>(Student::entries), gradient_.data());
-    if (!math::all_finite(&loss, 1) || entry == nullptr)
-      fail("step {}: the loss is not a finite number; {}", steps_ + 1, advice);
-    fail("step {}: the gradient of '{}' is not finite; {}", steps_ + 1, entry->name.view(), advice);
+    const std::string what = !math::all_finite(&loss, 1) ? std::string("the loss is not a finite number")
+                             : entry == nullptr          ? std::string("a gradient on another rank is not finite")
+                                                : fmt::format("the gradient of '{}' is not finite", entry->name.view());
+    throw NotFinite(fmt::format("step {}: {}; {}", steps_ + 1, what, advice));
   }
 
   Backend& backend_;
@@ -309,21 +408,22 @@ class Trainer {
   Optimizer optimizer_;
   index batch_;
   long steps_ = 0;
+  bool stop_wished_ = false;
   detail::Network<Backend, Method> student_;
   detail::Network<Backend, typename Method::Teacher> teacher_;
   Buffer<Master> gradient_{Student::parameters};
   Buffer<Scalars> scalars_{1};
-  Buffer<double> loss_{1}, squares_{static_cast<index>(Student::entries.size())};
-  Buffer<int> blocked_{1};
+  Buffer<Control> control_{1};
+  Buffer<double> squares_{static_cast<index>(Student::entries.size())};
   std::array<typename Backend::Recording, 2> recordings_;  // without and with the gradients of frozen tensors
   const Scalar* recorded_images_ = nullptr;                // what they were made for
-  std::array<Buffer<Master>, Optimizer::states> optimizer_state_ =
-      make_states(std::make_index_sequence<Optimizer::states>{});
+  States optimizer_state_;
+  Exchange exchange_;  // the last member: its lane uses others
 
-  template <std::size_t... i>
-  static auto make_states(std::index_sequence<i...>) {
-    return std::array<Buffer<Master>, Optimizer::states>{
-        (static_cast<void>(i), Buffer<Master>(Student::parameters))...};
+  static States make_states(index count) {
+    States states;
+    for (auto& state : states) state = Buffer<Master>(count);
+    return states;
   }
 };
 

@@ -1,0 +1,246 @@
+// How ranks share a training step: gradients are added up while backward goes on, and every rank updates all weights
+// (Replicated) or a part of them (ZeroStage1, whose optimizer states are split).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <map>
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "tessera/comm/collective.hpp"
+#include "tessera/comm/serial.hpp"
+#include "tessera/core/context.hpp"
+#include "tessera/core/layout.hpp"
+#include "tessera/core/scalar.hpp"
+#include "tessera/core/update.hpp"
+
+namespace tessera::inline TESSERA_ABI::comm {
+
+inline constexpr index default_bucket_bytes = index{25} << 20;
+
+namespace detail {
+
+// The boundary between tensors that lies nearest to `target`, within [first, last].
+[[nodiscard]] inline index nearest_boundary(std::span<const Entry> entries, index target, index first, index last) {
+  index nearest = last;
+  const auto distance = [target](index at) { return at < target ? target - at : at - target; };
+  for (const Entry& entry : entries)
+    if (entry.role != Role::statistic && entry.offset >= first && entry.offset < last &&
+        distance(entry.offset) < distance(nearest))
+      nearest = entry.offset;
+  return nearest;
+}
+
+}  // namespace detail
+
+// One rank: it updates everything by itself.
+template <class Backend>
+class Alone : public NoExchange {
+ public:
+  static constexpr bool split = false;
+  using Value = Accumulator<typename Backend::Scalar>;
+
+  Alone(Backend&, Serial&, std::span<const Entry>, bool, Value*, index size, index) : part_{0, size, 0} {}
+
+  static void begin() noexcept {}
+  static void finish() noexcept {}
+  static void settle() noexcept {}
+  [[nodiscard]] std::span<const Part> parts() const { return {&part_, 1}; }
+  [[nodiscard]] index state_size() const { return part_.last; }
+  template <class Values>
+  static void gather(index, Values) noexcept {}
+
+ private:
+  Part part_;
+};
+
+// Several ranks. Gradients become final from the end of their flat buffer to its start, for that is the order of
+// backward. They travel in buckets: ranges that end where backward has told that it is done, of `bucket_bytes` or more,
+// on a lane beside the backend and by a communicator of their own. Which buckets there are is found when the step is
+// planned; that they are the same on all ranks follows from the step being the same.
+template <class Backend, class Communicator, bool split_>
+class Exchange {
+ public:
+  static constexpr bool shared = true, split = split_;
+  using Scalar = typename Backend::Scalar;
+  using Value = Accumulator<Scalar>;
+
+  // gradient: the flat buffer, `size` elements with the tensors of `entries`; whole_tensors: a rank's part must not end
+  // within a tensor. All ranks make theirs together.
+  Exchange(Backend& backend, Communicator& communicator, std::span<const Entry> entries, bool whole_tensors,
+           Value* gradient, index size, index bucket_bytes)
+      : backend_(backend),
+        beside_(communicator.duplicate()),
+        ranks_(communicator.size()),
+        rank_(communicator.rank()),
+        entries_(entries),
+        whole_tensors_(whole_tensors),
+        gradient_(gradient),
+        size_(size),
+        bucket_size_(larger(index{1}, bucket_bytes / static_cast<index>(sizeof(Value)))),
+        lane_(backend) {}
+  Exchange(const Exchange&) = delete;
+  Exchange& operator=(const Exchange&) = delete;
+  // A step that was not finished will never be: the other ranks must not wait for it.
+  ~Exchange() {
+    if (running_) beside_.abort();
+  }
+
+  // A step begins. While it is planned, the buckets are found.
+  void begin() {
+    running_ = !backend_.planning();
+    started_ = 0;
+    if (backend_.planning()) buckets_.clear();
+  }
+
+  // The gradients from this one on are final.
+  void final_from(const Value* from) { final_from(from - gradient_); }
+
+  // All gradients are final: returns when, in the backend's order, they are summed.
+  void finish() {
+    if (backend_.planning() && last() > 0) buckets_.push_back({0, last(), {}});
+    final_from(index{0});
+    join();
+    running_ = false;
+  }
+
+  // Cuts the buckets that planning has found for the ranks.
+  void settle() {
+    parts_.clear();
+    cuts_below_.clear();
+    for (Bucket& bucket : buckets_) cut(bucket);
+    if constexpr (split) {
+      index state = 0;
+      for (auto bucket = buckets_.rbegin(); bucket != buckets_.rend(); ++bucket) {
+        const index first = bucket->first + bucket->cuts[place()], last = bucket->first + bucket->cuts[place() + 1];
+        if (first < last) parts_.push_back({first, last, state});
+        state += last - first;
+      }
+    } else {
+      parts_.push_back({0, size_, 0});
+    }
+  }
+
+  // What this rank updates, ascending.
+  [[nodiscard]] std::span<const Part> parts() const { return parts_; }
+  // Elements of each optimizer state on this rank.
+  [[nodiscard]] index state_size() const {
+    return parts_.empty() ? 0 : parts_.back().state + parts_.back().last - parts_.back().first;
+  }
+
+  // Calls body(first, size) for what of the first `count` elements falls to this rank.
+  template <class Body>
+  void for_parts(index count, Body&& body) const {
+    for (const Part& part : parts_)
+      if (const index last = smaller(part.last, count); part.first < last) body(part.first, last - part.first);
+    if (backend_.planning() && parts_.empty()) body(index{0}, count);
+  }
+  // Fetches the other ranks' parts of the first `count` elements.
+  template <class Element>
+  void gather(index count, Element* values) {
+    if (!split || backend_.planning()) return;
+    for (std::size_t i = 0; i < buckets_.size(); ++i)
+      if (buckets_[i].first < count)
+        beside([values = values + buckets_[i].first, cuts = cuts_below(count, buckets_[i])](
+                   auto& lane, Communicator& communicator) { communicator.all_gather(lane, values, cuts); });
+    join();
+  }
+  template <class Low>
+  void gather(index count, MasterAndCopy<Low> values) {
+    gather(count, values.master);
+    gather(count, values.copy);
+  }
+
+  // body(lane, communicator) is done beside what the backend does from now on; until join(), which makes the backend
+  // wait.
+  template <class Body>
+  void beside(Body body) {
+    if (!backend_.planning()) lane_.start([this, body](auto& lane) { body(lane, beside_); });
+  }
+  void join() {
+    if (!backend_.planning()) lane_.join();
+  }
+
+  // Where the ranks' parts of a buffer lie if each has `size` elements.
+  [[nodiscard]] Cuts equal_parts(index size) {
+    auto& cuts = equal_parts_[size];
+    if (cuts.empty())
+      for (int rank = 0; rank <= ranks_; ++rank) cuts.push_back(size * rank);
+    return cuts;
+  }
+
+ private:
+  struct Bucket {
+    index first, last;
+    std::vector<index> cuts;  // from its first element on
+  };
+
+  // Where the buckets so far begin.
+  [[nodiscard]] index last() const { return buckets_.empty() ? size_ : buckets_.back().first; }
+  [[nodiscard]] std::size_t place() const { return static_cast<std::size_t>(rank_); }
+
+  void final_from(index from) {
+    if (backend_.planning()) {
+      if (last() - from >= bucket_size_) buckets_.push_back({from, last(), {}});
+      return;
+    }
+    for (; started_ < buckets_.size() && from <= buckets_[started_].first; ++started_)
+      beside([this, i = started_](auto& lane, Communicator& communicator) {
+        const Bucket& bucket = buckets_[i];
+        if constexpr (split)
+          communicator.reduce_scatter(lane, gradient_ + bucket.first, Cuts(bucket.cuts));
+        else
+          communicator.all_reduce(lane, gradient_ + bucket.first, bucket.last - bucket.first);
+      });
+  }
+
+  // Those of a bucket that may reach beyond the first `count` elements.
+  [[nodiscard]] Cuts cuts_below(index count, const Bucket& bucket) {
+    if (bucket.last <= count) return bucket.cuts;
+    auto& cuts = cuts_below_[count];
+    if (cuts.empty())
+      for (const index cut : bucket.cuts) cuts.push_back(smaller(cut, count - bucket.first));
+    return cuts;
+  }
+
+  void cut(Bucket& bucket) const {
+    bucket.cuts.assign(static_cast<std::size_t>(ranks_) + 1, 0);
+    const index size = bucket.last - bucket.first;
+    for (int r = 1; r <= ranks_; ++r) {
+      index& at = bucket.cuts[static_cast<std::size_t>(r)];
+      at = even_cut(size, ranks_, r, entry_alignment);
+      if (whole_tensors_ && r < ranks_)
+        at = detail::nearest_boundary(entries_, bucket.first + at, bucket.first, bucket.last) - bucket.first;
+    }
+  }
+
+  Backend& backend_;
+  Communicator beside_;
+  int ranks_, rank_;
+  std::span<const Entry> entries_;
+  bool whole_tensors_;
+  Value* gradient_;
+  index size_, bucket_size_;
+  std::vector<Bucket> buckets_;  // from the end of the buffer to its start
+  std::size_t started_ = 0;
+  bool running_ = false;
+  std::vector<Part> parts_;
+  std::map<index, std::vector<index>> equal_parts_, cuts_below_;  // kept: the lane reads them
+  typename Backend::Lane lane_;                                   // the last member: its jobs use the others
+};
+
+// Every rank updates all weights.
+template <class Backend, class Communicator>
+using Replicated =
+    std::conditional_t<std::is_same_v<Communicator, Serial>, Alone<Backend>, Exchange<Backend, Communicator, false>>;
+
+// A rank updates a part of every bucket, has the optimizer states of that part alone, and moves that part of the
+// momentum encoder; the results are the same to the bit.
+template <class Backend, class Communicator>
+using ZeroStage1 =
+    std::conditional_t<std::is_same_v<Communicator, Serial>, Alone<Backend>, Exchange<Backend, Communicator, true>>;
+
+}  // namespace tessera::inline TESSERA_ABI::comm

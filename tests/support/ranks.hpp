@@ -1,0 +1,101 @@
+// Training runs on one rank or many, to be compared.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "support/fixture.hpp"
+#include "support/parity.hpp"
+#include "tessera/comm/exchange.hpp"
+#include "tessera/core/random.hpp"
+#include "tessera/cpu/cpu.hpp"
+
+namespace tessera::test {
+
+// A run on random images from one seed: `batch` images a step on all ranks together.
+struct Plan {
+  index batch = 24;
+  int steps = 1;
+  double learning_rate = 1e-3;
+  index bucket_bytes = index{16} << 10;  // several buckets in a model of 28,000 parameters
+};
+
+// What a run leaves on one rank.
+template <class Scalar>
+struct Outcome {
+  std::vector<double> losses;
+  std::vector<Scalar> gradient, student, teacher, student_statistics, teacher_statistics;
+
+  bool operator==(const Outcome& other) const {
+    const auto same = [](const auto& a, const auto& b) {
+      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
+    };
+    return same(losses, other.losses) && same(gradient, other.gradient) && same(student, other.student) &&
+           same(teacher, other.teacher) && same(student_statistics, other.student_statistics) &&
+           same(teacher_statistics, other.teacher_statistics);
+  }
+};
+
+// Rank `rank`'s rows of the stacked views of step t.
+template <class Scalar, class Method>
+[[nodiscard]] std::vector<Scalar> random_views(const Plan& run, int t, int rank, int ranks) {
+  const index mine = run.batch / ranks;
+  std::vector<Scalar> images;
+  for (int view = 0; view < 2; ++view)
+    for (index i = rank * mine; i < (rank + 1) * mine; ++i) {
+      Random random(7, Purpose::test, static_cast<std::uint32_t>(t * 2 + view), static_cast<std::uint32_t>(i));
+      for (int k = 0; k < Method::in; ++k) images.push_back(static_cast<Scalar>(random.normal()));
+    }
+  return images;
+}
+
+template <class Trainer>
+[[nodiscard]] auto outcome_of(Trainer& trainer, std::vector<double> losses) {
+  using Master = typename Trainer::Master;
+  using Student = typename Trainer::Student;
+  using Teacher = typename Trainer::Teacher;
+  const auto state = trainer.state();
+  const auto read = [&](const Master* from, index count) { return downloaded(trainer.backend(), from, count); };
+  return Outcome<Master>{std::move(losses),
+                         read(state.gradient, Student::parameters),
+                         read(state.student, Student::parameters),
+                         read(state.teacher, Teacher::parameters),
+                         read(state.student_statistics, Student::statistics),
+                         read(state.teacher_statistics, Teacher::statistics)};
+}
+
+template <class Optimizer, template <class, class> class Sharing = comm::Replicated, class Method = Learned,
+          class Communicator, class Scalar = double>
+[[nodiscard]] Outcome<Scalar> train(Communicator& communicator, const Plan& run, Optimizer optimizer = {}) {
+  using Backend = cpu::Backend<Scalar>;
+  Backend backend(1);
+  Trainer<Method, Optimizer, Backend, Communicator, Sharing> trainer(
+      backend, communicator, optimizer, run.batch / communicator.size(), 3, run.bucket_bytes);
+  std::vector<double> losses;
+  for (int t = 0; t < run.steps; ++t) {
+    const auto images = random_views<Scalar, Method>(run, t, communicator.rank(), communicator.size());
+    losses.push_back(trainer.step({images.data(), 2 * trainer.batch()}, {run.learning_rate, {0.2, 0.95}, false}));
+  }
+  return outcome_of(trainer, std::move(losses));
+}
+
+// The largest difference of a tensor relative to its largest magnitude, or to 0.01, over all tensors of a layout.
+template <class Table, class Scalar>
+[[nodiscard]] double tensor_error(const std::vector<Scalar>& values, const std::vector<Scalar>& expected) {
+  double largest = 0;
+  for (const Entry& entry : Table::entries) {
+    if (entry.role == Role::statistic) continue;
+    const auto at = static_cast<std::size_t>(entry.offset);
+    const std::vector<double> reference(expected.begin() + entry.offset,
+                                        expected.begin() + entry.offset + entry.size());
+    largest = std::max(largest, relative_error(values.data() + at, reference));
+  }
+  return largest;
+}
+
+}  // namespace tessera::test

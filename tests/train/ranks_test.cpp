@@ -1,0 +1,268 @@
+// Several ranks train as one with all of the batch.
+#include <gmock/gmock.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <thread>
+#include <utility>
+
+#include "support/ranks.hpp"
+#include "tessera/comm/threads.hpp"
+#include "tessera/train/checkpoint.hpp"
+
+namespace tessera::test {
+namespace {
+
+using comm::Replicated;
+using comm::ZeroStage1;
+
+// The outcomes of all ranks, which must be the same but for the gradient: with split states a rank has sums of its part
+// alone.
+template <class Optimizer, template <class, class> class Sharing = Replicated, class Method = Learned>
+Outcome<double> train_on(int ranks, const Plan& run, Optimizer optimizer = {}) {
+  std::vector<Outcome<double>> outcomes(static_cast<std::size_t>(ranks));
+  comm::run_threads(ranks, [&](comm::Threads& communicator) {
+    outcomes[static_cast<std::size_t>(communicator.rank())] =
+        train<Optimizer, Sharing, Method>(communicator, run, optimizer);
+  });
+  for (std::size_t r = 1; r < outcomes.size(); ++r) {
+    if (std::is_same_v<Sharing<cpu::Backend<double>, comm::Threads>, ZeroStage1<cpu::Backend<double>, comm::Threads>>)
+      outcomes[r].gradient = outcomes[0].gradient;
+    EXPECT_TRUE(outcomes[r] == outcomes[0]) << "rank " << r << " of " << ranks << " differs from rank 0";
+  }
+  return outcomes[0];
+}
+
+template <class Optimizer, class Method = Learned>
+Outcome<double> train_alone(const Plan& run, Optimizer optimizer = {}) {
+  comm::Serial serial;
+  return train<Optimizer, Replicated, Method>(serial, run, optimizer);
+}
+
+TEST(Ranks, GradientsAreThoseOfOneRankWithTheWholeBatch) {
+  const auto alone = train_alone<optim::Sgd>({});
+  for (const int ranks : {1, 2, 3, 4, 6, 8, 12}) {
+    const auto together = train_on<optim::Sgd>(ranks, {});
+    EXPECT_NEAR(together.losses[0], alone.losses[0], 1e-12) << ranks;
+    EXPECT_LE(tensor_error<Layout<Learned>>(together.gradient, alone.gradient), 1e-12) << ranks;
+  }
+}
+
+template <class Optimizer>
+void check_trajectory(const Plan& run, Optimizer optimizer = {}) {
+  const auto alone = train_alone(run, optimizer);
+  for (const int ranks : {2, 3, 4, 8}) {
+    SCOPED_TRACE(fmt::format("{} on {} ranks", Optimizer::name, ranks));
+    const auto together = train_on(ranks, run, optimizer);
+    for (std::size_t t = 0; t < alone.losses.size(); ++t) EXPECT_NEAR(together.losses[t], alone.losses[t], 1e-10) << t;
+    EXPECT_LE(tensor_error<Layout<Learned>>(together.student, alone.student), 1e-10);
+    EXPECT_LE(tensor_error<Layout<Learned::Teacher>>(together.teacher, alone.teacher), 1e-10);
+  }
+}
+
+TEST(Ranks, TrajectoriesAreThoseOfOneRank) {
+  // epsilon is larger than the rounding of gradients that are zero in exact arithmetic, which Adam would blow up.
+  check_trajectory<optim::AdamW>({.steps = 20, .learning_rate = 1e-4}, {.epsilon = 1e-6});
+  check_trajectory<optim::Lars>({.steps = 20, .learning_rate = 0.3});
+  check_trajectory<optim::Lamb>({.steps = 20, .learning_rate = 1e-3});
+  check_trajectory<optim::Sgd>({.steps = 20, .learning_rate = 0.03});
+}
+
+TEST(Ranks, RunsAreTheSameBits) {
+  const Plan run{.steps = 3};
+  for (const int ranks : {2, 4}) EXPECT_TRUE(train_on<optim::AdamW>(ranks, run) == train_on<optim::AdamW>(ranks, run));
+}
+
+TEST(Ranks, BucketsDoNotChangeABit) {
+  Plan run{.steps = 3};
+  const auto expected = train_on<optim::AdamW>(3, run);
+  for (const index bytes : {index{1}, index{4} << 10, index{1} << 20, std::numeric_limits<index>::max()}) {
+    run.bucket_bytes = bytes;
+    EXPECT_TRUE(train_on<optim::AdamW>(3, run) == expected) << "buckets of " << bytes << " bytes";
+  }
+}
+
+template <class Optimizer, class Method = Learned>
+void check_split_states(double learning_rate) {
+  for (const int ranks : {2, 3, 4}) {
+    SCOPED_TRACE(fmt::format("{} on {} ranks", Optimizer::name, ranks));
+    for (const index bytes : {index{1}, index{16} << 10, index{1} << 30}) {
+      const Plan run{.steps = 3, .learning_rate = learning_rate, .bucket_bytes = bytes};
+      auto split = train_on<Optimizer, ZeroStage1, Method>(ranks, run);
+      const auto replicated = train_on<Optimizer, Replicated, Method>(ranks, run);
+      split.gradient = replicated.gradient;
+      EXPECT_TRUE(split == replicated) << "buckets of " << bytes << " bytes";
+    }
+  }
+}
+
+TEST(Ranks, SplitStatesDoNotChangeABit) {
+  check_split_states<optim::AdamW>(1e-3);
+  check_split_states<optim::Sgd>(0.03);
+  check_split_states<optim::Lamb>(1e-3);
+  check_split_states<optim::Lars>(0.3);
+  check_split_states<optim::AdamW, Frozen>(1e-3);
+}
+
+// Each rank's memory for states is its share and little more.
+TEST(Ranks, SplitStatesAreSplit) {
+  comm::run_threads(4, [&](comm::Threads& communicator) {
+    cpu::Backend<double> backend(1);
+    Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads> whole(backend, communicator, {}, 6, 3);
+    Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads, ZeroStage1> split(backend, communicator, {}, 6,
+                                                                                          3);
+    const index states = 2 * Layout<Learned>::parameters * index{sizeof(double)};
+    EXPECT_NEAR(static_cast<double>(whole.parameter_bytes() - split.parameter_bytes()),
+                0.75 * static_cast<double>(states), 0.02 * static_cast<double>(states));
+  });
+}
+
+// With a value of an image of one rank that is not a number, all ranks refuse the same step, and all keep their
+// weights.
+template <template <class, class> class Sharing>
+void check_not_finite(double bad) {
+  constexpr int ranks = 3, culprit = 1;
+  const Plan plan;
+  comm::run_threads(ranks, [&](comm::Threads& communicator) {
+    cpu::Backend<double> backend(1);
+    Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads, Sharing> trainer(backend, communicator, {}, 8,
+                                                                                         3);
+    auto images = random_views<double, Learned>(plan, 0, communicator.rank(), ranks);
+    const StepSettings<Learned> settings{1e-3, {0.2, 0.95}};
+    trainer.step({images.data(), 16}, settings);
+    const auto before = outcome_of(trainer, {}).student;
+    if (communicator.rank() == culprit) images[5] = bad;
+    EXPECT_THROW(trainer.step({images.data(), 16}, settings), NotFinite) << "rank " << communicator.rank();
+    EXPECT_EQ(trainer.steps(), 1);
+    EXPECT_EQ(outcome_of(trainer, {}).student, before) << "rank " << communicator.rank();
+  });
+}
+
+TEST(Ranks, DecideAlikeOnWhatIsNotFinite) {
+  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    check_not_finite<Replicated>(bad);
+    check_not_finite<ZeroStage1>(bad);
+  }
+}
+
+TEST(Ranks, AgreeToStop) {
+  comm::run_threads(3, [&](comm::Threads& communicator) {
+    cpu::Backend<double> backend(1);
+    Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, {}, 8, 3);
+    const auto images = random_views<double, Learned>({}, 0, communicator.rank(), 3);
+    StepSettings<Learned> settings{1e-3, {0.2, 0.95}};
+    trainer.step({images.data(), 16}, settings);
+    EXPECT_FALSE(trainer.stop_wished());
+    settings.stop = communicator.rank() == 2;
+    trainer.step({images.data(), 16}, settings);
+    EXPECT_TRUE(trainer.stop_wished()) << "rank " << communicator.rank();
+  });
+}
+
+// A rank that leaves in the middle of a step: the others are told which step and which rank, and do not wait for ever.
+TEST(Ranks, NameTheOneThatIsMissing) {
+  const auto start = std::chrono::steady_clock::now();
+  try {
+    comm::run_threads(3, [&](comm::Threads& communicator) {
+      communicator.set_deadline(std::chrono::milliseconds(500));
+      cpu::Backend<double> backend(1);
+      Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, {}, 8, 3);
+      const auto images = random_views<double, Learned>({}, 0, communicator.rank(), 3);
+      trainer.step({images.data(), 16}, {1e-3, {0.2, 0.95}});
+      if (communicator.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(900));
+      trainer.step({images.data(), 16}, {1e-3, {0.2, 0.95}});
+    });
+    FAIL() << "nobody noticed";
+  } catch (const comm::RankLost& lost) {
+    EXPECT_THAT(lost.what(), testing::MatchesRegex("step 2: all_reduce of [0-9]+ double \\(call [0-9]+\\): rank 1 did "
+                                                   "not come within 0.5 s"));
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+}
+
+// Trains, saves on some ranks, continues on others; with states split or not: the same file, to the bit.
+template <template <class, class> class Sharing>
+void continue_on(int ranks, const std::filesystem::path& from, const std::filesystem::path& to, int steps) {
+  const Plan plan;
+  comm::run_threads(ranks, [&](comm::Threads& communicator) {
+    cpu::Backend<double> backend(1);
+    Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads, Sharing> trainer(
+        backend, communicator, {}, plan.batch / ranks, 3, index{16} << 10);
+    if (!from.empty()) load_checkpoint(from, trainer, {});
+    for (int t = 0; t < steps; ++t) {
+      const auto images =
+          random_views<double, Learned>(plan, static_cast<int>(trainer.steps()), communicator.rank(), ranks);
+      trainer.step({images.data(), 2 * trainer.batch()}, {1e-3, {0.2, 0.95}});
+    }
+    save_checkpoint(to, trainer, {});
+  });
+}
+
+[[nodiscard]] std::string bytes_of(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST(Ranks, CheckpointsAreForAnyNumberOfThem) {
+  const auto folder = std::filesystem::temp_directory_path() / fmt::format("tessera-ranks-{}", ::getpid());
+  std::filesystem::create_directories(folder);
+  const auto file = [&](const char* name) { return folder / name; };
+  continue_on<ZeroStage1>(4, {}, file("split"), 3);
+  continue_on<Replicated>(4, {}, file("replicated"), 3);
+  EXPECT_EQ(bytes_of(file("split")), bytes_of(file("replicated")));
+  continue_on<ZeroStage1>(3, file("split"), file("same"), 0);
+  EXPECT_EQ(bytes_of(file("same")), bytes_of(file("split")));
+  continue_on<ZeroStage1>(3, file("split"), file("on_3"), 2);
+  continue_on<Replicated>(3, file("replicated"), file("whole_on_3"), 2);
+  EXPECT_EQ(bytes_of(file("on_3")), bytes_of(file("whole_on_3")));
+  continue_on<Replicated>(4, {}, file("never_stopped"), 5);
+  continue_on<ZeroStage1>(4, file("split"), file("continued"), 2);
+  EXPECT_EQ(bytes_of(file("continued")), bytes_of(file("never_stopped")));
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Ranks, AllAreToldThatACheckpointCouldNotBeWritten) {
+  std::atomic<int> told = 0;
+  comm::run_threads(3, [&](comm::Threads& communicator) {
+    cpu::Backend<double> backend(1);
+    Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, {}, 8, 3);
+    try {
+      save_checkpoint("/nowhere/at/all", trainer, {});
+    } catch (const Error&) {
+      ++told;
+    }
+  });
+  EXPECT_EQ(told, 3);
+}
+
+// A fixture's step, dealt out to as many ranks as the reference had.
+void check_fixture(const char* name, int ranks) {
+  const Fixture fixture(name);
+  const index batch = fixture.tensor("x1").shape[0] / ranks;
+  const auto& losses = fixture.tensor("loss_per_rank").values;
+  double mean = 0;
+  for (const double one : losses) mean += one / static_cast<double>(losses.size());
+  comm::run_threads(ranks, [&](comm::Threads& communicator) {
+    using Backend = cpu::Backend<double>;
+    Backend backend(1);
+    Session<Frozen, Backend, optim::AdamW, comm::Threads> run(backend, fixture, batch, {}, communicator);
+    const double loss = run.step(0, 0, fixture.number("m"));
+    EXPECT_NEAR(loss, mean, 1e-9);
+    run.expect_gradient();
+    run.expect_statistics();
+  });
+}
+
+TEST(Ranks, TwoAreTheReference) {
+  check_fixture("moco_ranks_2", 2);
+}
+TEST(Ranks, ThreeAreTheReference) {
+  check_fixture("moco_ranks_3", 3);
+}
+
+}  // namespace
+}  // namespace tessera::test
