@@ -79,14 +79,18 @@ inline bool parse(CLI::App& app, int argc, char** argv) {
   }
 }
 
-// Runs a program: what it throws becomes one sentence on standard error and exit code 2.
+// Runs a program: what it throws becomes one sentence on standard error and the exit code that tessera::exit_code
+// explains.
 template <class Program>
 int guarded(const char* name, Program&& program) {
   try {
     return program();
+  } catch (const ts::Error& problem) {
+    fmt::print(stderr, "{}: {}\n", name, problem.what());
+    return problem.exit_code();
   } catch (const std::exception& problem) {
     fmt::print(stderr, "{}: {}\n", name, problem.what());
-    return 2;
+    return ts::exit_code::failed;
   }
 }
 

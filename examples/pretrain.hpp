@@ -8,6 +8,7 @@
 
 #include "options.hpp"
 #include "report.hpp"
+#include "tessera/comm/fingerprint.hpp"
 #include "tessera/data/normalization.hpp"
 #include "tessera/io/npy.hpp"
 #include "tessera/train/pretrain.hpp"
@@ -23,7 +24,7 @@ struct Options {
   std::vector<std::string> class_names;
 };
 
-// Features of the test images, and the report.
+// Features of the test images, and the report; rank 0 writes them.
 template <class Run>
 void write_results(Run& run, const Options& options, const ts::data::IdxDataset& train_set,
                    const ts::data::IdxDataset& test_set) {
@@ -39,6 +40,7 @@ void write_results(Run& run, const Options& options, const ts::data::IdxDataset&
                     run.features(train_set, options.recipe.knn_bank),
                     run.features(test_set),
                     {}};
+  if (!run.leads()) return;
   if constexpr (Run::Encoder::Pooling::class_token)
     input.attention = run.attention(test_set, std::min({8, test_set.size(), 2 * options.recipe.batch_size}));
   const auto count = input.queries.labels.size();
@@ -48,6 +50,17 @@ void write_results(Run& run, const Options& options, const ts::data::IdxDataset&
   fmt::print("{}: checkpoint.safetensors, features.npy, labels.npy, metrics.jsonl, report.html\n", out.string());
 }
 
+// What must be the same on all ranks.
+template <class Method, class Optimizer>
+[[nodiscard]] std::vector<ts::comm::Fact> facts(const Options& options, int images) {
+  std::vector<ts::comm::Fact> facts{{"build", ts::abi_name},
+                                    {"method", Method::name},
+                                    {"parameters", std::to_string(ts::Layout<Method>::parameters)},
+                                    {"optimizer", Optimizer::name}};
+  for (const auto& [name, value] : options.recipe.identity(images)) facts.push_back({name, value});
+  return facts;
+}
+
 template <class Method, class Optimizer, class Device>
 int train(const Options& options) {
   const ts::data::IdxDataset train_set(options.data, "train"), test_set(options.data, "t10k");
@@ -55,10 +68,13 @@ int train(const Options& options) {
     ts::fail("--data {}: training images have {} x {} pixels, but test images {} x {}", options.data,
              train_set.height(), train_set.width(), test_set.height(), test_set.width());
   options.recipe.check();
-  typename Device::Backend backend = Device::open(options);
-  ts::Pretraining<Method, Optimizer, ts::data::IdxDataset, typename Device::Backend, Device::template Feed> run(
-      backend, options.recipe, train_set, test_set, ts::data::measure_normalization(train_set));
-  if (run.run() != 0) return 0;
+  Device device(options);
+  device.expect_alike(facts<Method, Optimizer>(options, train_set.size()));
+  ts::Pretraining<Method, Optimizer, ts::data::IdxDataset, typename Device::Backend, Device::template Feed,
+                  typename Device::Communicator, Device::template Sharing>
+      run(device.backend, device.communicator, options.recipe, train_set, test_set,
+          ts::data::measure_normalization(train_set));
+  if (!run.run()) return ts::exit_code::stopped;
   write_results(run, options, train_set, test_set);
   return 0;
 }
@@ -72,8 +88,11 @@ int with_optimizer(const Options& options) {
   ts::fail("--optimizer {}: there are adamw, lars, lamb and sgd", options.optimizer);
 }
 
-// Device: what trains. struct Device { Backend; Feed; static Backend open(const Options&); static void
-// add_options(...); };
+// Device: what trains, and with whom.
+// struct Device {
+//   Backend backend; Feed<...>; Communicator communicator; Sharing<...>;
+//   Device(const Options&); void expect_alike(facts); static void add_options(CLI::App&, Options&);
+// };
 template <class Device>
 int pretrain(int argc, char** argv) {
   Options options;
@@ -85,7 +104,7 @@ int pretrain(int argc, char** argv) {
   set_up(app);
   app.add_option("--data", options.data, "folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]")->required();
   app.add_option("-a,--arch", recipe.arch, "vit_tiny, vit_small or vit_base");
-  app.add_option("-b,--batch-size", recipe.batch_size, "images per step");
+  app.add_option("-b,--batch-size", recipe.batch_size, "images per step, of all ranks together");
   app.add_option("--lr", recipe.lr, "base learning rate, multiplied by batch size / 256");
   app.add_option("--wd,--weight-decay", recipe.weight_decay, "weight decay");
   app.add_option("--epochs", recipe.epochs, "epochs");
@@ -106,6 +125,8 @@ int pretrain(int argc, char** argv) {
   app.add_option("--knn-every", recipe.knn_every, "steps between k-NN monitors; 0: once an epoch");
   app.add_option("--knn-bank", recipe.knn_bank, "training images that the monitor knows");
   app.add_option("--save-every", recipe.save_every, "steps between checkpoints; 0: once an epoch");
+  app.add_option("--rank-timeout", recipe.rank_timeout,
+                 "seconds that a step waits for other ranks; 0: ten steps, and 30 s at least");
   app.add_option("--class-names", options.class_names,
                  "names of the labels 0, 1, ... in the report, with commas between")
       ->delimiter(',');

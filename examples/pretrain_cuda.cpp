@@ -9,10 +9,18 @@ namespace ts = tessera;
 
 struct Cuda {
   using Backend = ts::cuda::Backend<ts::bf16>;
+  using Communicator = ts::comm::Serial;
   template <class B, class Method, class Dataset>
   using Feed = ts::cuda::DeviceFeed<B, Method, Dataset>;
 
-  static Backend open(const examples::Options& options) { return Backend(options.device); }
+  template <class B, class C>
+  using Sharing = ts::comm::Replicated<B, C>;
+
+  Backend backend;
+  Communicator communicator;
+
+  explicit Cuda(const examples::Options& options) : backend(options.device) {}
+  static void expect_alike(const std::vector<ts::comm::Fact>&) {}
   static void add_options(CLI::App& app, examples::Options& options) {
     app.add_option("--device", options.device, "number of the CUDA device");
   }

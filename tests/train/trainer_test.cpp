@@ -141,17 +141,18 @@ TEST(Pretraining, ResumesBitwiseFromItsCheckpoint) {
     return std::vector<float>(state.student, state.student + Layout<Method>::parameters);
   };
   Backend one(2), two(2), three(2);
-  Run whole(one, recipe, images, images, data::imagenet_normalization);
-  EXPECT_EQ(whole.run(), 0);
+  comm::Serial alone;
+  Run whole(one, alone, recipe, images, images, data::imagenet_normalization);
+  EXPECT_TRUE(whole.run());
 
   {
-    Run stopped(two, recipe, images, images, data::imagenet_normalization);
+    Run stopped(two, alone, recipe, images, images, data::imagenet_normalization);
     stopped.save();
   }
   recipe.resume = recipe.out / "checkpoint.safetensors";
   recipe.workers = 2;
-  Run resumed(three, recipe, images, images, data::imagenet_normalization);
-  EXPECT_EQ(resumed.run(), 0);
+  Run resumed(three, alone, recipe, images, images, data::imagenet_normalization);
+  EXPECT_TRUE(resumed.run());
   testing::internal::GetCapturedStdout();
   EXPECT_EQ(weights(whole), weights(resumed));
   std::filesystem::remove_all(recipe.out);

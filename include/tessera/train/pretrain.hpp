@@ -2,6 +2,7 @@
 // (tessera::io, tessera::data).
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -41,9 +42,12 @@ struct AttentionMaps {
 namespace detail {
 
 inline data::LoaderOptions loader_options(const Recipe& recipe, int size, int channels,
-                                          const data::Normalization& normalization, long step, int per_epoch) {
+                                          const data::Normalization& normalization, long step, int per_epoch, int rank,
+                                          int ranks) {
   data::LoaderOptions options;
-  options.batch_size = recipe.batch_size;
+  options.batch_size = recipe.batch_size / ranks;
+  options.rank = rank;
+  options.ranks = ranks;
   options.image_size = size;
   options.channels = channels;
   options.views = data::moco_v3_views(recipe.crop_min);
@@ -77,81 +81,98 @@ class HostFeed {
 };
 
 // Trains Method on `train` by a recipe, watching the k-NN accuracy on `test`. Feed brings views to the backend:
-// HostFeed, or cuda::DeviceFeed.
+// HostFeed, or cuda::DeviceFeed. Communicator and Sharing are the trainer's: all ranks make their Pretraining, and call
+// its functions, together; rank 0 writes and talks.
 template <class Method_, class Optimizer, class Dataset, class Backend_ = cpu::Backend<float>,
-          template <class, class, class> class Feed = HostFeed>
+          template <class, class, class> class Feed = HostFeed, class Communicator = comm::Serial,
+          template <class, class> class Sharing = comm::Replicated>
 class Pretraining {
  public:
   using Method = Method_;
   using Backend = Backend_;
   using Scalar = typename Backend::Scalar;
   using Encoder = typename Method::Encoder;
+  using Trainer = tessera::Trainer<Method, Optimizer, Backend, Communicator, Sharing>;
   static constexpr int size = Encoder::Image::size, channels = Encoder::Image::channels;
 
-  // Throws Error if the recipe, the data or the checkpoint to resume from do not fit. Backend and data sets must
-  // outlive the run.
-  Pretraining(Backend& backend, const Recipe& recipe, const Dataset& train, const Dataset& test,
-              const data::Normalization& normalization)
-      : recipe_(checked(recipe)),
+  // Throws Error if the recipe, the data or the checkpoint to resume from do not fit. Backend, communicator and data
+  // sets must outlive the run.
+  Pretraining(Backend& backend, Communicator& communicator, const Recipe& recipe, const Dataset& train,
+              const Dataset& test, const data::Normalization& normalization)
+      : recipe_(checked(recipe, communicator.size())),
         per_epoch_(recipe.iterations_per_epoch(train.size())),
         train_(train),
         test_(test),
         normalization_(normalization),
         backend_(backend),
+        communicator_(communicator),
         pool_(recipe.threads),
-        trainer_(backend_, communicator_, Optimizer{.weight_decay = recipe.weight_decay}, recipe.batch_size,
-                 recipe.seed) {
+        trainer_(backend_, communicator_, Optimizer{.weight_decay = recipe.weight_decay},
+                 recipe.batch_size / communicator.size(), recipe.seed) {
     if (!recipe_.resume.empty()) load_checkpoint(recipe_.resume, trainer_, metadata());
     if (trainer_.steps() > last_step())
       fail("{}: was written at step {}, but this run ends at {}", recipe_.resume.string(), trainer_.steps(),
            last_step());
-    make_folder(recipe_.out);
-    log_ = std::make_unique<RunLog>(metrics_path(), recipe_, per_epoch_, trainer_.steps(), last_step());
+    if (leads()) make_folder(recipe_.out);
+    log_ = std::make_unique<RunLog>(metrics_path(), recipe_, per_epoch_, trainer_.steps(), last_step(), leads());
   }
 
-  [[nodiscard]] Trainer<Method, Optimizer, Backend, comm::Serial>& trainer() { return trainer_; }
+  [[nodiscard]] Trainer& trainer() { return trainer_; }
+  // Whether this is the rank that writes.
+  [[nodiscard]] bool leads() const { return communicator_.rank() == 0; }
   // Of the host, for evaluation.
   [[nodiscard]] ThreadPool& pool() { return pool_; }
   [[nodiscard]] const RunLog& log() const { return *log_; }
   [[nodiscard]] std::filesystem::path checkpoint_path() const { return recipe_.out / "checkpoint.safetensors"; }
   [[nodiscard]] std::filesystem::path metrics_path() const { return recipe_.out / "metrics.jsonl"; }
 
-  // Trains until the last epoch, or until a signal; returns the signal, or 0. A checkpoint is written in either case.
-  int run() {
+  // Trains until the last epoch, or until a signal to any rank; returns whether it trained to the end. A checkpoint is
+  // written in either case.
+  bool run() {
     const StopSignals signals;
     Feed<Backend, Method, Dataset> feed(
         backend_, train_,
-        detail::loader_options(recipe_, size, channels, normalization_, trainer_.steps(), per_epoch_));
+        detail::loader_options(recipe_, size, channels, normalization_, trainer_.steps(), per_epoch_,
+                               communicator_.rank(), communicator_.size()));
     log_->say(fmt::format(
-        "{}: {:.2f} M parameters trained, {:.0f} MB of weights and state, {:.0f} MB of activations, {}", recipe_.arch,
+        "{}: {:.2f} M parameters trained, {:.0f} MB of weights and state, {:.0f} MB of activations, {}{}", recipe_.arch,
         static_cast<double>(Layout<Method>::trained_count) / 1e6, static_cast<double>(trainer_.parameter_bytes()) / 1e6,
-        static_cast<double>(trainer_.activation_bytes()) / 1e6, backend_.name()));
+        static_cast<double>(trainer_.activation_bytes()) / 1e6, backend_.name(),
+        communicator_.size() > 1 ? fmt::format(", each of {} ranks", communicator_.size()) : ""));
     if (trainer_.steps() == 0) monitor();
-    while (trainer_.steps() < last_step() && StopSignals::caught() == 0) {
+    for (bool stop = !trainer_.all_agree(StopSignals::caught() == 0); trainer_.steps() < last_step() && !stop;) {
       step(feed);
+      stop = trainer_.stop_wished();
       const bool end = trainer_.steps() == last_step();
       if (end || trainer_.steps() % (recipe_.knn_every > 0 ? recipe_.knn_every : per_epoch_) == 0) monitor();
       if (end || trainer_.steps() % (recipe_.save_every > 0 ? recipe_.save_every : per_epoch_) == 0) save();
     }
-    if (trainer_.steps() == last_step()) return 0;
+    if (trainer_.steps() == last_step()) return true;
     save();
-    log_->say(fmt::format("stopped by signal {} after step {}; the same command with --resume {} continues",
-                          StopSignals::caught(), trainer_.steps(), checkpoint_path().string()));
-    return StopSignals::caught();
+    log_->say(fmt::format("stopped by a signal after step {}; the same command with --resume {} continues",
+                          trainer_.steps(), checkpoint_path().string()));
+    return false;
   }
 
-  // Features of the first `limit` images (all if negative), in evaluation mode.
+  // Features of the first `limit` images (all if negative), in evaluation mode. Every rank encodes a share and has all.
   [[nodiscard]] FeatureSet features(const Dataset& dataset, int limit = -1) {
     const int count = limit < 0 || limit > dataset.size() ? dataset.size() : limit;
     FeatureSet set{std::vector<float>(static_cast<std::size_t>(count) * Encoder::out), {}, Encoder::out};
-    const Buffer images(index{2} * recipe_.batch_size * Method::in),
-        features(index{2} * recipe_.batch_size * Encoder::out);
-    for (int first = 0; first < count; first += 2 * recipe_.batch_size) {
-      const int rows = count - first < 2 * recipe_.batch_size ? count - first : 2 * recipe_.batch_size;
-      show(dataset, first, rows, images);
-      trainer_.encode({images.data(), rows}, {features.data(), rows});
-      read(features, index{rows} * Encoder::out, set.values.data() + static_cast<index>(first) * Encoder::out);
+    const int most = static_cast<int>(Method::views * trainer_.batch());
+    const Buffer images(index{most} * Method::in), features(index{count} * Encoder::out);
+    std::vector<index> cuts;
+    for (int rank = 0; rank <= communicator_.size(); ++rank)
+      cuts.push_back(comm::even_cut(count, communicator_.size(), rank) * Encoder::out);
+    const auto mine = cuts.begin() + communicator_.rank();
+    const int first = static_cast<int>(mine[0] / Encoder::out), last = static_cast<int>(mine[1] / Encoder::out);
+    for (int at = first; at < last; at += most) {
+      const int rows = last - at < most ? last - at : most;
+      show(dataset, at, rows, images);
+      trainer_.encode({images.data(), rows}, {features.data() + index{at} * Encoder::out, rows});
     }
+    communicator_.all_gather(backend_, features.data(), cuts);
+    communicator_.wait(backend_);
+    read(features, features.size(), set.values.data());
     for (int i = 0; i < count; ++i) set.labels.push_back(dataset.label(i));
     return set;
   }
@@ -173,8 +194,11 @@ class Pretraining {
  private:
   using Buffer = typename Backend::template Buffer<Scalar>;
 
-  [[nodiscard]] static const Recipe& checked(const Recipe& recipe) {
+  [[nodiscard]] static const Recipe& checked(const Recipe& recipe, int ranks) {
     recipe.check();
+    if (recipe.batch_size % ranks != 0)
+      fail("--batch-size {} is the batch of all ranks and cannot be dealt out to {} of them in equal shares",
+           recipe.batch_size, ranks);
     return recipe;
   }
   static void make_folder(const std::filesystem::path& folder) {
@@ -219,9 +243,12 @@ class Pretraining {
     settings.coefficients.temperature = recipe_.moco_t;
     settings.coefficients.momentum = recipe_.momentum(epoch());
     settings.frozen_gradients = (trainer_.steps() + 1) % report_every == 0;
+    settings.stop = StopSignals::caught() != 0;
+    communicator_.set_deadline(patience());
     trainer_.start(images, settings);
     feed.prepare();
     const double loss = trainer_.finish();
+    communicator_.set_deadline(comm::default_deadline);  // behind the step, ranks wait for what one does alone
     log_->step(trainer_.steps(), loss, waited, clock.seconds());
     if (settings.frozen_gradients)
       log_->report({trainer_.steps(), loss, settings.learning_rate, settings.coefficients.momentum,
@@ -229,10 +256,21 @@ class Pretraining {
                     trainer_.gradient_norm(fmt::format("base_encoder.blocks.{}.", Encoder::depth - 1))});
   }
 
+  // How long a step may wait for other ranks. The first has no others to be measured by.
+  [[nodiscard]] std::chrono::milliseconds patience() const {
+    constexpr double shortest = 30, steps = 10;
+    const double typical = log_->seconds_per_step();
+    const double seconds = recipe_.rank_timeout > 0 ? recipe_.rank_timeout : larger(shortest, steps * typical);
+    if (recipe_.rank_timeout == 0 && typical == 0) return comm::default_deadline;
+    return std::chrono::milliseconds(static_cast<long>(1e3 * seconds));
+  }
+
   void monitor() {
     const FeatureSet bank = features(train_, recipe_.knn_bank), queries = features(test_);
-    const double accuracy = eval::knn_accuracy(pool_, bank.view(), bank.labels, queries.view(), queries.labels);
-    log_->knn(trainer_.steps(), accuracy, queries.labels.size());
+    if (leads())
+      log_->knn(trainer_.steps(), eval::knn_accuracy(pool_, bank.view(), bank.labels, queries.view(), queries.labels),
+                queries.labels.size());
+    static_cast<void>(trainer_.all_agree(true));  // all have come so far before the next step begins
   }
 
   Recipe recipe_;
@@ -241,9 +279,9 @@ class Pretraining {
   const Dataset& test_;
   data::Normalization normalization_;
   Backend& backend_;
+  Communicator& communicator_;
   ThreadPool pool_;
-  comm::Serial communicator_;
-  Trainer<Method, Optimizer, Backend, comm::Serial> trainer_;
+  Trainer trainer_;
   std::unique_ptr<RunLog> log_;
 };
 

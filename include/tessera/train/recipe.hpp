@@ -31,11 +31,12 @@ struct Recipe {
   double crop_min = 0.08;
   bool blur = true;  // the views' Gaussian blur; images of 32 pixels are better without
   std::uint64_t seed = 0;
-  int threads = 0;       // of the training step; 0: every processor
-  int workers = 1;       // threads of the loader
-  int knn_every = 0;     // steps between k-NN monitors; 0: one every epoch
-  int knn_bank = 10000;  // training images in the monitor's bank
-  int save_every = 0;    // steps between checkpoints; 0: one every epoch
+  int threads = 0;          // of the training step; 0: every processor
+  int workers = 1;          // threads of the loader
+  int knn_every = 0;        // steps between k-NN monitors; 0: one every epoch
+  int knn_bank = 10000;     // training images in the monitor's bank
+  int save_every = 0;       // steps between checkpoints; 0: one every epoch
+  double rank_timeout = 0;  // seconds to wait for other ranks in a step; 0: ten steps, and 30 s at least
 
   // Throws Error that names the flag.
   void check() const {
@@ -63,6 +64,8 @@ struct Recipe {
     at_least("--knn-every", 0, knn_every);
     at_least("--knn-bank", 1, knn_bank);
     at_least("--save-every", 0, save_every);
+    not_negative("--rank-timeout", rank_timeout);
+    if (rank_timeout > 1e6) fail("--rank-timeout must be at most 1000000 s, not {}", rank_timeout);
     for (const auto& [flag, count] : {std::pair("--threads", threads), std::pair("--workers", workers)})
       if (count > 1024) fail("{} must be at most 1024, not {}", flag, count);
   }

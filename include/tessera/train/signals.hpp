@@ -1,4 +1,4 @@
-// SIGINT and SIGTERM as a wish to stop that the training loop grants at the end of a step: POSIX.
+// SIGINT, SIGTERM and SIGUSR1 as a wish to stop that the training loop grants at the end of a step: POSIX.
 #pragma once
 
 #include <signal.h>
@@ -11,8 +11,9 @@
 
 namespace tessera::inline TESSERA_ABI {
 
-// While it lives, the first SIGINT or SIGTERM is remembered; a second one ends the program at once. Made by the main
-// thread, which is the one that Linux interrupts.
+// While it lives, the first of these signals is remembered (job systems announce the end of the time by SIGUSR1, and
+// mpirun forwards it, whereas after SIGTERM it kills within two seconds); a second one ends the program at once. Made
+// by the main thread, which is the one that Linux interrupts.
 //
 // The handler has a stack of its own: inside oneDNN's matrix products (2.6), the stack pointer points to a buffer on
 // the heap, and a handler on that stack overwrites what lies below.
@@ -41,7 +42,7 @@ class StopSignals {
     struct sigaction action {};
     action.sa_handler = handler;
     action.sa_flags = SA_ONSTACK | SA_RESTART;
-    for (const int signal : {SIGINT, SIGTERM}) ::sigaction(signal, &action, nullptr);
+    for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) ::sigaction(signal, &action, nullptr);
   }
   static void remember(int signal) {
     caught_ = signal;
