@@ -5,9 +5,9 @@ cd "$(dirname "$0")/.."
 . cmake/dependencies.sh
 need_packages "the tests" g++ cmake ninja-build ccache clang-14 libeigen3-dev libxtensor-dev libfmt-dev libgtest-dev \
   libgmock-dev libbenchmark-dev nlohmann-json3-dev libcli11-dev zlib1g-dev libpng-dev libdnnl-dev \
-  libopenblas-dev dataset-fashion-mnist python3
+  libopenblas-dev dataset-fashion-mnist python3 libopenmpi-dev openmpi-bin
 
-times=()
+times=() options=(-DTESSERA_EMULATE_OPERATIONS=ON)
 stage() {
   local name=$1 start=$SECONDS
   shift
@@ -16,7 +16,7 @@ stage() {
   times+=("$(printf '%5d s  %s' $((SECONDS - start)) "$name")")
 }
 configure_and_build() {
-  cmake --preset "$1" >"build-$1.log" 2>&1 || { cat "build-$1.log"; exit 1; }
+  cmake --preset "$1" "${options[@]}" >"build-$1.log" 2>&1 || { cat "build-$1.log"; exit 1; }
   grep 'tessera:' "build-$1.log" || true
   rm "build-$1.log"
   cmake --build --preset "$1" "${@:2}" -- --quiet
@@ -26,9 +26,14 @@ if [ "${1:-}" != "--quick" ]; then
   stage "build with AddressSanitizer and UndefinedBehaviorSanitizer" \
     configure_and_build asan --target sanitized_tests
   stage "tests with AddressSanitizer and UndefinedBehaviorSanitizer" \
-    ctest --preset asan -j "$(nproc)" -R '^(core|cpu|emulated|nn|models|ssl|optim|data|io|eval|train)/' --output-on-failure --progress
-  stage "build with ThreadSanitizer" configure_and_build tsan --target tests_core tests_data
-  stage "tests with ThreadSanitizer" ctest --preset tsan -R '^core/ThreadPool|^data/.*Loader' --output-on-failure
+    ctest --preset asan -j "$(nproc)" -R '^((core|cpu|emulated|nn|models|ssl|optim|data|io|eval|train)/|comm/[A-Z])' \
+    --output-on-failure --progress
+  stage "build with ThreadSanitizer" configure_and_build tsan \
+    --target tests_core tests_data tests_comm tests_ranks
+  stage "tests with ThreadSanitizer" \
+    ctest --preset tsan -j "$(nproc)" -R '^core/ThreadPool|^data/.*Loader|^comm/[A-Z]|^ranks/' --output-on-failure
+  # What the sanitizers have seen is not built again.
+  options=(-DTESSERA_EMULATE_OPERATIONS=OFF)
 fi
 stage "build" configure_and_build dev
 stage "tests" ctest --preset dev -j "$(nproc)" --output-on-failure
