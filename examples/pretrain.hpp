@@ -3,6 +3,8 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -61,6 +63,13 @@ template <class Method, class Optimizer>
   return facts;
 }
 
+// What this rank called last, for whoever asks which rank was lost, and in what. Never throws: there is worse to tell.
+template <class Communicator>
+void write_last_calls(const Communicator& communicator, const std::filesystem::path& out) {
+  if constexpr (requires { communicator.record(); })
+    std::ofstream(out / fmt::format("lost_rank_{}.txt", communicator.rank())) << communicator.record().last_calls();
+}
+
 template <class Method, class Optimizer, class Device>
 int train(const Options& options) {
   const ts::data::IdxDataset train_set(options.data, "train"), test_set(options.data, "t10k");
@@ -74,7 +83,12 @@ int train(const Options& options) {
                   typename Device::Communicator, Device::template Sharing>
       run(device.backend, device.communicator, options.recipe, train_set, test_set,
           ts::data::measure_normalization(train_set));
-  if (!run.run()) return ts::exit_code::stopped;
+  try {
+    if (!run.run()) return ts::exit_code::stopped;
+  } catch (const ts::comm::RankLost&) {
+    write_last_calls(device.communicator, options.recipe.out);
+    throw;
+  }
   write_results(run, options, train_set, test_set);
   return 0;
 }

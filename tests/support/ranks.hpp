@@ -13,7 +13,6 @@
 #include "support/parity.hpp"
 #include "tessera/comm/exchange.hpp"
 #include "tessera/core/random.hpp"
-#include "tessera/cpu/cpu.hpp"
 
 namespace tessera::test {
 
@@ -42,14 +41,14 @@ struct Outcome {
 };
 
 // Rank `rank`'s rows of the stacked views of step t.
-template <class Scalar, class Method>
-[[nodiscard]] std::vector<Scalar> random_views(const Plan& run, int t, int rank, int ranks) {
-  const index mine = run.batch / ranks;
-  std::vector<Scalar> images;
+template <class Method>
+[[nodiscard]] std::vector<double> random_views(const Plan& plan, int t, int rank, int ranks) {
+  const index mine = plan.batch / ranks;
+  std::vector<double> images;
   for (int view = 0; view < 2; ++view)
     for (index i = rank * mine; i < (rank + 1) * mine; ++i) {
       Random random(7, Purpose::test, static_cast<std::uint32_t>(t * 2 + view), static_cast<std::uint32_t>(i));
-      for (int k = 0; k < Method::in; ++k) images.push_back(static_cast<Scalar>(random.normal()));
+      for (int k = 0; k < Method::in; ++k) images.push_back(random.normal());
     }
   return images;
 }
@@ -69,17 +68,17 @@ template <class Trainer>
                          read(state.teacher_statistics, Teacher::statistics)};
 }
 
+// Of one rank.
 template <class Optimizer, template <class, class> class Sharing = comm::Replicated, class Method = Learned,
-          class Communicator, class Scalar = double>
-[[nodiscard]] Outcome<Scalar> train(Communicator& communicator, const Plan& run, Optimizer optimizer = {}) {
-  using Backend = cpu::Backend<Scalar>;
-  Backend backend(1);
+          class Backend, class Communicator>
+[[nodiscard]] auto train(Backend& backend, Communicator& communicator, const Plan& plan, Optimizer optimizer = {}) {
   Trainer<Method, Optimizer, Backend, Communicator, Sharing> trainer(
-      backend, communicator, optimizer, run.batch / communicator.size(), 3, run.bucket_bytes);
+      backend, communicator, optimizer, plan.batch / communicator.size(), 3, plan.bucket_bytes);
+  Held<typename Backend::Scalar, Backend> images(backend, 2 * trainer.batch() * Method::in);
   std::vector<double> losses;
-  for (int t = 0; t < run.steps; ++t) {
-    const auto images = random_views<Scalar, Method>(run, t, communicator.rank(), communicator.size());
-    losses.push_back(trainer.step({images.data(), 2 * trainer.batch()}, {run.learning_rate, {0.2, 0.95}, false}));
+  for (int t = 0; t < plan.steps; ++t) {
+    images.assign(random_views<Method>(plan, t, communicator.rank(), communicator.size()));
+    losses.push_back(trainer.step({images.data(), 2 * trainer.batch()}, {plan.learning_rate, {0.2, 0.95}}));
   }
   return outcome_of(trainer, std::move(losses));
 }

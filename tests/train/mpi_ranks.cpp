@@ -6,6 +6,7 @@
 #include "support/ranks.hpp"
 #include "tessera/comm/mpi.hpp"
 #include "tessera/comm/threads.hpp"
+#include "tessera/cpu/cpu.hpp"
 
 namespace tessera::test {
 namespace {
@@ -23,7 +24,8 @@ template <class Optimizer, template <class, class> class Sharing>
 Outcome<double> by_threads(int ranks, int rank, const Plan& plan) {
   Outcome<double> mine;
   comm::run_threads(ranks, [&](comm::Threads& communicator) {
-    auto outcome = train<Optimizer, Sharing>(communicator, plan);
+    cpu::Backend<double> backend(1);
+    auto outcome = train<Optimizer, Sharing>(backend, communicator, plan);
     if (communicator.rank() == rank) mine = std::move(outcome);
   });
   return mine;
@@ -31,7 +33,8 @@ Outcome<double> by_threads(int ranks, int rank, const Plan& plan) {
 
 template <class Optimizer, template <class, class> class Sharing>
 Outcome<double> check_threads(comm::Mpi& communicator, const Plan& plan, const char* what) {
-  const auto outcome = train<Optimizer, Sharing>(communicator, plan);
+  cpu::Backend<double> backend(1);
+  const auto outcome = train<Optimizer, Sharing>(backend, communicator, plan);
   expect(outcome == by_threads<Optimizer, Sharing>(communicator.size(), communicator.rank(), plan),
          fmt::format("rank {} of {}: {} differs from what threads do", communicator.rank(), communicator.size(), what));
   return outcome;
@@ -39,7 +42,8 @@ Outcome<double> check_threads(comm::Mpi& communicator, const Plan& plan, const c
 
 void check_one_rank(const comm::Mpi& communicator, const Outcome<double>& outcome, const Plan& plan) {
   comm::Serial serial;
-  const auto alone = train<optim::Sgd>(serial, plan);
+  cpu::Backend<double> backend(1);
+  const auto alone = train<optim::Sgd>(backend, serial, plan);
   const double gradient = tensor_error<Layout<Learned>>(outcome.gradient, alone.gradient);
   const double weights = tensor_error<Layout<Learned>>(outcome.student, alone.student);
   expect(gradient <= 1e-10 && weights <= 1e-10,

@@ -12,6 +12,7 @@
 
 #include "support/ranks.hpp"
 #include "tessera/comm/threads.hpp"
+#include "tessera/cpu/cpu.hpp"
 #include "tessera/train/checkpoint.hpp"
 
 namespace tessera::test {
@@ -26,8 +27,9 @@ template <class Optimizer, template <class, class> class Sharing = Replicated, c
 Outcome<double> train_on(int ranks, const Plan& run, Optimizer optimizer = {}) {
   std::vector<Outcome<double>> outcomes(static_cast<std::size_t>(ranks));
   comm::run_threads(ranks, [&](comm::Threads& communicator) {
+    cpu::Backend<double> backend(1);
     outcomes[static_cast<std::size_t>(communicator.rank())] =
-        train<Optimizer, Sharing, Method>(communicator, run, optimizer);
+        train<Optimizer, Sharing, Method>(backend, communicator, run, optimizer);
   });
   for (std::size_t r = 1; r < outcomes.size(); ++r) {
     if (std::is_same_v<Sharing<cpu::Backend<double>, comm::Threads>, ZeroStage1<cpu::Backend<double>, comm::Threads>>)
@@ -40,7 +42,8 @@ Outcome<double> train_on(int ranks, const Plan& run, Optimizer optimizer = {}) {
 template <class Optimizer, class Method = Learned>
 Outcome<double> train_alone(const Plan& run, Optimizer optimizer = {}) {
   comm::Serial serial;
-  return train<Optimizer, Replicated, Method>(serial, run, optimizer);
+  cpu::Backend<double> backend(1);
+  return train<Optimizer, Replicated, Method>(backend, serial, run, optimizer);
 }
 
 TEST(Ranks, GradientsAreThoseOfOneRankWithTheWholeBatch) {
@@ -131,7 +134,7 @@ void check_not_finite(double bad) {
     cpu::Backend<double> backend(1);
     Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads, Sharing> trainer(backend, communicator, {}, 8,
                                                                                          3);
-    auto images = random_views<double, Learned>(plan, 0, communicator.rank(), ranks);
+    auto images = random_views<Learned>(plan, 0, communicator.rank(), ranks);
     const StepSettings<Learned> settings{1e-3, {0.2, 0.95}};
     trainer.step({images.data(), 16}, settings);
     const auto before = outcome_of(trainer, {}).student;
@@ -153,7 +156,7 @@ TEST(Ranks, AgreeToStop) {
   comm::run_threads(3, [&](comm::Threads& communicator) {
     cpu::Backend<double> backend(1);
     Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, {}, 8, 3);
-    const auto images = random_views<double, Learned>({}, 0, communicator.rank(), 3);
+    const auto images = random_views<Learned>({}, 0, communicator.rank(), 3);
     StepSettings<Learned> settings{1e-3, {0.2, 0.95}};
     trainer.step({images.data(), 16}, settings);
     EXPECT_FALSE(trainer.stop_wished());
@@ -171,7 +174,7 @@ TEST(Ranks, NameTheOneThatIsMissing) {
       communicator.set_deadline(std::chrono::milliseconds(500));
       cpu::Backend<double> backend(1);
       Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, {}, 8, 3);
-      const auto images = random_views<double, Learned>({}, 0, communicator.rank(), 3);
+      const auto images = random_views<Learned>({}, 0, communicator.rank(), 3);
       trainer.step({images.data(), 16}, {1e-3, {0.2, 0.95}});
       if (communicator.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(900));
       trainer.step({images.data(), 16}, {1e-3, {0.2, 0.95}});
@@ -194,8 +197,7 @@ void continue_on(int ranks, const std::filesystem::path& from, const std::filesy
         backend, communicator, {}, plan.batch / ranks, 3, index{16} << 10);
     if (!from.empty()) load_checkpoint(from, trainer, {});
     for (int t = 0; t < steps; ++t) {
-      const auto images =
-          random_views<double, Learned>(plan, static_cast<int>(trainer.steps()), communicator.rank(), ranks);
+      const auto images = random_views<Learned>(plan, static_cast<int>(trainer.steps()), communicator.rank(), ranks);
       trainer.step({images.data(), 2 * trainer.batch()}, {1e-3, {0.2, 0.95}});
     }
     save_checkpoint(to, trainer, {});

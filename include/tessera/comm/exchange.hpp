@@ -141,12 +141,14 @@ class Exchange {
   // Fetches the other ranks' parts of the first `count` elements.
   template <class Element>
   void gather(index count, Element* values) {
-    if (!split || backend_.planning()) return;
-    for (std::size_t i = 0; i < buckets_.size(); ++i)
-      if (buckets_[i].first < count)
-        beside([values = values + buckets_[i].first, cuts = cuts_below(count, buckets_[i])](
-                   auto& lane, Communicator& communicator) { communicator.all_gather(lane, values, cuts); });
-    join();
+    if constexpr (split) {
+      if (backend_.planning()) return;
+      for (Bucket& bucket : buckets_)
+        if (bucket.first < count)
+          beside([values = values + bucket.first, cuts = cuts_below(count, bucket)](
+                     auto& lane, Communicator& communicator) { communicator.all_gather(lane, values, cuts); });
+      join();
+    }
   }
   template <class Low>
   void gather(index count, MasterAndCopy<Low> values) {
