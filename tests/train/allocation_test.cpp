@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tessera/comm/serial.hpp"
+#include "tessera/comm/threads.hpp"
 #include "tessera/cpu/cpu.hpp"
 #include "tessera/models/vit.hpp"
 #include "tessera/optim/optimizers.hpp"
@@ -70,22 +71,25 @@ struct PlainMatmul {
   }
 };
 
-template <class Encoder, class Optimizer>
-long allocations_of_three_steps() {
+template <class Encoder, class Optimizer, class Communicator, template <class, class> class Sharing = comm::Replicated>
+long allocations_of_three_steps(Communicator& communicator) {
   using Method = ssl::MoCoV3<Encoder, ssl::Projector<32, 16>, ssl::Predictor<32, 16>>;
   using Backend = cpu::Backend<float, PlainMatmul>;
-  constexpr index batch = 40;
+  constexpr index batch = 40, bucket_bytes = 1 << 12;
   Backend backend(3);
-  comm::Serial communicator;
-  Trainer<Method, Optimizer, Backend, comm::Serial> trainer(backend, communicator, {}, batch, 11);
+  Trainer<Method, Optimizer, Backend, Communicator, Sharing> trainer(backend, communicator, {}, batch, 11,
+                                                                     bucket_bytes);
   std::vector<float> images(static_cast<std::size_t>(2 * batch * Method::in));
   Random random(3, Purpose::test, 0, 0);
   for (float& value : images) value = random.uniform(-1, 1);
   const Rows<const float, Method::in> x{images.data(), 2 * batch};
   trainer.step(x, {1e-3, {}});
+  static_cast<void>(trainer.all_agree(true));  // no rank is in its first step any more
   const long before = allocations;
   for (int step = 0; step < 3; ++step) trainer.step(x, {1e-3, {}, step == 2});
-  return allocations - before;
+  const long after = allocations;
+  static_cast<void>(trainer.all_agree(true));
+  return after - before;
 }
 
 template <class... Policies>
@@ -95,11 +99,22 @@ TEST(Allocation, AStepTakesNothingFromTheHeap) {
   const long before = allocations;
   std::vector<int> one(1);
   ASSERT_GT(allocations, before) << "allocations are not counted";
-  EXPECT_EQ((allocations_of_three_steps<SmallViT<embed::FrozenPatches>, optim::AdamW>()), 0);
+  comm::Serial alone;
+  EXPECT_EQ((allocations_of_three_steps<SmallViT<embed::FrozenPatches>, optim::AdamW>(alone)), 0);
   EXPECT_EQ((allocations_of_three_steps<SmallViT<embed::ConvStem, position::Learned, attention::SoftmaxAttention,
                                                  pooling::MeanNorm, mlp_norm::BatchNorm>,
-                                        optim::Lamb>()),
+                                        optim::Lamb>(alone)),
             0);
+}
+
+TEST(Allocation, AStepOfSeveralRanksTakesNothingFromTheHeap) {
+  comm::run_threads(2, [](comm::Threads& communicator) {
+    EXPECT_EQ((allocations_of_three_steps<SmallViT<embed::FrozenPatches>, optim::AdamW>(communicator)), 0);
+    EXPECT_EQ(
+        (allocations_of_three_steps<SmallViT<embed::FrozenPatches>, optim::AdamW, comm::Threads, comm::ZeroStage1>(
+            communicator)),
+        0);
+  });
 }
 
 }  // namespace

@@ -89,6 +89,42 @@ TEST(Ranks, BucketsDoNotChangeABit) {
   }
 }
 
+// A communicator whose calls begin later, by times that differ from rank to rank and call to call.
+class Late {
+ public:
+  Late(comm::Threads inner, std::uint64_t seed)
+      : inner_(std::move(inner)), random_(seed, Purpose::test, static_cast<std::uint32_t>(inner_.rank()), 0) {}
+  [[nodiscard]] int rank() const { return inner_.rank(); }
+  [[nodiscard]] int size() const { return inner_.size(); }
+  void all_reduce(auto& queue, auto* values, index count) { delay().all_reduce(queue, values, count); }
+  void reduce_scatter(auto& queue, auto* values, comm::Cuts cuts) { delay().reduce_scatter(queue, values, cuts); }
+  void all_gather(auto& queue, auto* values, comm::Cuts cuts) { delay().all_gather(queue, values, cuts); }
+  void broadcast(auto& queue, auto* values, index count) { delay().broadcast(queue, values, count); }
+  void wait(auto&) {}
+  [[nodiscard]] Late duplicate() { return {inner_.duplicate(), random_.below(1000)}; }
+  void set_deadline(std::chrono::milliseconds deadline) { inner_.set_deadline(deadline); }
+  void abort() noexcept { inner_.abort(); }
+
+ private:
+  comm::Threads& delay() {
+    std::this_thread::sleep_for(std::chrono::microseconds(random_.below(2000)));
+    return inner_;
+  }
+  comm::Threads inner_;
+  Random random_;
+};
+
+TEST(Ranks, DelaysDoNotChangeABit) {
+  const Plan plan{.steps = 3, .bucket_bytes = index{4} << 10};
+  const auto expected = train_on<optim::AdamW>(3, plan);
+  for (const std::uint64_t seed : {1, 2, 3, 4, 5})
+    comm::run_threads(3, [&](comm::Threads& communicator) {
+      cpu::Backend<double> backend(1);
+      Late late(communicator.duplicate(), seed);
+      EXPECT_TRUE(train<optim::AdamW>(backend, late, plan) == expected) << "seed " << seed;
+    });
+}
+
 template <class Optimizer, class Method = Learned>
 void check_split_states(double learning_rate) {
   for (const int ranks : {2, 3, 4}) {
