@@ -11,6 +11,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# NCCL's tests are there where NCCL is.
 programs=(tests/cuda/tests_cuda bench/cuda/cuda_kernels_bench bench/cuda/cuda_step_bench examples/pretrain_cuda)
 prebuilt='' pack='' out=runs/gpu only='' data=/usr/share/datasets/fashion-mnist peer='' python=${PYTHON:-python3}
 while [ $# -gt 0 ]; do
@@ -28,8 +29,8 @@ while [ $# -gt 0 ]; do
 done
 
 # Seconds of each stage; their sum is what the whole may take.
-declare -A share=([tests]=65 [memcheck]=60 [racecheck]=60 [kernels]=60 [step]=115 [peer]=90 [pretrain]=20 [longer]=40)
-order=(tests memcheck racecheck kernels step peer pretrain longer)
+declare -A share=([tests]=65 [nccl]=20 [memcheck]=60 [racecheck]=60 [kernels]=60 [step]=115 [peer]=90 [pretrain]=20 [longer]=40)
+order=(tests nccl memcheck racecheck kernels step peer pretrain longer)
 whole=0 selected=0
 for stage in "${order[@]}"; do
   whole=$((whole + share[$stage]))
@@ -48,6 +49,7 @@ build() {
   echo "Building into build/gpu"
   cmake -S . -B build/gpu -G Ninja -DTESSERA_CUDA=ON -DTESSERA_MATMUL=eigen -DTESSERA_TEST_DATA=tests \
     -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="-O3 -DNDEBUG" -DCMAKE_CUDA_FLAGS="-O3 -DNDEBUG" >/dev/null
+  if grep -q 'tests_nccl:' build/gpu/build.ninja; then programs+=(tests/cuda/tests_nccl); fi
   cmake --build build/gpu --target "${programs[@]##*/}"
 }
 
@@ -58,7 +60,7 @@ if [ -n "$pack" ]; then
     strip -o "$pack/${program##*/}" "build/gpu/$program"
     # The system's and the toolkit's own libraries are the other machine's.
     ldd "build/gpu/$program" | awk '$3 ~ /^\// { print $3 }' |
-      grep -vE '/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libcu[a-zA-Z]*)\.so' |
+      grep -vE '/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libcu[a-zA-Z]*|libnccl)\.so' |
       xargs -r cp -L -t "$pack/lib"
   done
   du -sh "$pack"
@@ -75,6 +77,7 @@ if [ -n "$prebuilt" ]; then
     path[$program]=$prebuilt/$program
     [ -x "${path[$program]}" ] || { echo "bench/gpu.sh: --prebuilt $prebuilt has no $program" >&2; exit 2; }
   done
+  if [ -x "$prebuilt/tests_nccl" ]; then path[tests_nccl]=$prebuilt/tests_nccl; fi
   export LD_LIBRARY_PATH="$prebuilt/lib:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 else
   build
@@ -127,6 +130,13 @@ bench() {
 bench ceilings 20 cuda_kernels_bench '^ceiling'
 
 if wanted tests; then run tests "$(limit tests)" "${path[tests_cuda]}" --gtest_brief=1; fi
+if wanted nccl; then
+  if [ -z "${path[tests_nccl]:-}" ] || ldd "${path[tests_nccl]}" | grep -q 'libnccl.*not found'; then
+    skip nccl "there is no NCCL on this machine"
+  else
+    run nccl "$(limit nccl)" "${path[tests_nccl]}" --gtest_brief=1
+  fi
+fi
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
 declare -A filter=(

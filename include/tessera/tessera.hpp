@@ -2,7 +2,16 @@
 // Headers in io/, data/ and parts of eval/ say at their top what else they need.
 #pragma once
 
+#include "tessera/comm/checked.hpp"
+#include "tessera/comm/collective.hpp"
+#include "tessera/comm/exchange.hpp"
+#include "tessera/comm/faulty.hpp"
+#include "tessera/comm/fingerprint.hpp"
+#include "tessera/comm/launch.hpp"
+#include "tessera/comm/recorded.hpp"
 #include "tessera/comm/serial.hpp"
+#include "tessera/comm/store.hpp"
+#include "tessera/comm/threads.hpp"
 #include "tessera/concepts.hpp"
 #include "tessera/core/abi.hpp"
 #include "tessera/core/context.hpp"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# include_direction.sh COMPILER INCLUDE: includes point one way, core <- (cpu, cuda, comm) <- nn <- (embed, position) <- models
+# include_direction.sh COMPILER INCLUDE: includes point one way, core <- (cpu, cuda) <- comm <- nn <- (embed, position) <- models
 # <- ssl <- train, and data, io and eval do not know train.
 set -euo pipefail
 cd "$2/tessera"

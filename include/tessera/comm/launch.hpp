@@ -115,7 +115,7 @@ inline void read_address(const Lookup& lookup, Place& place) {
   if (port && !address) fail("MASTER_PORT is {}, but MASTER_ADDR is not set; set both or neither", *port);
   if (address) {
     place.address = *address;
-    place.port = *port;
+    place.port = *port + (lookup("TORCHELASTIC_USE_AGENT_STORE") == "True" ? 1 : 0);
   }
 }
 
@@ -129,7 +129,8 @@ inline void check_given(const Place& given) {
 
 // This process's place: as `given` by the program, whose source names the options; or by RANK and WORLD_SIZE (torchrun
 // and its like), Open MPI's mpirun, MPICH's and its kin's mpiexec, or srun, in this order; or rank 0 of 1 where none
-// says anything. MASTER_ADDR and MASTER_PORT say where rank 0 is, whoever says the rest. Where they are not set, srun's
+// says anything. MASTER_ADDR and MASTER_PORT say where rank 0 is, whoever says the rest; where torchrun listens at that
+// port itself (TORCHELASTIC_USE_AGENT_STORE is True), the next one is taken. Where they are not set, srun's
 // tasks take the first host of SLURM_STEP_NODELIST, which has rank 0 unless tasks are distributed arbitrarily, and a
 // port that is made of the numbers of job and step.
 //
