@@ -139,21 +139,12 @@ class Exchange {
     if (backend_.planning() && parts_.empty()) body(index{0}, count);
   }
   // Fetches the other ranks' parts of the first `count` elements.
-  template <class Element>
-  void gather(index count, Element* values) {
+  template <class Values>
+  void gather(index count, Values values) {
     if constexpr (split) {
-      if (backend_.planning()) return;
-      for (Bucket& bucket : buckets_)
-        if (bucket.first < count)
-          beside([values = values + bucket.first, cuts = cuts_below(count, bucket)](
-                     auto& lane, Communicator& communicator) { communicator.all_gather(lane, values, cuts); });
+      start_gathering(count, values);
       join();
     }
-  }
-  template <class Low>
-  void gather(index count, MasterAndCopy<Low> values) {
-    gather(count, values.master);
-    gather(count, values.copy);
   }
 
   // body(lane, communicator) is done beside what the backend does from now on; until join(), which makes the backend
@@ -197,6 +188,20 @@ class Exchange {
         else
           communicator.all_reduce(lane, gradient_ + bucket.first, bucket.last - bucket.first);
       });
+  }
+
+  template <class Element>
+  void start_gathering(index count, Element* values) {
+    if (backend_.planning()) return;
+    for (const Bucket& bucket : buckets_)
+      if (bucket.first < count)
+        beside([values = values + bucket.first, cuts = cuts_below(count, bucket)](
+                   auto& lane, Communicator& communicator) { communicator.all_gather(lane, values, cuts); });
+  }
+  template <class Low>
+  void start_gathering(index count, MasterAndCopy<Low> values) {
+    start_gathering(count, values.master);
+    start_gathering(count, values.copy);
   }
 
   // Those of a bucket that may reach beyond the first `count` elements.
