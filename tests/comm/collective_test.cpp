@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
+
 #include "tessera/comm/serial.hpp"
 #include "tessera/comm/threads.hpp"
 
@@ -48,6 +51,28 @@ TEST(Threads, ExceptionOfOneRankEndsAll) {
   };
   EXPECT_THAT(run, ThrowsMessage<Error>("rank 2 has no data"));
   EXPECT_LT(watch.seconds(), 2);
+}
+
+// abort() at any moment, also between the arrival of the last rank and the others' waking up: nobody stays behind.
+TEST(Threads, AbortAtAnyMomentLeavesNobodyWaiting) {
+  for (int attempt = 0; attempt < 1000; ++attempt) {
+    std::atomic<int> calls = 0;
+    const auto run = [&] {
+      comm::run_threads(4, [&](comm::Threads& communicator) {
+        comm::Host host;
+        float value = 1;
+        if (communicator.rank() == 3) {
+          const std::jthread aborting([&, other = communicator]() mutable {
+            while (calls < attempt % 8) std::this_thread::yield();
+            other.abort();
+          });
+          for (;; ++calls) communicator.all_reduce(host, &value, 1);
+        }
+        for (;;) communicator.all_reduce(host, &value, 1);
+      });
+    };
+    EXPECT_THROW(run(), comm::RankLost);
+  }
 }
 
 TEST(Threads, FindThatCallsDiffer) {

@@ -46,7 +46,8 @@ class ThreadGroup {
 
   // Returns when all ranks have come with the same call. Throws RankLost, on
   // all of them, if one does not come within the deadline or comes with another
-  // call.
+  // call, or if the group is lost before all have come: a call for which all
+  // have come is done, for part() waits for everybody.
   void meet(int rank, const Call& call, void* values) {
     std::unique_lock lock(job_->mutex);
     check();
@@ -54,16 +55,17 @@ class ThreadGroup {
     mine = {call, values, true};
     if (++arrived_ == size()) {
       compare();
+      check();
       arrived_ = 0;
       for (Place& place : places_) place.here = false;
       ++meeting_;
       job_->changed.notify_all();
-      check();
       return;
     }
-    const auto over = [&, meeting = meeting_] { return meeting_ != meeting || !job_->lost.empty(); };
-    if (!job_->changed.wait_for(lock, job_->deadline, over)) lose(silence(call));
-    check();
+    const auto met = [&, meeting = meeting_] { return meeting_ != meeting; };
+    if (!job_->changed.wait_for(lock, job_->deadline, [&] { return met() || !job_->lost.empty(); }))
+      lose(silence(call));
+    if (!met()) check();
   }
 
   // Returns when all ranks have done their share of the call they met for:
