@@ -188,6 +188,42 @@ TEST(Ranks, DecideAlikeOnWhatIsNotFinite) {
   }
 }
 
+// The gradients of frozen tensors are assigned when they are asked for, yet their sums travel with every bucket.
+TEST(Ranks, GradientsOfFrozenTensorsDoNotGrow) {
+  comm::run_threads(4, [&](comm::Threads& communicator) {
+    cpu::Backend<double> backend(1);
+    Trainer<Frozen, optim::Sgd, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, {}, 6, 3);
+    const auto images = random_views<Frozen>({}, 0, communicator.rank(), 4);
+    StepSettings<Frozen> settings{0, {0.2, 0.95}};
+    settings.frozen_gradients = true;
+    trainer.step({images.data(), 12}, settings);
+    const double asked_for = trainer.gradient_norm("base_encoder.patch_embed");
+    settings.frozen_gradients = false;
+    for (int t = 0; t < 3; ++t) trainer.step({images.data(), 12}, settings);
+    EXPECT_GT(asked_for, 0);
+    EXPECT_LE(trainer.gradient_norm("base_encoder.patch_embed"), asked_for);
+  });
+}
+
+// A rank with a part of the sums tells the norms of all of them.
+TEST(Ranks, NormsOfGradientsAreThoseOfTheSums) {
+  const auto norms_with = [&]<template <class, class> class Sharing>() {
+    std::vector<double> found(3);
+    comm::run_threads(3, [&](comm::Threads& communicator) {
+      cpu::Backend<double> backend(1);
+      Trainer<Learned, optim::Sgd, cpu::Backend<double>, comm::Threads, Sharing> trainer(backend, communicator, {}, 8,
+                                                                                         3, index{16} << 10);
+      const auto images = random_views<Learned>({}, 0, communicator.rank(), 3);
+      trainer.step({images.data(), 16}, {1e-3, {0.2, 0.95}});
+      found[static_cast<std::size_t>(communicator.rank())] = trainer.gradient_norm("");
+    });
+    return found;
+  };
+  const auto replicated = norms_with.template operator()<Replicated>();
+  EXPECT_GT(replicated[0], 0);
+  EXPECT_EQ(norms_with.template operator()<ZeroStage1>(), replicated);
+}
+
 TEST(Ranks, AgreeToStop) {
   comm::run_threads(3, [&](comm::Threads& communicator) {
     cpu::Backend<double> backend(1);

@@ -212,8 +212,9 @@ class Trainer {
     Method::Encoder::encode_attention(context, student_.bind().base_encoder.encoder, images, block, weights);
   }
 
-  // The norm of the gradient of the last step over the tensors whose name starts with `prefix`.
+  // The norm of the gradient of the last step over the tensors whose name starts with `prefix`. On all ranks.
   [[nodiscard]] double gradient_norm(std::string_view prefix) {
+    naming_step([&] { exchange_.gather(Student::parameters, gradient_.data()); });
     squared_norms(backend_, std::span<const Entry>(Student::entries), static_cast<const Master*>(gradient_.data()),
                   squares_.data());
     std::array<double, Student::entries.size()> squares;
@@ -338,6 +339,8 @@ class Trainer {
     const auto frame = context.frame();
     double* const control = &control_.data()->loss;
     exchange_.begin();
+    if constexpr (Exchange::shared)
+      if (!frozen_gradients) clear_frozen_gradients();
     Method::step(context, state(), images, &scalars_.data()->method, control);
     exchange_.finish();
     const Master* const gradient = gradient_.data();
@@ -349,6 +352,12 @@ class Trainer {
                                   Student::entries, exchange_.parts(), &scalars_.data()->optimizer, control + 1,
                                   gradient, student_.parameters(), states});
     exchange_.gather(Student::parameters, student_.parameters());
+  }
+
+  // They travel with the others: sums that nothing assigns anew would grow with every step.
+  void clear_frozen_gradients() {
+    for (const Entry& entry : Student::entries)
+      if (entry.role == Role::frozen) backend_.clear(entry.size(), gradient_.data() + entry.offset);
   }
 
   // A step, and an evaluation of as many images, without computing.
@@ -415,10 +424,11 @@ class Trainer {
   Buffer<Scalars> scalars_{1};
   Buffer<Control> control_{1};
   Buffer<double> squares_{static_cast<index>(Student::entries.size())};
-  std::array<typename Backend::Recording, 2> recordings_;  // without and with the gradients of frozen tensors
-  const Scalar* recorded_images_ = nullptr;                // what they were made for
+  const Scalar* recorded_images_ = nullptr;  // what the recordings were made for
   States optimizer_state_;
-  Exchange exchange_;  // the last member: its lane uses others
+  Exchange exchange_;                                      // behind what its lane uses
+  std::array<typename Backend::Recording, 2> recordings_;  // without and with the gradients of frozen tensors; behind
+                                                           // the exchange, whose communicator they keep from closing
 
   static States make_states(index count) {
     States states;

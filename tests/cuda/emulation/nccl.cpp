@@ -2,8 +2,9 @@
 // ranks have reached it, by whichever comes last.
 //
 // As strict as NCCL may be: communicators must not block; what is asked for is under way, or on the stream, only when
-// the caller has asked twice whether it is; a communicator that was aborted or destroyed must not be used. Sums are
-// taken in the opposite order of ranks. Calls that differ between ranks never end.
+// the caller has asked twice whether it is; a communicator that was aborted or destroyed must not be used, and
+// one must not be closed while a recording refers to it. Sums are taken in the opposite order of ranks. Calls that
+// differ between ranks never end.
 #include <nccl.h>
 
 #include <cstdio>
@@ -170,6 +171,7 @@ struct ncclComm {
   int questions = 0;                            // before what is asked for is under way
   std::deque<std::function<void()>> asked_for;  // in order
   bool gone = false, finalized = false;
+  std::shared_ptr<int> recorded = std::make_shared<int>();  // owners beside this one: recorded calls
 
   void ask(std::function<void()> what) {
     asked_for.push_back(std::move(what));
@@ -228,7 +230,8 @@ Step meet(ncclComm_t communicator, const std::shared_ptr<const std::vector<Trans
 ncclResult_t begin(ncclComm_t handle, cudaStream_t stream, std::vector<Transfer> calls) {
   const std::lock_guard guard(lock());
   auto shared = std::make_shared<const std::vector<Transfer>>(std::move(calls));
-  usable(handle).ask([=] { enqueue(stream, [=] { return meet(handle, shared); }); });
+  usable(handle).ask(
+      [=, use = handle->recorded] { enqueue(stream, [=] { return use ? meet(handle, shared) : Step(); }); });
   return ncclInProgress;
 }
 
@@ -293,7 +296,9 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t communicator, ncclResult_t* state)
 
 ncclResult_t ncclCommFinalize(ncclComm_t communicator) {
   const std::lock_guard guard(emulation::lock());
-  usable(communicator).ask([=] { communicator->finalized = true; });
+  if (usable(communicator).recorded.use_count() > 1)
+    emulation::stop("NCCL: a communicator is closed that a recording refers to: it would wait for ever");
+  communicator->ask([=] { communicator->finalized = true; });
   return ncclInProgress;
 }
 ncclResult_t ncclCommDestroy(ncclComm_t communicator) {
