@@ -160,8 +160,8 @@ TEST(Ranks, SplitStatesAreSplit) {
   });
 }
 
-// With a value of an image of one rank that is not a number, all ranks refuse the same step, and all keep their
-// weights.
+// With a value of an image of one rank that is not a number, all ranks refuse the same step, all keep their
+// weights, and all can go on.
 template <template <class, class> class Sharing>
 void check_not_finite(double bad) {
   constexpr int ranks = 3, culprit = 1;
@@ -174,10 +174,13 @@ void check_not_finite(double bad) {
     const StepSettings<Learned> settings{1e-3, {0.2, 0.95}};
     trainer.step({images.data(), 16}, settings);
     const auto before = outcome_of(trainer, {}).student;
-    if (communicator.rank() == culprit) images[5] = bad;
+    const double good = std::exchange(images[5], communicator.rank() == culprit ? bad : images[5]);
     EXPECT_THROW(trainer.step({images.data(), 16}, settings), NotFinite) << "rank " << communicator.rank();
     EXPECT_EQ(trainer.steps(), 1);
     EXPECT_EQ(outcome_of(trainer, {}).student, before) << "rank " << communicator.rank();
+    images[5] = good;
+    EXPECT_TRUE(std::isfinite(trainer.step({images.data(), 16}, settings))) << "rank " << communicator.rank();
+    for (const double value : outcome_of(trainer, {}).student_statistics) ASSERT_TRUE(std::isfinite(value));
   });
 }
 

@@ -104,6 +104,7 @@ void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const S
       statistics.row(view)[c] = static_cast<Scalar>(mean);
       statistics.row(view)[columns + c] = static_cast<Scalar>(1.0 / std::sqrt(variance + epsilon));
       const auto follow = [&](Scalar& running, double value) {
+        if (!std::isfinite(value)) return;  // training can go on behind a step that is refused
         running = static_cast<Scalar>((1.0 - momentum) * static_cast<double>(running) + momentum * value);
       };
       follow(running_mean[c], mean);

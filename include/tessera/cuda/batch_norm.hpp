@@ -228,6 +228,7 @@ __global__ void batch_norm_statistics_kernel(index views, index columns, const d
   if (column >= columns) return;
   Value mean_now = running_mean[column], variance_now = running_variance[column];
   const auto follow = [momentum](Value& running, double value) {
+    if (!std::isfinite(value)) return;  // training can go on behind a step that is refused
     running = static_cast<Value>((1.0 - momentum) * static_cast<double>(running) + momentum * value);
   };
   for (index view = 0; view < views; ++view, sums += 2 * columns + 1, statistics += 2 * columns) {
