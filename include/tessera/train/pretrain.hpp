@@ -248,7 +248,7 @@ class Pretraining {
     trainer_.start(images, settings);
     feed.prepare();
     const double loss = trainer_.finish();
-    communicator_.set_deadline(comm::default_deadline);  // behind the step, ranks wait for what one does alone
+    communicator_.set_deadline(patience_between());
     log_->step(trainer_.steps(), loss, waited, clock.seconds());
     if (settings.frozen_gradients)
       log_->report({trainer_.steps(), loss, settings.learning_rate, settings.coefficients.momentum,
@@ -256,6 +256,11 @@ class Pretraining {
                     trainer_.gradient_norm(fmt::format("base_encoder.blocks.{}.", Encoder::depth - 1))});
   }
 
+  // How long what lies between steps may: there ranks wait for what one does alone.
+  [[nodiscard]] std::chrono::milliseconds patience_between() const {
+    return larger(std::chrono::milliseconds(comm::default_deadline),
+                  std::chrono::milliseconds(static_cast<long>(1e3 * recipe_.rank_timeout)));
+  }
   // How long a step may wait for other ranks. The first has no others to be measured by.
   [[nodiscard]] std::chrono::milliseconds patience() const {
     constexpr double shortest = 30, steps = 10;
