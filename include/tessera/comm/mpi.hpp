@@ -62,7 +62,8 @@ class MpiJob {
   MpiJob& operator=(const MpiJob&) = delete;
 
   // Finalises MPI if that has been initialised here and all ranks come within the deadline: MPI_Finalize waits for them
-  // for ever. Otherwise the launcher ends what is left of the job.
+  // for ever. Otherwise the launcher ends what is left of the job; a rank that heard of the failure from another one
+  // gives it a second to do so, for the exit code and the message of the other one tell more.
   ~MpiJob();
 
   [[nodiscard]] int rank() const noexcept { return rank_; }
@@ -112,12 +113,12 @@ class MpiJob {
     MPI_Request request{};
     MPI_Imrecv(notice.data(), static_cast<int>(notice.size() - 1), MPI_CHAR, &message, &request);
     MPI_Wait(&request, MPI_STATUS_IGNORE);  // it has arrived
-    become_lost(fmt::format("told by rank {}: {}", status.MPI_SOURCE, notice.data()), grace);
+    if (become_lost(fmt::format("told by rank {}: {}", status.MPI_SOURCE, notice.data()), grace)) told_ = true;
   }
 
  private:
   using Notice = std::array<char, 512>;
-  static constexpr std::chrono::milliseconds grace{100};
+  static constexpr std::chrono::milliseconds grace{100}, courtesy{1000};
 
   void start() {
     int initialized = 0, finalized = 0, level = MPI_THREAD_SINGLE;
@@ -179,7 +180,7 @@ class MpiJob {
   int exceptions_ = std::uncaught_exceptions();
   bool ours_ = false;
   std::atomic<std::chrono::milliseconds> deadline_{default_deadline};
-  std::atomic<bool> lost_{false};
+  std::atomic<bool> lost_{false}, told_{false};
   std::atomic<Clock::time_point> over_at_{};
   mutable std::mutex mutex_;
   std::string why_;
@@ -331,6 +332,7 @@ class MpiTransfers {
 
 inline MpiJob::~MpiJob() {
   if (std::uncaught_exceptions() > exceptions_) abort();
+  if (ours_ && told_) std::this_thread::sleep_for(courtesy);
   if (!ours_ || lost()) return;
   try {
     MpiTransfers transfers(notices_);
