@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "support/ranks.hpp"
+#include "tessera/comm/faulty.hpp"
 #include "tessera/comm/threads.hpp"
 #include "tessera/cpu/cpu.hpp"
 #include "tessera/train/checkpoint.hpp"
@@ -53,6 +54,14 @@ TEST(Ranks, GradientsAreThoseOfOneRankWithTheWholeBatch) {
     EXPECT_NEAR(together.losses[0], alone.losses[0], 1e-12) << ranks;
     EXPECT_LE(tensor_error<Layout<Learned>>(together.gradient, alone.gradient), 1e-12) << ranks;
   }
+}
+
+// BatchNorm's batch is that of all ranks: an image on each is enough.
+TEST(Ranks, MayHaveOneImageEach) {
+  const Plan run{.batch = 2};
+  const auto alone = train_alone<optim::Sgd>(run), together = train_on<optim::Sgd>(2, run);
+  EXPECT_NEAR(together.losses[0], alone.losses[0], 1e-10);
+  EXPECT_LE(tensor_error<Layout<Learned>>(together.gradient, alone.gradient), 1e-8);
 }
 
 template <class Optimizer>
@@ -260,6 +269,54 @@ TEST(Ranks, NameTheOneThatIsMissing) {
                                                    "not come within 0.5 s"));
   }
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+}
+
+// A rank that throws within a step, and goes on with something else: its trainer's end tells the others.
+TEST(Ranks, HearOfAStepThatWasGivenUp) {
+  using Communicator = comm::Faulty<comm::Threads>;
+  const auto start = std::chrono::steady_clock::now();
+  comm::run_threads(3, [&](comm::Threads& threads) {
+    threads.set_deadline(std::chrono::seconds(20));
+    const bool culprit = threads.rank() == 1;
+    Communicator communicator(threads, {culprit ? comm::Fault::Kind::exception : comm::Fault::Kind::none, 2});
+    cpu::Backend<double> backend(1);
+    std::string why;
+    try {
+      Trainer<Learned, optim::AdamW, cpu::Backend<double>, Communicator> trainer(backend, communicator, {}, 8, 3);
+      const auto images = random_views<Learned>({}, 0, communicator.rank(), 3);
+      trainer.step({images.data(), 16}, {1e-3, {0.2, 0.95}});
+    } catch (const Error& error) {
+      why = error.what();
+    }
+    EXPECT_THAT(why, testing::HasSubstr(culprit ? "rank 1 throws" : "rank 1 gave up"));
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+}
+
+// Of weights with a copy of lower precision, other ranks' parts of both are fetched.
+TEST(Ranks, FetchWeightsAndTheirCopies) {
+  comm::run_threads(3, [](comm::Threads& communicator) {
+    using Backend = cpu::Backend<float>;
+    constexpr index size = Layout<Learned>::parameters;
+    Backend backend(1);
+    std::vector<float> gradient(size), master(size);
+    std::vector<bf16> copy(size);
+    ZeroStage1<Backend, comm::Threads> exchange(backend, communicator, Layout<Learned>::entries, false, gradient.data(),
+                                                size, comm::default_bucket_bytes);
+    exchange.begin();
+    exchange.finish();
+    exchange.settle();
+    backend.arena().commit();
+    exchange.for_parts(size, [&](index first, index count) {
+      std::fill_n(master.begin() + first, count, 2.0f);
+      std::fill_n(copy.begin() + first, count, bf16(3.0f));
+    });
+    exchange.gather(size, MasterAndCopy<bf16>(master.data(), copy.data()));
+    EXPECT_EQ(std::count(master.begin(), master.end(), 2.0f), size) << "rank " << communicator.rank();
+    EXPECT_EQ(std::count_if(copy.begin(), copy.end(), [](bf16 value) { return static_cast<float>(value) == 3.0f; }),
+              size)
+        << "rank " << communicator.rank();
+  });
 }
 
 // Trains, saves on some ranks, continues on others; with states split or not: the same file, to the bit.
