@@ -324,6 +324,24 @@ TYPED_TEST(BatchNorm, OfTwoViewsIsTwoBatchNorms) {
   }
 }
 
+TYPED_TEST(BatchNorm, ShowsWhatIsNotANumberButDoesNotKeepIt) {
+  constexpr int columns = 37, bad = 3;
+  const NaiveBatchNorm naive(20, columns, 1, true);
+  Forward<TypeParam, columns> forward(naive);
+  forward.x.data()[7 * columns + bad] = std::numeric_limits<TypeParam>::quiet_NaN();
+  const Forward<TypeParam, columns> before = forward;
+  cpu::Backend<TypeParam> backend(2);
+  forward(backend, 1);
+  backend.arena().commit();
+  forward(backend, 1);
+  for (index c = 0; c < columns; ++c) {
+    EXPECT_EQ(std::isnan(forward.y(0, c)), c == bad) << c;
+    EXPECT_EQ(std::isnan(forward.statistics(0, columns + c)), c == bad) << c;
+    EXPECT_EQ(forward.mean(0, c) == before.mean(0, c), c == bad) << c;
+    EXPECT_EQ(forward.variance(0, c) == before.variance(0, c), c == bad) << c;
+  }
+}
+
 TYPED_TEST(BatchNorm, RefusesASingleRowAndChangesNothing) {
   constexpr int columns = 37;
   const NaiveBatchNorm naive(2, columns, 1, true);

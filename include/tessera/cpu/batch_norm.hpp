@@ -76,6 +76,7 @@ void shifted_sums(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> 
 // over all rows of the view, on all ranks; a rank may have any number of rows, also none. The running mean and variance
 // (unbiased) move by `momentum` towards each view's in turn, and `batches` counts one for each view. gain and bias may
 // be null (no affine map). statistics (views x 2 columns) receives mean and 1 / sqrt(variance + epsilon) of every view.
+// The running ones leave out what is not finite.
 //
 // A rank takes the squares about its own mean and then moves them, in double, to about the running mean, which all
 // ranks share: so one sum over the ranks is enough, and a mean far from zero takes no digits from the variance.
@@ -100,7 +101,8 @@ void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const S
     for (index view = 0; view < context.views; ++view) {
       const double* const total = sums + view * stride;
       const double all_rows = total[2 * columns], off = total[c] / all_rows, mean = center + off;
-      const double variance = larger(0.0, total[columns + c] / all_rows - off * off);
+      const double squares = total[columns + c] / all_rows - off * off;
+      const double variance = squares < 0 ? 0 : squares;  // what is not a number stays so
       statistics.row(view)[c] = static_cast<Scalar>(mean);
       statistics.row(view)[columns + c] = static_cast<Scalar>(1.0 / std::sqrt(variance + epsilon));
       const auto follow = [&](Scalar& running, double value) {

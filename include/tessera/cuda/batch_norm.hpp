@@ -353,6 +353,7 @@ void batch_norm_totals(Context& context, const RowChunks& cut, index columns, co
 // over all rows of the view, on all ranks. The running mean and variance (unbiased) move by `momentum` towards each
 // view's in turn, and `batches` counts one for each view. gain and bias may be null (no affine map).
 // statistics (views x 2 columns) receives mean and 1 / sqrt(variance + epsilon) of every view.
+// The running ones leave out what is not finite.
 //
 // Ranks, which may have different numbers of rows, also none, exchange these and the sums of x and x^2 in double, once.
 // The difference of the sums costs the variance about 1e-16 mean^2: less than the rounding of floats that vary about
