@@ -65,12 +65,13 @@ class ByHand {
     predict_backward(p.predictor, g.predictor);
     project_backward(p.base_encoder.head, g.base_encoder.head);
     encode_backward(p.base_encoder.encoder, g.base_encoder.encoder);
-    int blocked = 0;
+    double blocked = 0;
     check_finite(backend_, gradient_.size(), static_cast<const float*>(gradient_.data()), &loss, &blocked);
     if (blocked != 0) ts::fail("a gradient is not finite");
     const ts::AdamCoefficients coefficients = ts::optim::AdamW{}.coefficients(settings.learning_rate, ++steps_);
     ts::optim::AdamW::step(backend_,
                            ts::optim::Update<float, ts::AdamCoefficients, 2>{ts::Layout<Method>::entries,
+                                                                             {&all_, 1},
                                                                              &coefficients,
                                                                              &blocked,
                                                                              gradient_.data(),
@@ -80,6 +81,8 @@ class ByHand {
   }
 
  private:
+  const ts::Part all_{0, ts::Layout<Method>::parameters, 0};
+
   template <int columns>
   Rows<float, columns> room(ts::index rows) {
     return {rooms_.emplace_back(rows * columns).data(), rows};

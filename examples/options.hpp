@@ -82,7 +82,7 @@ inline bool parse(CLI::App& app, int argc, char** argv) {
 // Runs a program: what it throws becomes one sentence on standard error and the exit code that tessera::exit_code
 // explains.
 template <class Program>
-int guarded(const char* name, Program&& program) {
+int guarded(const std::string& name, Program&& program) {
   try {
     return program();
   } catch (const ts::Error& problem) {

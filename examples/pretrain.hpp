@@ -140,7 +140,8 @@ int pretrain(int argc, char** argv) {
   app.add_option("--knn-bank", recipe.knn_bank, "training images that the monitor knows");
   app.add_option("--save-every", recipe.save_every, "steps between checkpoints; 0: once an epoch");
   app.add_option("--rank-timeout", recipe.rank_timeout,
-                 "seconds that a step waits for other ranks; 0: ten steps, and 30 s at least");
+                 "seconds that ranks wait for each other, for rank 0's monitor and checkpoint too; 0: in a step ten "
+                 "steps, and 30 s at least, else 300 s");
   app.add_option("--class-names", options.class_names,
                  "names of the labels 0, 1, ... in the report, with commas between")
       ->delimiter(',');

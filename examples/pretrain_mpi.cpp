@@ -1,5 +1,8 @@
 // Pre-trains a Vision Transformer with MoCo v3 on the processors of many processes: mpirun -np 4 pretrain_mpi ...
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <string>
 #include <thread>
 
 #include "pretrain.hpp"
@@ -44,5 +47,10 @@ struct MpiCpu {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return examples::guarded("pretrain_mpi", [&] { return examples::pretrain<MpiCpu>(argc, argv); });
+  std::string speaker = "pretrain_mpi";
+  return examples::guarded(speaker, [&] {
+    if (const ts::comm::Place place = ts::comm::find_place(); place.size > 1)
+      speaker += fmt::format(": rank {}", place.rank);
+    return examples::pretrain<MpiCpu>(argc, argv);
+  });
 }

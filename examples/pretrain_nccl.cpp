@@ -1,7 +1,7 @@
 // Pre-trains a Vision Transformer with MoCo v3 on many CUDA devices, in bf16, a process for each; started by torchrun,
 // srun, mpirun, or anything that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Compiled by nvcc.
-#include <atomic>
 #include <cstring>
+#include <mutex>
 #include <span>
 #include <string>
 
@@ -29,7 +29,8 @@ class NcclCuda {
  private:
   // The store watches the ranks: when one is lost, the calls that wait for it end.
   const ts::comm::Place place_ = ts::comm::find_place();
-  std::atomic<ts::comm::Nccl*> watched_ = nullptr;
+  std::mutex mutex_;
+  ts::comm::Nccl* watched_ = nullptr;
   ts::comm::Store store_{place_, {.token = ts::comm::read_token()}, [this](const std::string& why) { lose(why); }};
 
  public:
@@ -39,9 +40,9 @@ class NcclCuda {
   explicit NcclCuda(const examples::Options& options)
       : backend(place_.local_rank < 0 ? options.device : place_.local_rank),
         communicator(ts::comm::Nccl(place_.rank, place_.size, common_id())) {
-    watched_ = &communicator.inner();
+    watch(&communicator.inner());
   }
-  ~NcclCuda() { watched_ = nullptr; }
+  ~NcclCuda() { watch(nullptr); }
 
   void expect_alike(const std::vector<ts::comm::Fact>& facts) { ts::comm::expect_alike(store_, facts); }
   static void add_options(CLI::App& app, examples::Options& options) {
@@ -56,9 +57,14 @@ class NcclCuda {
     std::memcpy(&id, blob.data(), sizeof id);
     return id;
   }
+  void watch(ts::comm::Nccl* nccl) {
+    const std::lock_guard lock(mutex_);
+    watched_ = nccl;
+  }
   void lose(const std::string& why) {
     fmt::print(stderr, "pretrain_nccl: {}\n", why);
-    if (ts::comm::Nccl* const communicator_to_end = watched_.load()) communicator_to_end->abort();
+    const std::lock_guard lock(mutex_);
+    if (watched_ != nullptr) watched_->abort();
   }
 };
 

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <filesystem>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tessera/core/errors.hpp"
@@ -107,7 +109,9 @@ void on_all_ranks(Trainer& trainer, const std::filesystem::path& path, Body&& bo
   });
   const bool good = trainer.all_agree(problem == nullptr);
   if (problem) std::rethrow_exception(problem);
-  if (!good) fail("{}: another rank could not read or write it; that rank's message says why", path.string());
+  if (good) return;
+  std::this_thread::sleep_for(std::chrono::seconds(1));  // for that rank to say why before a launcher ends all of them
+  fail("{}: another rank could not read or write it; that rank's message says why", path.string());
 }
 
 }  // namespace detail

@@ -130,6 +130,7 @@ class Pretraining {
   // written in either case.
   bool run() {
     const StopSignals signals;
+    communicator_.set_deadline(patience(0));
     Feed<Backend, Method, Dataset> feed(
         backend_, train_,
         detail::loader_options(recipe_, size, channels, normalization_, trainer_.steps(), per_epoch_,
@@ -140,7 +141,7 @@ class Pretraining {
         static_cast<double>(trainer_.activation_bytes()) / 1e6, backend_.name(),
         communicator_.size() > 1 ? fmt::format(", each of {} ranks", communicator_.size()) : ""));
     if (trainer_.steps() == 0) monitor();
-    for (bool stop = !trainer_.all_agree(StopSignals::caught() == 0); trainer_.steps() < last_step() && !stop;) {
+    for (bool stop = !all_agree(StopSignals::caught() == 0); trainer_.steps() < last_step() && !stop;) {
       step(feed);
       stop = trainer_.stop_wished();
       const bool end = trainer_.steps() == last_step();
@@ -170,8 +171,10 @@ class Pretraining {
       show(dataset, at, rows, images);
       trainer_.encode({images.data(), rows}, {features.data() + index{at} * Encoder::out, rows});
     }
-    communicator_.all_gather(backend_, features.data(), cuts);
-    communicator_.wait(backend_);
+    naming_step([&] {
+      communicator_.all_gather(backend_, features.data(), cuts);
+      communicator_.wait(backend_);
+    });
     read(features, features.size(), set.values.data());
     for (int i = 0; i < count; ++i) set.labels.push_back(dataset.label(i));
     return set;
@@ -189,7 +192,9 @@ class Pretraining {
     return maps;
   }
 
-  void save() { save_checkpoint(checkpoint_path(), trainer_, metadata()); }
+  void save() {
+    naming_step([&] { save_checkpoint(checkpoint_path(), trainer_, metadata()); });
+  }
 
  private:
   using Buffer = typename Backend::template Buffer<Scalar>;
@@ -244,11 +249,11 @@ class Pretraining {
     settings.coefficients.momentum = recipe_.momentum(epoch());
     settings.frozen_gradients = (trainer_.steps() + 1) % report_every == 0;
     settings.stop = StopSignals::caught() != 0;
-    communicator_.set_deadline(patience());
+    communicator_.set_deadline(patience(log_->seconds_per_step()));
     trainer_.start(images, settings);
     feed.prepare();
     const double loss = trainer_.finish();
-    communicator_.set_deadline(patience_between());
+    communicator_.set_deadline(patience(0));  // behind the step, ranks wait for what one does alone
     log_->step(trainer_.steps(), loss, waited, clock.seconds());
     if (settings.frozen_gradients)
       log_->report({trainer_.steps(), loss, settings.learning_rate, settings.coefficients.momentum,
@@ -256,18 +261,27 @@ class Pretraining {
                     trainer_.gradient_norm(fmt::format("base_encoder.blocks.{}.", Encoder::depth - 1))});
   }
 
-  // How long what lies between steps may: there ranks wait for what one does alone.
-  [[nodiscard]] std::chrono::milliseconds patience_between() const {
-    return larger(std::chrono::milliseconds(comm::default_deadline),
-                  std::chrono::milliseconds(static_cast<long>(1e3 * recipe_.rank_timeout)));
-  }
-  // How long a step may wait for other ranks. The first has no others to be measured by.
-  [[nodiscard]] std::chrono::milliseconds patience() const {
+  // How long to wait for other ranks. typical: seconds that a step takes, or 0 where that is no measure: in the first
+  // step, and behind steps.
+  [[nodiscard]] std::chrono::milliseconds patience(double typical) const {
     constexpr double shortest = 30, steps = 10;
-    const double typical = log_->seconds_per_step();
-    const double seconds = recipe_.rank_timeout > 0 ? recipe_.rank_timeout : larger(shortest, steps * typical);
     if (recipe_.rank_timeout == 0 && typical == 0) return comm::default_deadline;
+    const double seconds = recipe_.rank_timeout > 0 ? recipe_.rank_timeout : larger(shortest, steps * typical);
     return std::chrono::milliseconds(static_cast<long>(1e3 * seconds));
+  }
+
+  // What is said of a rank that is lost between two steps names the first of them.
+  template <class Body>
+  void naming_step(Body&& body) const {
+    try {
+      body();
+    } catch (const comm::RankLost& error) {
+      throw comm::RankLost(fmt::format("after step {}: {}", trainer_.steps(), error.what()));
+    }
+  }
+  [[nodiscard]] bool all_agree(bool good) {
+    naming_step([&] { good = trainer_.all_agree(good); });
+    return good;
   }
 
   void monitor() {
@@ -275,7 +289,7 @@ class Pretraining {
     if (leads())
       log_->knn(trainer_.steps(), eval::knn_accuracy(pool_, bank.view(), bank.labels, queries.view(), queries.labels),
                 queries.labels.size());
-    static_cast<void>(trainer_.all_agree(true));  // all have come so far before the next step begins
+    static_cast<void>(all_agree(true));  // all have come so far before the next step begins
   }
 
   Recipe recipe_;

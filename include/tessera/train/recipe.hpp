@@ -36,7 +36,7 @@ struct Recipe {
   int knn_every = 0;        // steps between k-NN monitors; 0: one every epoch
   int knn_bank = 10000;     // training images in the monitor's bank
   int save_every = 0;       // steps between checkpoints; 0: one every epoch
-  double rank_timeout = 0;  // seconds to wait for other ranks in a step; 0: ten steps, and 30 s at least
+  double rank_timeout = 0;  // seconds to wait for other ranks; 0: in a step ten steps, and 30 s at least, else 300 s
 
   // Throws Error that names the flag.
   void check() const {
