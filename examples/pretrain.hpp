@@ -5,14 +5,15 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "options.hpp"
 #include "report.hpp"
 #include "tessera/comm/fingerprint.hpp"
 #include "tessera/data/normalization.hpp"
-#include "tessera/io/npy.hpp"
 #include "tessera/train/pretrain.hpp"
 
 namespace examples {
@@ -26,30 +27,25 @@ struct Options {
   std::vector<std::string> class_names;
 };
 
-// Features of the test images, and the report; rank 0 writes them.
+// Of a finished run; all ranks call it. Attention maps are there on the rank that leads.
 template <class Run>
-void write_results(Run& run, const Options& options, const ts::data::IdxDataset& train_set,
-                   const ts::data::IdxDataset& test_set) {
-  const std::filesystem::path out = options.recipe.out;
-  ReportInput input{options.recipe,
-                    train_set,
-                    test_set,
-                    options.class_names,
-                    run.metrics_path(),
-                    static_cast<double>(ts::Layout<typename Run::Method>::trained_count),
-                    run.log().seconds(),
-                    run.log().images_per_second(),
-                    run.features(train_set, options.recipe.knn_bank),
-                    run.features(test_set),
-                    {}};
-  if (!run.leads()) return;
+[[nodiscard]] Results gather_results(Run& run, const Options& options, const ts::data::IdxDataset& train_set,
+                                     const ts::data::IdxDataset& test_set) {
+  Results results{options.recipe,
+                  train_set,
+                  test_set,
+                  options.class_names,
+                  run.metrics_path(),
+                  static_cast<double>(ts::Layout<typename Run::Method>::trained_count),
+                  run.log().seconds(),
+                  run.log().images_per_second(),
+                  run.features(train_set, options.recipe.knn_bank),
+                  run.features(test_set),
+                  {}};
   if constexpr (Run::Encoder::Pooling::class_token)
-    input.attention = run.attention(test_set, std::min({8, test_set.size(), 2 * options.recipe.batch_size}));
-  const auto count = input.queries.labels.size();
-  ts::io::write_npy(out / "features.npy", input.queries.values.data(), count, Run::Encoder::out);
-  ts::io::write_npy(out / "labels.npy", input.queries.labels.data(), count, 1);
-  write_report(run.pool(), input);
-  fmt::print("{}: checkpoint.safetensors, features.npy, labels.npy, metrics.jsonl, report.html\n", out.string());
+    if (run.leads())
+      results.attention = run.attention(test_set, std::min({8, test_set.size(), 2 * options.recipe.batch_size}));
+  return results;
 }
 
 // What must be the same on all ranks.
@@ -70,13 +66,10 @@ void write_last_calls(const Communicator& communicator, const std::filesystem::p
     std::ofstream(out / fmt::format("lost_rank_{}.txt", communicator.rank())) << communicator.record().last_calls();
 }
 
+// What all ranks do together; they have parted when it returns. The one that led has results of a finished run.
 template <class Method, class Optimizer, class Device>
-int train(const Options& options) {
-  const ts::data::IdxDataset train_set(options.data, "train"), test_set(options.data, "t10k");
-  if (train_set.height() != test_set.height() || train_set.width() != test_set.width())
-    ts::fail("--data {}: training images have {} x {} pixels, but test images {} x {}", options.data,
-             train_set.height(), train_set.width(), test_set.height(), test_set.width());
-  options.recipe.check();
+int train_together(const Options& options, const ts::data::IdxDataset& train_set, const ts::data::IdxDataset& test_set,
+                   std::optional<Results>& results) {
   Device device(options);
   device.expect_alike(facts<Method, Optimizer>(options, train_set.size()));
   ts::Pretraining<Method, Optimizer, ts::data::IdxDataset, typename Device::Backend, Device::template Feed,
@@ -85,12 +78,26 @@ int train(const Options& options) {
           ts::data::measure_normalization(train_set));
   try {
     if (!run.run()) return ts::exit_code::stopped;
+    Results gathered = gather_results(run, options, train_set, test_set);
+    if (run.leads()) results.emplace(std::move(gathered));
+    return 0;
   } catch (const ts::comm::RankLost&) {
     write_last_calls(device.communicator, options.recipe.out);
     throw;
   }
-  write_results(run, options, train_set, test_set);
-  return 0;
+}
+
+template <class Method, class Optimizer, class Device>
+int train(const Options& options) {
+  const ts::data::IdxDataset train_set(options.data, "train"), test_set(options.data, "t10k");
+  if (train_set.height() != test_set.height() || train_set.width() != test_set.width())
+    ts::fail("--data {}: training images have {} x {} pixels, but test images {} x {}", options.data,
+             train_set.height(), train_set.width(), test_set.height(), test_set.width());
+  options.recipe.check();
+  std::optional<Results> results;
+  const int status = train_together<Method, Optimizer, Device>(options, train_set, test_set, results);
+  if (results) write_results(*results);
+  return status;
 }
 
 template <class Method, class Device>

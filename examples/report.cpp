@@ -6,6 +6,7 @@
 #include "tessera/eval/knn.hpp"
 #include "tessera/eval/report.hpp"
 #include "tessera/io/metrics.hpp"
+#include "tessera/io/npy.hpp"
 
 namespace examples {
 
@@ -46,7 +47,7 @@ double raw_pixel_accuracy(ts::ThreadPool& pool, const ts::data::IdxDataset& trai
       query_labels);
 }
 
-ts::eval::Gallery neighbours(ts::ThreadPool& pool, const ReportInput& run) {
+ts::eval::Gallery neighbours(ts::ThreadPool& pool, const Results& run) {
   const ts::index queries = std::min<ts::index>(10, run.test.size()), k = std::min<ts::index>(9, run.bank.view().rows);
   const auto found = ts::eval::nearest(
       pool, run.bank.view(), ts::eval::Features<float>{run.queries.values.data(), queries, run.queries.width}, k);
@@ -80,7 +81,7 @@ ts::eval::Picture heat_map(const float* weights, int grid, std::string caption) 
   return map;
 }
 
-ts::eval::Gallery attention_maps(const ReportInput& run) {
+ts::eval::Gallery attention_maps(const Results& run) {
   const auto heads = static_cast<std::size_t>(run.attention.heads),
              tokens = static_cast<std::size_t>(run.attention.tokens);
   const std::size_t images = run.attention.values.size() / (heads * tokens * tokens);
@@ -104,9 +105,7 @@ ts::eval::Gallery attention_maps(const ReportInput& run) {
   return gallery;
 }
 
-}  // namespace
-
-void write_report(ts::ThreadPool& pool, const ReportInput& run) {
+void write_report(ts::ThreadPool& pool, const Results& run) {
   using ts::eval::Chart;
   const ts::Recipe& recipe = run.recipe;
   const auto rows = ts::io::read_metrics(run.metrics);
@@ -138,6 +137,18 @@ void write_report(ts::ThreadPool& pool, const ReportInput& run) {
   report.galleries = {neighbours(pool, run)};
   if (!run.attention.values.empty()) report.galleries.push_back(attention_maps(run));
   ts::eval::write_report(recipe.out / "report.html", report);
+}
+
+}  // namespace
+
+void write_results(const Results& results) {
+  const std::filesystem::path& out = results.recipe.out;
+  const ts::FeatureSet& features = results.queries;
+  ts::io::write_npy(out / "features.npy", features.values.data(), features.labels.size(), features.width);
+  ts::io::write_npy(out / "labels.npy", features.labels.data(), features.labels.size(), 1);
+  ts::ThreadPool pool(results.recipe.threads);
+  write_report(pool, results);
+  fmt::print("{}: checkpoint.safetensors, features.npy, labels.npy, metrics.jsonl, report.html\n", out.string());
 }
 
 }  // namespace examples

@@ -1,4 +1,4 @@
-// The report of a pre-training run: curves, nearest neighbours, attention maps.
+// What a pre-training run leaves: features, and a report with curves, nearest neighbours and attention maps.
 #pragma once
 
 #include <filesystem>
@@ -12,8 +12,8 @@ namespace examples {
 
 namespace ts = tessera;
 
-// What the report shows of a finished run.
-struct ReportInput {
+// What is shown of a finished run.
+struct Results {
   const ts::Recipe& recipe;
   const ts::data::IdxDataset& train;
   const ts::data::IdxDataset& test;
@@ -29,7 +29,7 @@ struct ReportInput {
   }
 };
 
-// Writes report.html into the run's folder.
-void write_report(ts::ThreadPool& pool, const ReportInput& run);
+// Writes features.npy and labels.npy, of the test images, and report.html into the run's folder.
+void write_results(const Results& results);
 
 }  // namespace examples

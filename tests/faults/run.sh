@@ -196,7 +196,7 @@ inject() {
       ;;
     own)
       own=${own_failures[RANDOM % 3]} resume=()
-      [[ $own != storage ]] || victim=0  # the rank that writes
+      [[ $own == data ]] || victim=0  # the rank that reads and writes checkpoints
       [[ $own != checkpoint ]] || resume=(--resume "$folder/whole$ranks/checkpoint.safetensors")
       what+=", $own"
       begin=$(milliseconds)

@@ -79,7 +79,7 @@ struct Session {
     const auto state = trainer.state();
     load<Student>(state.student, state.student_statistics);
     load<Teacher>(state.teacher, state.teacher_statistics);
-    trainer.resume(0);
+    trainer.resume([](const auto&) { return 0L; });
   }
 
   [[nodiscard]] Rows<const Scalar, Method::in> images(index t = 0) {

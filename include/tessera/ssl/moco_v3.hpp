@@ -1,7 +1,10 @@
 // MoCo v3: contrast of two views, with a momentum encoder and a predictor (spec 1).
 #pragma once
 
+#include <type_traits>
+
 #include "tessera/comm/collective.hpp"
+#include "tessera/comm/serial.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/ssl/heads.hpp"
@@ -76,6 +79,9 @@ struct MoCoV3 {
   template <class Context, class Scalar>
   static Result<Scalar> step(Context& context, const State<Scalar>& state, Rows<const Scalar, in> images,
                              const Coefficients* coefficients, double* loss) {
+    static_assert(Context::shared || std::is_same_v<typename Context::Communicator, comm::Serial>,
+                  "tessera: keys of several ranks travel by an exchange: give the context a comm::Replicated or "
+                  "comm::ZeroStage1, as Trainer does");
     const auto p = bind<MoCoV3>(state.student, state.student_statistics);
     const auto g = bind<MoCoV3>(state.gradient, nullptr);
     const auto teacher = bind<Teacher>(state.teacher, state.teacher_statistics);

@@ -96,22 +96,22 @@ void describe(Metadata& metadata) {
   metadata["optimizer"] = Trainer::Optimizer::name;
 }
 
-// Calls body(tensors). If it throws on one rank, it throws on all.
+// Rank 0 calls body(), on behalf of all ranks. If it throws there, it throws on all.
 template <class Trainer, class Body>
-void on_all_ranks(Trainer& trainer, const std::filesystem::path& path, Body&& body) {
+void on_first_rank(Trainer& trainer, const std::filesystem::path& path, Body&& body) {
   std::exception_ptr problem;
-  trainer.with_tensors([&](const auto& tensors) {
+  if (trainer.communicator().rank() == 0) {
     try {
-      body(tensors);
+      body();
     } catch (...) {
       problem = std::current_exception();
     }
-  });
+  }
   const bool good = trainer.all_agree(problem == nullptr);
   if (problem) std::rethrow_exception(problem);
   if (good) return;
-  std::this_thread::sleep_for(std::chrono::seconds(1));  // for that rank to say why before a launcher ends all of them
-  fail("{}: another rank could not read or write it; that rank's message says why", path.string());
+  std::this_thread::sleep_for(std::chrono::seconds(1));  // for rank 0 to say why before a launcher ends all of them
+  fail("{}: rank 0 could not read or write it, and says why", path.string());
 }
 
 }  // namespace detail
@@ -123,24 +123,26 @@ template <class Trainer>
 void save_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metadata metadata) {
   detail::describe<Trainer>(metadata);
   metadata["step"] = std::to_string(trainer.steps());
-  detail::on_all_ranks(trainer, path, [&](const auto& tensors) {
-    if (trainer.communicator().rank() == 0) detail::write_tensors(path, trainer.backend(), tensors, metadata);
+  trainer.with_tensors([&](const auto& tensors) {
+    detail::on_first_rank(trainer, path, [&] { detail::write_tensors(path, trainer.backend(), tensors, metadata); });
   });
 }
 
-// Continues, on all ranks, from a checkpoint that was written with the same `expected` metadata. Throws Error, which
-// names the file and what is wrong with it, before anything is changed by values of another run.
+// Continues, on all ranks, from a checkpoint that was written with the same `expected` metadata; rank 0 reads it.
+// Throws Error, which names the file and what is wrong with it, before anything is changed by values of another run.
 template <class Trainer>
 void load_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metadata expected) {
   detail::describe<Trainer>(expected);
-  long step = 0;
-  detail::on_all_ranks(trainer, path, [&](const auto& tensors) {
-    const io::Safetensors file(path);
-    detail::check_metadata(path.string(), file.metadata(), expected);
-    step = detail::step_of(path.string(), file.metadata());
-    detail::read_tensors(path.string(), trainer.backend(), file, tensors);
+  trainer.resume([&](const auto& tensors) {
+    long step = 0;
+    detail::on_first_rank(trainer, path, [&] {
+      const io::Safetensors file(path);
+      detail::check_metadata(path.string(), file.metadata(), expected);
+      step = detail::step_of(path.string(), file.metadata());
+      detail::read_tensors(path.string(), trainer.backend(), file, tensors);
+    });
+    return step;
   });
-  trainer.resume(step);
 }
 
 }  // namespace tessera::inline TESSERA_ABI

@@ -120,8 +120,6 @@ class Pretraining {
   [[nodiscard]] Trainer& trainer() { return trainer_; }
   // Whether this is the rank that writes.
   [[nodiscard]] bool leads() const { return communicator_.rank() == 0; }
-  // Of the host, for evaluation.
-  [[nodiscard]] ThreadPool& pool() { return pool_; }
   [[nodiscard]] const RunLog& log() const { return *log_; }
   [[nodiscard]] std::filesystem::path checkpoint_path() const { return recipe_.out / "checkpoint.safetensors"; }
   [[nodiscard]] std::filesystem::path metrics_path() const { return recipe_.out / "metrics.jsonl"; }

@@ -226,43 +226,41 @@ class Trainer {
   }
 
   // Calls use(tensors) with every tensor that a resumed run needs: both networks under their public names, and the
-  // optimizer's buffers as optimizer.<number>.<name>. What it changes is kept; then resume() must be called. Ranks that
-  // have parts of the optimizer's state bring them together for the call. On all ranks.
+  // optimizer's buffers as optimizer.<number>.<name>. Ranks that have parts of the optimizer's state bring them
+  // together for the call. On all ranks.
   template <class Use>
   void with_tensors(Use&& use) {
     if constexpr (Exchange::split) {
-      auto whole = make_states(Student::parameters);
+      const States whole = make_states(Student::parameters);
       for_state_parts([&](std::size_t i, const Part& part, index size) {
         backend_.copy(size, optimizer_state_[i].data() + part.state, whole[i].data() + part.first);
       });
       for (auto& state : whole) exchange_.gather(Student::parameters, state.data());
       backend_.wait();
       use(tensors(whole));
-      for_state_parts([&](std::size_t i, const Part& part, index size) {
-        backend_.copy(size, whole[i].data() + part.first, optimizer_state_[i].data() + part.state);
-      });
-      backend_.wait();
     } else {
       use(tensors(optimizer_state_));
     }
   }
 
-  // Whether `good` holds on all ranks, on all of which this is called.
-  [[nodiscard]] bool all_agree(bool good) {
-    const Control mine{.blocked = good ? 0.0 : 1.0};
-    Control all = mine;
-    backend_.upload(1, &mine, control_.data());
-    communicator_.all_reduce(backend_, &control_.data()->loss, control_values);
-    communicator_.wait(backend_);
-    backend_.download(1, control_.data(), &all);
-    return all.blocked == 0;
+  // Calls read(tensors), which on rank 0 assigns what with_tensors shows and returns the number of steps that led
+  // there. All ranks continue from that. On all ranks.
+  template <class Read>
+  void resume(Read&& read) {
+    if constexpr (Exchange::split) {
+      const States whole = make_states(Student::parameters);
+      continue_from(tensors(whole), read);
+      for_state_parts([&](std::size_t i, const Part& part, index size) {
+        backend_.copy(size, whole[i].data() + part.first, optimizer_state_[i].data() + part.state);
+      });
+      backend_.wait();
+    } else {
+      continue_from(tensors(optimizer_state_), read);
+    }
   }
 
-  // Continues as if `steps` steps had led to what the tensors now hold; for resuming.
-  void resume(long steps) {
-    steps_ = steps;
-    refresh();
-  }
+  // Whether `good` holds on all ranks, on all of which this is called.
+  [[nodiscard]] bool all_agree(bool good) { return sum(good ? 0 : 1) == 0; }
 
   // The flat buffers, for tests and tools.
   [[nodiscard]] typename Method::template State<Scalar> state() {
@@ -309,6 +307,22 @@ class Trainer {
       detail::append_tensors<Master>(Student::entries, "optimizer." + std::to_string(i) + ".", false, states[i].data(),
                                      nullptr, all);
     return all;
+  }
+  template <class Read>
+  void continue_from(const std::vector<NamedTensor<Master>>& tensors, Read&& read) {
+    const long steps = read(tensors);
+    for (const auto& tensor : tensors) communicator_.broadcast(backend_, tensor.data, tensor.shape.size());
+    steps_ = static_cast<long>(sum(communicator_.rank() == 0 ? static_cast<double>(steps) : 0));
+    refresh();
+  }
+  // Over the ranks.
+  [[nodiscard]] double sum(double value) {
+    double* const place = &control_.data()->loss;
+    backend_.upload(1, &value, place);
+    communicator_.all_reduce(backend_, place, 1);
+    communicator_.wait(backend_);
+    backend_.download(1, place, &value);
+    return value;
   }
   template <class Body>
   void for_state_parts(Body&& body) const {
