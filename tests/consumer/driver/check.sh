@@ -4,7 +4,7 @@ set -euo pipefail
 way=$1 source=$2 build=$3 compiler=$4
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-options=(-DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=Release)
+options=(-DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=None)
 if [ "$way" = installed ]; then
   cmake --install "$build" --prefix "$folder/prefix" >/dev/null
   options+=(-DCMAKE_PREFIX_PATH="$folder/prefix")
