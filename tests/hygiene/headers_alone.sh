@@ -4,7 +4,7 @@
 set -euo pipefail
 compiler=$1 include=$2
 shift 2
-system=() mpi=(-not -name mpi.hpp)
+system=() mpi=(-not -path 'tessera/comm/mpi*')
 for folder in "$@"; do
   system+=(-isystem "$folder")
   if [ -e "$folder/mpi.h" ]; then mpi=(); fi

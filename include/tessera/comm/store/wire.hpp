@@ -1,4 +1,4 @@
-// Sockets and frames of comm/store.hpp: POSIX.
+// A store's sockets and frames: POSIX.
 #pragma once
 
 #include <fcntl.h>

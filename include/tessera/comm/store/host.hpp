@@ -1,0 +1,259 @@
+// A store's thread on rank 0: listens, lets ranks in, gathers their blobs, watches over them.
+#pragma once
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tessera/comm/collective.hpp"
+#include "tessera/comm/launch.hpp"
+#include "tessera/comm/store/desk.hpp"
+#include "tessera/comm/store/guests.hpp"
+#include "tessera/comm/store/settings.hpp"
+#include "tessera/comm/store/wire.hpp"
+#include "tessera/core/errors.hpp"
+
+namespace tessera::inline TESSERA_ABI::comm::detail {
+
+class StoreHost {
+ public:
+  // Listens. place.port, if that is 0, becomes the port that the system gave.
+  StoreHost(Place& place, const StoreSettings& settings, Desk& desk) : place_(place), settings_(settings), desk_(desk) {
+    listen();
+    place.port = place_.port;
+  }
+
+  // Returns when it is time to leave. Throws RankLost.
+  void run() {
+    const Packet beat = encode(Kind::beat, 0);
+    Clock::time_point next_beat = Clock::now();
+    for (std::optional<Post> posted; desk_.take_orders(posted);) {
+      const Clock::time_point now = Clock::now();
+      if (posted) gather(0, posted->blob, now);
+      if (now >= next_beat) {
+        for (Guest& guest : guests_)
+          if (guest.rank > 0) guest.channel.send(beat);
+        next_beat = now + settings_.beat;
+      }
+      check_round(now);
+      tend_guests(now);
+      watch_guests(next_event(next_beat));
+    }
+  }
+
+  // After a failure, those that come late are told why, until the store is destroyed.
+  void tell_newcomers(const std::string& why) {
+    ended_ = why;
+    while (!ended_.empty() && !desk_.destroyed()) {
+      const Clock::time_point now = Clock::now();
+      tend_guests(now);
+      watch_guests(now + settings_.hello);
+    }
+    listener_ = Descriptor();
+  }
+
+  [[nodiscard]] Guests& guests() noexcept { return guests_; }
+
+ private:
+  enum class Presence { absent, here, left };
+
+  void listen() {
+    const std::string& host = settings_.listen.empty() ? place_.address : settings_.listen;
+    std::string why;
+    for (Endpoint& endpoint : resolve(host, place_.port, why)) {
+      require_token(endpoint, settings_.token);
+      listener_ = endpoint.socket();
+      constexpr int on = 1;
+      ::setsockopt(listener_.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+      if (listener_.open() && ::bind(listener_.get(), endpoint.address(), endpoint.size) == 0 &&
+          ::listen(listener_.get(), SOMAXCONN) == 0 &&
+          ::getsockname(listener_.get(), endpoint.address(), &endpoint.size) == 0) {
+        place_.port = endpoint.port();
+        listens_ = endpoint.text();
+        return;
+      }
+      why = fmt::format("{}: {}", endpoint.text(), system_error());
+    }
+    fail("rank 0 cannot listen: {}; MASTER_ADDR must be an address of rank 0's host, and MASTER_PORT free", why);
+  }
+
+  void watch_guests(Clock::time_point until) {
+    watch_.clear();
+    watch_.add(desk_.bell());
+    watch_.add(listener_.get());
+    for (const Guest& guest : guests_) watch_.add(guest.channel.descriptor(), guest.channel.has_to_send());
+    watch_.wait(until);
+    listen_to_guests();
+    if (watch_.ready(1)) admit();
+  }
+
+  [[nodiscard]] Clock::time_point next_event(Clock::time_point next_beat) const {
+    Clock::time_point next = next_beat;
+    if (gathering_.count > 0) next = earlier(next, gathering_since_ + settings_.deadline);
+    for (const Guest& guest : guests_)
+      next = earlier(next, guest.rank < 0 ? guest.heard + settings_.hello : lost_at(guest, settings_));
+    return next;
+  }
+
+  void listen_to_guests() {
+    const Clock::time_point now = Clock::now();
+    std::size_t at = 2;
+    for (auto guest = guests_.begin(); guest != guests_.end(); ++at) {
+      const auto one = guest++;
+      if (!watch_.ready(at)) continue;
+      if (one->refused) {
+        if (!one->channel.drain()) guests_.erase(one);
+        continue;
+      }
+      const auto over = one->channel.receive([&](const Frame& frame) { return hear(*one, frame, now); });
+      if (one->rank > 0 && state(one->rank) == Presence::left)
+        guests_.erase(one);
+      else if (over && one->rank > 0)
+        fail_lost("rank {} is lost: its connection from {} {}", one->rank, one->from, *over);
+      else if (over)
+        refuse(*one, fmt::format("the connection {}", *over));
+    }
+  }
+
+  Presence& state(int rank) { return presence_[static_cast<std::size_t>(rank)]; }
+
+  // False if no more frames of this guest are to be heard.
+  bool hear(Guest& guest, const Frame& frame, Clock::time_point now) {
+    if (guest.rank < 0) return welcome(guest, frame, now);
+    guest.heard = now;
+    switch (frame.kind) {
+      case Kind::beat:
+        return true;
+      case Kind::blob:
+        if (frame.number != gathered_ + 1 || !gather(static_cast<std::uint32_t>(guest.rank), frame.bytes, now))
+          fail_lost("rank {} is lost: it takes part in exchange {} while exchange {} is under way", guest.rank,
+                    frame.number, gathered_ + 1);
+        return true;
+      case Kind::lost:
+        throw RankLost(printable(frame.bytes));
+      case Kind::goodbye:
+        state(guest.rank) = Presence::left;
+        return false;
+      default:
+        fail_lost("rank {} is lost: it sent a frame of kind {}, which ranks do not send", guest.rank,
+                  static_cast<int>(frame.kind));
+    }
+  }
+
+  bool welcome(Guest& guest, const Frame& hello, Clock::time_point now) {
+    const auto size = static_cast<std::uint32_t>(place_.size);
+    if (hello.kind != Kind::hello)
+      refuse(guest, "it did not say hello");
+    else if (!same_token(settings_.token, hello.bytes))
+      refuse(guest, "its token is not this job's; all ranks must have the same TESSERA_TOKEN");
+    else if (hello.number != size)
+      refuse(guest, fmt::format("it is of a job of {} ranks, and this job has {}", hello.number, size));
+    else if (hello.rank == 0 || hello.rank >= size)
+      refuse(guest, fmt::format("it says that it is rank {} of {}", hello.rank, size));
+    else if (const int rank = static_cast<int>(hello.rank); state(rank) != Presence::absent)
+      refuse(guest, fmt::format("rank {} came before; two processes have the same rank", rank));
+    else if (!ended_.empty()) {
+      guest.refused = true;
+      guest.channel.send(encode_text(Kind::lost, 0, ended_));
+    } else {
+      state(rank) = Presence::here;
+      guest.rank = rank;
+      guest.heard = now;
+      guest.channel.send(encode(Kind::welcome, 0));
+    }
+    return !guest.refused;
+  }
+
+  void refuse(Guest& guest, const std::string& why) {
+    ++refusals_;
+    last_refusal_ = fmt::format("{}: {}", guest.from, why);
+    guest.refused = true;
+    guest.channel.send(encode_text(Kind::refused, 0, why));
+  }
+
+  // Takes one of those who wait for a connection. Strangers come and go without limit, but at most two connections for
+  // each rank are here at a time; the stranger that came first gives way: ranks say hello at once.
+  void admit() {
+    Endpoint from;
+    Descriptor socket(::accept4(listener_.get(), from.address(), &from.size, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    const bool full = !socket.open() && (errno == EMFILE || errno == ENFILE);
+    if (!socket.open() && !full) return;
+    const auto stranger = std::ranges::find_if(guests_, [](const Guest& guest) { return guest.rank < 0; });
+    if (full && stranger == guests_.end())
+      fail_lost("rank 0 cannot take the connections of {} ranks: {}; raise `ulimit -n`", place_.size, system_error());
+    if (full || guests_.size() >= 2 * presence_.size()) guests_.erase(stranger);
+    if (!full) guests_.push_back({Channel(std::move(socket)), from.text(), Clock::now()});
+  }
+
+  // Sends what is to be sent, and finds those that have been silent for too long.
+  void tend_guests(Clock::time_point now) {
+    for (auto guest = guests_.begin(); guest != guests_.end();) {
+      const auto one = guest++;
+      if (one->rank > 0) {
+        if (now >= lost_at(*one, settings_)) fail_silent(*one, settings_);
+        if (const auto over = one->channel.flush())
+          fail_lost("rank {} is lost: its connection from {} {}", one->rank, one->from, *over);
+      } else if (now >= one->heard + settings_.hello || (one->refused && !one->channel.drain())) {
+        guests_.erase(one);
+      }
+    }
+  }
+
+  // False if the rank's blob does not belong here.
+  bool gather(std::uint32_t rank, std::span<const std::byte> blob, Clock::time_point now) {
+    if (gathering_.count == 0) gathering_since_ = now;
+    if (!gathering_.put(rank, blob)) return false;
+    if (!gathering_.complete()) return true;
+    ++gathered_;
+    for (int r = 0; r < place_.size; ++r) {
+      const Packet packet = encode(Kind::blob, r, gathered_, gathering_.blobs[static_cast<std::size_t>(r)]);
+      for (Guest& guest : guests_)
+        if (guest.rank > 0) guest.channel.send(packet);
+    }
+    desk_.complete(std::exchange(gathering_, Round(place_.size)));
+    return true;
+  }
+
+  // An exchange that cannot end, because somebody left or is late, is a loss.
+  void check_round(Clock::time_point now) {
+    if (gathering_.count == 0) return;
+    std::string left, late, absent;
+    for (int r = 0; r < place_.size; ++r)
+      if (!gathering_.here[static_cast<std::size_t>(r)]) {
+        std::string& list = state(r) == Presence::left ? left : r > 0 && state(r) == Presence::absent ? absent : late;
+        list += fmt::format("{}{}", list.empty() ? "" : ", ", r);
+      }
+    if (!left.empty()) fail_lost("exchange {}: rank {} has said goodbye", gathered_ + 1, left);
+    if (now < gathering_since_ + settings_.deadline) return;
+    std::string why = fmt::format("exchange {}, after {:.1f} s:", gathered_ + 1, seconds(settings_.deadline));
+    if (!absent.empty()) why += fmt::format(" rank {} never came to {}", absent, listens_);
+    if (!late.empty()) why += fmt::format("{} rank {} did not take part", absent.empty() ? "" : ", and", late);
+    if (refusals_ > 0) why += fmt::format("; connections refused: {}, the last from {}", refusals_, last_refusal_);
+    throw RankLost(why);
+  }
+
+  Place place_;
+  const StoreSettings& settings_;
+  Desk& desk_;
+  Descriptor listener_;
+  std::string listens_;  // where
+  Guests guests_;
+  Watch watch_;
+  std::vector<Presence> presence_ = std::vector<Presence>(static_cast<std::size_t>(place_.size), Presence::absent);
+  Round gathering_{place_.size};
+  std::uint32_t gathered_ = 0;  // rounds
+  Clock::time_point gathering_since_{};
+  int refusals_ = 0;
+  std::string last_refusal_;
+  std::string ended_;  // why; empty: it has not, or with a goodbye
+};
+
+}  // namespace tessera::inline TESSERA_ABI::comm::detail
