@@ -15,7 +15,7 @@ namespace ts = tessera;
 using ts::Rows;
 using Encoder = ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, ts::vit::policies<ts::embed::FrozenPatches>>;
 constexpr int hidden = 512, out = 128;
-using Method = ts::ssl::MoCoV3<Encoder, ts::ssl::Projector<hidden, out>, ts::ssl::Predictor<hidden, out>>;
+using Method = ts::objectives::MoCoV3<Encoder, ts::heads::Mlp<3, hidden, out>, ts::heads::Mlp<2, hidden, out>>;
 using Backend = ts::cpu::Backend<float>;
 constexpr ts::index batch = 128;
 constexpr double temperature = 0.2, momentum = 0.99;

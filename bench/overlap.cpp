@@ -38,8 +38,8 @@ namespace {
 
 namespace ts = tessera;
 using Frozen = ts::vit::policies<ts::embed::FrozenPatches>;
-using Tiny = ts::ssl::MoCoV3<ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, Frozen>, ts::ssl::Projector<512, 128>,
-                             ts::ssl::Predictor<512, 128>>;
+using Tiny = ts::objectives::MoCoV3<ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, Frozen>, ts::heads::Mlp<3, 512, 128>,
+                                    ts::heads::Mlp<2, 512, 128>>;
 using Backend = ts::cpu::Backend<float>;
 using Ranks = ts::comm::Recorded<ts::comm::Mpi>;
 template <class Communicator>

@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "simgrid/replay.hpp"
-#include "tessera/models/vit.hpp"
-#include "tessera/ssl/moco_v3.hpp"
+#include "tessera/models/vit/vit.hpp"
+#include "tessera/objectives/moco_v3.hpp"
 
 namespace bench {
 namespace {
@@ -34,13 +34,14 @@ struct Options {
 
 Model model(const std::string& name) {
   namespace vit = ts::vit;
-  namespace ssl = ts::ssl;
+  namespace heads = ts::heads;
+  namespace objectives = ts::objectives;
   if (name == "tiny")  // the quickstart's
-    return describe<ssl::MoCoV3<vit::Tiny<>, ssl::Projector<512, 128>, ssl::Predictor<512, 128>>>("ViT-tiny");
-  if (name == "small") return describe<ssl::MoCoV3<vit::Small<>>>("ViT-S/16");
-  if (name == "base") return describe<ssl::MoCoV3<vit::Base<>>>("ViT-B/16");
-  if (name == "large") return describe<ssl::MoCoV3<vit::Large<>>>("ViT-L/16");
-  return describe<ssl::MoCoV3<vit::Huge<>>>("ViT-H/14");
+    return describe<objectives::MoCoV3<vit::Tiny<>, heads::Mlp<3, 512, 128>, heads::Mlp<2, 512, 128>>>("ViT-tiny");
+  if (name == "small") return describe<objectives::MoCoV3<vit::Small<>>>("ViT-S/16");
+  if (name == "base") return describe<objectives::MoCoV3<vit::Base<>>>("ViT-B/16");
+  if (name == "large") return describe<objectives::MoCoV3<vit::Large<>>>("ViT-L/16");
+  return describe<objectives::MoCoV3<vit::Huge<>>>("ViT-H/14");
 }
 
 // Rows of cells with a heading.

@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/core/layout.hpp"
 

@@ -12,13 +12,13 @@ namespace {
 
 namespace ts = tessera;
 using Frozen = ts::vit::policies<ts::embed::FrozenPatches>;
-using Tiny = ts::ssl::MoCoV3<ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, Frozen>, ts::ssl::Projector<512, 128>,
-                             ts::ssl::Predictor<512, 128>>;
-using ReluTiny = ts::ssl::MoCoV3<
+using Tiny = ts::objectives::MoCoV3<ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, Frozen>, ts::heads::Mlp<3, 512, 128>,
+                                    ts::heads::Mlp<2, 512, 128>>;
+using ReluTiny = ts::objectives::MoCoV3<
     ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>,
                   ts::vit::policies<ts::embed::FrozenPatches, ts::position::SinCos2d, examples::ReluAttention>>,
-    ts::ssl::Projector<512, 128>, ts::ssl::Predictor<512, 128>>;
-using Small = ts::ssl::MoCoV3<ts::vit::Small<ts::image<224>, ts::patch<16>, Frozen>>;
+    ts::heads::Mlp<3, 512, 128>, ts::heads::Mlp<2, 512, 128>>;
+using Small = ts::objectives::MoCoV3<ts::vit::Small<ts::image<224>, ts::patch<16>, Frozen>>;
 using Backend = ts::cpu::Backend<float>;
 
 // Multiply-adds that one image costs in a step: two views, each forward and twice that backward in the student, and

@@ -38,12 +38,12 @@ bool for_arch(const std::string& name, bool stop_grad_conv1, int dim, int mlp_di
   };
   const auto either = [&]<class LearnedEncoder, class FrozenEncoder, int mlp, int out>() {
     widths(mlp, out);
-    using Projector = ts::ssl::Projector<mlp, out>;
-    using Predictor = ts::ssl::Predictor<mlp, out>;
+    using Projector = ts::heads::Mlp<3, mlp, out>;
+    using Predictor = ts::heads::Mlp<2, mlp, out>;
     if (stop_grad_conv1)
-      body(Arch<ts::ssl::MoCoV3<FrozenEncoder, Projector, Predictor>>{});
+      body(Arch<ts::objectives::MoCoV3<FrozenEncoder, Projector, Predictor>>{});
     else
-      body(Arch<ts::ssl::MoCoV3<LearnedEncoder, Projector, Predictor>>{});
+      body(Arch<ts::objectives::MoCoV3<LearnedEncoder, Projector, Predictor>>{});
   };
   using Grey28 = ts::image<28, 1>;
   using Rgb224 = ts::image<224, 3>;

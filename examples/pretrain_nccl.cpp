@@ -9,7 +9,7 @@
 #include "tessera/comm/launch.hpp"
 #include "tessera/comm/nccl.hpp"
 #include "tessera/comm/recorded.hpp"
-#include "tessera/comm/store.hpp"
+#include "tessera/comm/rendezvous/rendezvous.hpp"
 #include "tessera/cuda/cuda.hpp"
 #include "tessera/cuda/feed.hpp"
 

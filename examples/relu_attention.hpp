@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "tessera/core/context.hpp"
-#include "tessera/core/memory.hpp"
+#include "tessera/core/rows.hpp"
 #include "tessera/cpu/backend.hpp"
 
 namespace examples {

@@ -17,7 +17,7 @@ namespace bench {
 namespace {
 
 using Encoder = ts::vit::Base<ts::image<224>, ts::patch<16>, ts::vit::policies<ts::embed::FrozenPatches>>;
-using Method = ts::ssl::MoCoV3<Encoder>;
+using Method = ts::objectives::MoCoV3<Encoder>;
 constexpr int tokens = Encoder::tokens, patches = Encoder::patches, width = Encoder::width, hidden = 4 * width;
 constexpr index images = 512, rows = images * tokens;
 

@@ -98,6 +98,6 @@ void add_steps(const std::string& model) {
 }
 
 template <class Encoder>
-using MoCo = ts::ssl::MoCoV3<Encoder, ts::ssl::Projector<4096, 256>, ts::ssl::Predictor<4096, 256>>;
+using MoCo = ts::objectives::MoCoV3<Encoder, ts::heads::Mlp<3, 4096, 256>, ts::heads::Mlp<2, 4096, 256>>;
 
 }  // namespace bench

@@ -5,13 +5,14 @@
 #include <chrono>
 #include <concepts>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/core/math.hpp"
-#include "tessera/core/memory.hpp"
+#include "tessera/core/rows.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // Stand-ins to ask policies about; they are never run.
 namespace archetype {
@@ -119,4 +120,5 @@ concept Dataset = requires(const Candidate& images, int i) {
   { images.label(i) } -> std::convertible_to<int>;
 };
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

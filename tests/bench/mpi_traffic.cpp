@@ -11,8 +11,8 @@
 #include "../../bench/scale_model.hpp"
 #include "tessera/comm/mpi.hpp"
 #include "tessera/comm/recorded.hpp"
-#include "tessera/models/vit.hpp"
-#include "tessera/ssl/moco_v3.hpp"
+#include "tessera/models/vit/vit.hpp"
+#include "tessera/objectives/moco_v3.hpp"
 
 namespace {
 
@@ -93,7 +93,8 @@ int main() {
   try {
     comm::Recorded communicator(comm::Mpi::world());
     const Model tiny =
-        describe<ts::ssl::MoCoV3<ts::vit::Tiny<>, ts::ssl::Projector<512, 128>, ts::ssl::Predictor<512, 128>>>("tiny");
+        describe<ts::objectives::MoCoV3<ts::vit::Tiny<>, ts::heads::Mlp<3, 512, 128>, ts::heads::Mlp<2, 512, 128>>>(
+            "tiny");
     for (const bool zero : {false, true}) check(communicator, tiny, zero);
   } catch (const std::exception& problem) {
     fmt::print(stderr, "mpi_traffic: {}\n", problem.what());

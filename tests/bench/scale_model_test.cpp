@@ -9,19 +9,20 @@
 #include <cmath>
 #include <vector>
 
-#include "tessera/models/vit.hpp"
-#include "tessera/ssl/moco_v3.hpp"
+#include "tessera/models/vit/vit.hpp"
+#include "tessera/objectives/moco_v3.hpp"
 
 namespace bench {
 namespace {
 
-namespace ssl = ts::ssl;
+namespace heads = ts::heads;
+namespace objectives = ts::objectives;
 namespace vit = ts::vit;
 using comm::Operation;
 using comm::Type;
 
-using Base = ssl::MoCoV3<vit::Base<>>;
-using Tiny = ssl::MoCoV3<vit::Tiny<>, ssl::Projector<512, 128>, ssl::Predictor<512, 128>>;
+using Base = objectives::MoCoV3<vit::Base<>>;
+using Tiny = objectives::MoCoV3<vit::Tiny<>, heads::Mlp<3, 512, 128>, heads::Mlp<2, 512, 128>>;
 
 const Model& base() {
   static const Model model = describe<Base>("base");

@@ -13,7 +13,7 @@ namespace bench {
 namespace {
 
 using comm::Operation;
-using Tiny = ts::ssl::MoCoV3<ts::vit::Tiny<>, ts::ssl::Projector<512, 128>, ts::ssl::Predictor<512, 128>>;
+using Tiny = ts::objectives::MoCoV3<ts::vit::Tiny<>, ts::heads::Mlp<3, 512, 128>, ts::heads::Mlp<2, 512, 128>>;
 using Communicator = comm::Recorded<comm::Threads>;
 using Backend = ts::cpu::Backend<float>;
 

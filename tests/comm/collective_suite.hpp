@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 #include "tessera/concepts.hpp"
 
 namespace tessera::test {

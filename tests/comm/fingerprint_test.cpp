@@ -7,8 +7,8 @@
 #include <thread>
 #include <vector>
 
+#include "tessera/comm/rendezvous/rendezvous.hpp"
 #include "tessera/comm/serial.hpp"
-#include "tessera/comm/store.hpp"
 #include "tessera/comm/threads.hpp"
 
 namespace tessera {

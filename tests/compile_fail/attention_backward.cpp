@@ -1,5 +1,5 @@
 // expect: an attention policy needs
-#include "tessera/models/vit.hpp"
+#include "tessera/models/vit/vit.hpp"
 namespace ts = tessera;
 struct ForwardOnly {
   template <class Scalar, int tokens, int heads>

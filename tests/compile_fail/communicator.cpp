@@ -1,8 +1,8 @@
 // expect: this communicator cannot move data of this backend
 #include "tessera/comm/threads.hpp"
 #include "tessera/cpu/cpu.hpp"
-#include "tessera/models/vit.hpp"
-#include "tessera/ssl/moco_v3.hpp"
+#include "tessera/models/vit/vit.hpp"
+#include "tessera/objectives/moco_v3.hpp"
 #include "tessera/train/trainer.hpp"
 namespace ts = tessera;
 #ifdef BAD
@@ -13,5 +13,5 @@ struct Ranks {
 #else
 using Ranks = ts::comm::Threads;
 #endif
-using Method = ts::ssl::MoCoV3<ts::vit::Tiny<>, ts::ssl::Projector<64, 16>, ts::ssl::Predictor<64, 16>>;
+using Method = ts::objectives::MoCoV3<ts::vit::Tiny<>, ts::heads::Mlp<3, 64, 16>, ts::heads::Mlp<2, 64, 16>>;
 static_assert(sizeof(ts::Trainer<Method, ts::optim::AdamW, ts::cpu::Backend<float>, Ranks>) > 0);

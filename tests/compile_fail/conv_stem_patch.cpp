@@ -1,5 +1,5 @@
 // expect: the convolutional stem has a total stride of 16
-#include "tessera/models/vit.hpp"
+#include "tessera/models/vit/vit.hpp"
 namespace ts = tessera;
 #ifdef BAD
 using Patch = ts::patch<8>;

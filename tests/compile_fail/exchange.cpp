@@ -1,9 +1,9 @@
 // expect: keys of several ranks travel by an exchange
-#include "tessera/comm/exchange.hpp"
+#include "tessera/comm/data_parallel.hpp"
 #include "tessera/comm/threads.hpp"
 #include "tessera/cpu/cpu.hpp"
-#include "tessera/models/vit.hpp"
-#include "tessera/ssl/moco_v3.hpp"
+#include "tessera/models/vit/vit.hpp"
+#include "tessera/objectives/moco_v3.hpp"
 namespace ts = tessera;
 using Backend = ts::cpu::Backend<float>;
 #ifdef BAD
@@ -11,7 +11,7 @@ using Ranks = ts::comm::Threads;
 #else
 using Ranks = ts::comm::Serial;
 #endif
-using Method = ts::ssl::MoCoV3<ts::vit::Tiny<>, ts::ssl::Projector<64, 16>, ts::ssl::Predictor<64, 16>>;
+using Method = ts::objectives::MoCoV3<ts::vit::Tiny<>, ts::heads::Mlp<3, 64, 16>, ts::heads::Mlp<2, 64, 16>>;
 void step(ts::Context<Backend, Ranks>& context, const Method::State<float>& state, ts::Rows<const float, Method::in> x,
           const Method::Coefficients* coefficients, double* loss) {
   Method::step(context, state, x, coefficients, loss);

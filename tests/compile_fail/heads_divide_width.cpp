@@ -1,5 +1,5 @@
 // expect: the number of heads must divide the width
-#include "tessera/models/vit.hpp"
+#include "tessera/models/vit/vit.hpp"
 #ifdef BAD
 constexpr int heads = 7;
 #else

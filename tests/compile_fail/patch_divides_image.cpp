@@ -1,5 +1,5 @@
 // expect: the patch size must divide the image size
-#include "tessera/models/vit.hpp"
+#include "tessera/models/vit/vit.hpp"
 #ifdef BAD
 using Patch = tessera::patch<7>;
 #else

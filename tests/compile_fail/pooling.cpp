@@ -1,5 +1,5 @@
 // expect: a pooling needs class_token and final_norm
-#include "tessera/models/vit.hpp"
+#include "tessera/models/vit/vit.hpp"
 namespace ts = tessera;
 struct Half {
   static constexpr bool class_token = true;

@@ -1,5 +1,5 @@
 // expect: a block with BatchNorm cannot be recomputed
-#include <tessera/models/vit.hpp>
+#include <tessera/models/vit/vit.hpp>
 
 namespace ts = tessera;
 

@@ -1,5 +1,5 @@
 // expect: sine-cosine position embeddings need a width divisible by 4
-#include "tessera/models/vit.hpp"
+#include "tessera/models/vit/vit.hpp"
 #ifdef BAD
 constexpr int width = 90;
 #else

@@ -5,7 +5,7 @@
 #include <array>
 
 #include "tessera/core/math.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/thread_pool.hpp"
 
 namespace tessera::test {
 namespace {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "cuda/operation.hpp"
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 #include "tessera/comm/threads.hpp"
 #include "tessera/cuda/lane.hpp"
 

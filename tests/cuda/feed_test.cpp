@@ -17,8 +17,8 @@ namespace {
 
 class DeviceFeedTest : public DeviceTest<float> {};
 
-using Method =
-    ssl::MoCoV3<VisionTransformer<image<14, 1>, patch<7>, 24, 1, 2>, ssl::Projector<32, 16>, ssl::Predictor<32, 16>>;
+using Method = objectives::MoCoV3<VisionTransformer<image<14, 1>, patch<7>, 24, 1, 2>, heads::Mlp<3, 32, 16>,
+                                  heads::Mlp<2, 32, 16>>;
 using Backend = cuda::Backend<float>;
 
 data::IdxDataset noise(int count) {

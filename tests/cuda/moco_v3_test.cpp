@@ -1,4 +1,4 @@
-#include "tessera/ssl/moco_v3.hpp"
+#include "tessera/objectives/moco_v3.hpp"
 
 #include <gtest/gtest.h>
 
@@ -27,8 +27,9 @@ TEST_F(DeviceMoCoV3, OneStepInFloatWithFrozenPatches) {
 
 // Small ViTs as training starts them.
 template <class Image, int width, int depth>
-using Method = ssl::MoCoV3<VisionTransformer<Image, patch<7>, width, depth, 4, 4, vit::policies<embed::FrozenPatches>>,
-                           ssl::Projector<2 * width, width>, ssl::Predictor<2 * width, width>>;
+using Method =
+    objectives::MoCoV3<VisionTransformer<Image, patch<7>, width, depth, 4, 4, vit::policies<embed::FrozenPatches>>,
+                       heads::Mlp<3, 2 * width, width>, heads::Mlp<2, 2 * width, width>>;
 using Small = Method<image<28, 1>, 64, 3>;
 using Tiny = Method<image<14, 1>, 32, 2>;
 

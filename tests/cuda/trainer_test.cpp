@@ -16,8 +16,9 @@ namespace {
 
 class DeviceTrainer : public DeviceTest<float> {};
 
-using Method = ssl::MoCoV3<VisionTransformer<image<14, 1>, patch<7>, 24, 2, 2, 4, vit::policies<embed::FrozenPatches>>,
-                           ssl::Projector<32, 16>, ssl::Predictor<32, 16>>;
+using Method =
+    objectives::MoCoV3<VisionTransformer<image<14, 1>, patch<7>, 24, 2, 2, 4, vit::policies<embed::FrozenPatches>>,
+                       heads::Mlp<3, 32, 16>, heads::Mlp<2, 32, 16>>;
 
 std::vector<double> random_images(index batch, std::uint32_t step) {
   Random random(3, Purpose::test, step, 0);

@@ -1,4 +1,4 @@
-#include "tessera/models/vit.hpp"
+#include "tessera/models/vit/vit.hpp"
 
 #include <gtest/gtest.h>
 

@@ -6,7 +6,7 @@ compiler=$1 include=$2 system=$3
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cat >"$folder/a.cpp" <<'CODE'
-#include <tessera/core/parallel.hpp>
+#include <tessera/core/thread_pool.hpp>
 #include <tessera/core/random.hpp>
 float draw(tessera::Random& random, tessera::ThreadPool& pool);
 int main() {
@@ -16,7 +16,7 @@ int main() {
 }
 CODE
 cat >"$folder/b.cpp" <<'CODE'
-#include <tessera/core/parallel.hpp>
+#include <tessera/core/thread_pool.hpp>
 #include <tessera/core/random.hpp>
 float draw(tessera::Random& random, tessera::ThreadPool& pool) {
   float value = 0;

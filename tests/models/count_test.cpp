@@ -4,9 +4,9 @@
 #include <cmath>
 #include <vector>
 
-#include "tessera/models/initialize.hpp"
-#include "tessera/models/vit.hpp"
-#include "tessera/ssl/moco_v3.hpp"
+#include "tessera/core/init.hpp"
+#include "tessera/models/vit/vit.hpp"
+#include "tessera/objectives/moco_v3.hpp"
 
 namespace tessera::test {
 namespace {
@@ -33,7 +33,7 @@ static_assert(parameters<vit::Base<image<224>, patch<16>, WithBatchNorm>> == 85'
 
 using Frozen = vit::policies<embed::FrozenPatches>;
 template <class Encoder>
-constexpr index trained = Layout<ssl::MoCoV3<Encoder>>::trained_count;
+constexpr index trained = Layout<objectives::MoCoV3<Encoder>>::trained_count;
 static_assert(trained<vit::Small<>> == 43'110'400);
 static_assert(trained<vit::Base<>> == 108'740'608);
 static_assert(trained<vit::Large<>> == 327'241'728);
@@ -44,7 +44,7 @@ static_assert(trained<vit::Large<image<224>, patch<16>, Frozen>> == 326'454'272)
 static_assert(trained<vit::Huge<image<224>, patch<14>, Frozen>> == 654'872'320);
 
 TEST(Layout, HasThePublicNamesInOrder) {
-  constexpr auto& entries = Layout<ssl::MoCoV3<vit::Small<>>>::entries;
+  constexpr auto& entries = Layout<objectives::MoCoV3<vit::Small<>>>::entries;
   const std::vector<std::string_view> first{"base_encoder.cls_token",
                                             "base_encoder.pos_embed",
                                             "base_encoder.patch_embed.proj.weight",
@@ -84,7 +84,7 @@ TEST(SinCos, EqualsTheSpecification) {  // width 384, row 1, column 2
   const std::vector<std::pair<int, double>> expected{
       {0, 0.841471},    {1, 0.788593},    {95, 0.0001101},   {96, 0.5403023},  {97, 0.6149155}, {192, 0.9092974},
       {193, 0.9698361}, {287, 0.0002201}, {288, -0.4161468}, {289, -0.243758}, {383, 1}};
-  for (const auto& [channel, value] : expected) EXPECT_NEAR(position::sincos_2d(1, 2, channel, 384), value, 1e-6);
+  for (const auto& [channel, value] : expected) EXPECT_NEAR(sincos_2d(1, 2, channel, 384), value, 1e-6);
 }
 
 }  // namespace

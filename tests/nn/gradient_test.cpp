@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "support/gradient.hpp"
-#include "tessera/models/vit.hpp"
-#include "tessera/ssl/heads.hpp"
+#include "tessera/models/heads.hpp"
+#include "tessera/models/vit/vit.hpp"
 
 namespace tessera::test {
 namespace {
@@ -89,8 +89,8 @@ TYPED_TEST(Gradient, EqualsFiniteDifferences) {
 // many, is compared with the reference in tests/models.
 TEST(GradientWithRelu, EqualsFiniteDifferencesNearly) {
   EXPECT_LT((gradient_error<nn::Activation<nn::Relu, 9>>(4)), 1e-7);
-  EXPECT_LT((gradient_error<ssl::Projector<7, 4>::Layer<5>>(12, 2)), 2e-2);
-  EXPECT_LT((gradient_error<ssl::Predictor<7, 4>::Layer<4>>(12, 2)), 2e-2);
+  EXPECT_LT((gradient_error<heads::Mlp<3, 7, 4>::Layer<5>>(12, 2)), 2e-2);
+  EXPECT_LT((gradient_error<heads::Mlp<2, 7, 4>::Layer<4>>(12, 2)), 2e-2);
 }
 
 }  // namespace

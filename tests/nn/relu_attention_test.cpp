@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "support/gradient.hpp"
-#include "tessera/models/vit.hpp"
+#include "tessera/models/vit/vit.hpp"
 
 namespace tessera::test {
 namespace {

@@ -14,8 +14,9 @@
 #include <span>
 #include <vector>
 
-#include "tessera/core/memory.hpp"
+#include "tessera/core/arena.hpp"
 #include "tessera/core/random.hpp"
+#include "tessera/core/rows.hpp"
 #include "tessera/cpu/backend.hpp"
 
 namespace tessera::test {

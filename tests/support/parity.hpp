@@ -7,10 +7,10 @@
 
 #include "support/fixture.hpp"
 #include "tessera/comm/serial.hpp"
-#include "tessera/models/vit.hpp"
+#include "tessera/models/vit/vit.hpp"
+#include "tessera/objectives/moco_v3.hpp"
 #include "tessera/optim/optimizers.hpp"
 #include "tessera/optim/schedules.hpp"
-#include "tessera/ssl/moco_v3.hpp"
 #include "tessera/train/trainer.hpp"
 
 namespace tessera::test {
@@ -56,8 +56,8 @@ template <class Backend, class Element>
 // The reference's sizes: 24 x 24 images, patch 6, width 20, 2 blocks, 5 heads, heads of 36 hidden and 16 output
 // features.
 template <class Embed>
-using ReferenceMethod = ssl::MoCoV3<VisionTransformer<image<24>, patch<6>, 20, 2, 5, 4, vit::policies<Embed>>,
-                                    ssl::Projector<36, 16>, ssl::Predictor<36, 16>>;
+using ReferenceMethod = objectives::MoCoV3<VisionTransformer<image<24>, patch<6>, 20, 2, 5, 4, vit::policies<Embed>>,
+                                           heads::Mlp<3, 36, 16>, heads::Mlp<2, 36, 16>>;
 using Learned = ReferenceMethod<embed::Patches>;
 using Frozen = ReferenceMethod<embed::FrozenPatches>;
 

@@ -11,7 +11,7 @@
 
 #include "support/fixture.hpp"
 #include "support/parity.hpp"
-#include "tessera/comm/exchange.hpp"
+#include "tessera/comm/data_parallel.hpp"
 #include "tessera/core/random.hpp"
 
 namespace tessera::test {

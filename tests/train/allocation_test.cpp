@@ -9,9 +9,9 @@
 #include "tessera/comm/serial.hpp"
 #include "tessera/comm/threads.hpp"
 #include "tessera/cpu/cpu.hpp"
-#include "tessera/models/vit.hpp"
+#include "tessera/models/vit/vit.hpp"
+#include "tessera/objectives/moco_v3.hpp"
 #include "tessera/optim/optimizers.hpp"
-#include "tessera/ssl/moco_v3.hpp"
 #include "tessera/train/trainer.hpp"
 
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -73,7 +73,7 @@ struct PlainMatmul {
 
 template <class Encoder, class Optimizer, class Communicator, template <class, class> class Sharing = comm::Replicated>
 long allocations_of_three_steps(Communicator& communicator) {
-  using Method = ssl::MoCoV3<Encoder, ssl::Projector<32, 16>, ssl::Predictor<32, 16>>;
+  using Method = objectives::MoCoV3<Encoder, heads::Mlp<3, 32, 16>, heads::Mlp<2, 32, 16>>;
   using Backend = cpu::Backend<float, PlainMatmul>;
   constexpr index batch = 40, bucket_bytes = 1 << 12;
   Backend backend(3);

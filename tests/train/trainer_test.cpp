@@ -9,8 +9,8 @@
 #include "tessera/comm/serial.hpp"
 #include "tessera/cpu/cpu.hpp"
 #include "tessera/data/idx.hpp"
-#include "tessera/models/vit.hpp"
-#include "tessera/ssl/moco_v3.hpp"
+#include "tessera/models/vit/vit.hpp"
+#include "tessera/objectives/moco_v3.hpp"
 #include "tessera/train/checkpoint.hpp"
 #include "tessera/train/pretrain.hpp"
 
@@ -18,7 +18,7 @@ namespace tessera::test {
 namespace {
 
 using Encoder = VisionTransformer<image<14, 1>, patch<7>, 24, 2, 2, 4, vit::policies<embed::FrozenPatches>>;
-using Method = ssl::MoCoV3<Encoder, ssl::Projector<32, 16>, ssl::Predictor<32, 16>>;
+using Method = objectives::MoCoV3<Encoder, heads::Mlp<3, 32, 16>, heads::Mlp<2, 32, 16>>;
 using Backend = cpu::Backend<float>;
 template <class Optimizer>
 using ThisTrainer = Trainer<Method, Optimizer, Backend, comm::Serial>;

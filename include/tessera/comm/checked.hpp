@@ -8,9 +8,11 @@
 #include <utility>
 #include <vector>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 // Costs one all_gather of 40 bytes from each rank a call. What ranks say about their calls lies on the host: where
 // values are on a device, this decorates the communicator beneath, Staged<Checked<Mpi>>.
@@ -106,4 +108,6 @@ class Checked {
   std::int64_t calls_ = 0;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,9 +10,11 @@
 #include <thread>
 #include <utility>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 // What goes wrong on this rank, and when.
 struct Fault {
@@ -107,4 +109,6 @@ class Faulty {
   std::int64_t calls_ = 0;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

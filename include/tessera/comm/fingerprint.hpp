@@ -10,12 +10,14 @@
 #include <string_view>
 #include <vector>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/index.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 // What must be the same on all ranks: {"recipe", text}, {"ranks", "4"}. Names are the same where programs are.
 struct Fact {
@@ -110,4 +112,6 @@ void expect_alike(Communicator& communicator, std::span<const Fact> facts) {
        detail::text(texts[rank]));
 }
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -16,7 +16,9 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 struct Place {
   int rank = 0, size = 1;
@@ -181,4 +183,6 @@ inline void expect(const Place& place, int rank, int size, std::string_view sour
                  : "most likely the variables were left over from another launcher: unset them");
 }
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

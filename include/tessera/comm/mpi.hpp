@@ -12,10 +12,12 @@
 #include <string>
 #include <utility>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 #include "tessera/comm/mpi/job.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 // Calls allocate nothing once a call of the same size has been made. The last communicator that is destroyed finalises
 // MPI, if world() initialised it. Not so after a RankLost, when MPI_Finalize would wait for ever: a program then
@@ -204,4 +206,6 @@ class Mpi {
   std::int64_t calls_ = 0;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

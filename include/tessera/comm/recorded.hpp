@@ -15,9 +15,11 @@
 #include <system_error>
 #include <utility>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 // The calls of one rank: of a communicator (lane 0) and of its duplicates (lanes 1, 2, ...). May be read while other
 // threads are in calls.
@@ -184,4 +186,6 @@ class Recorded {
   std::int64_t calls_ = 0;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

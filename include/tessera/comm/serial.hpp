@@ -3,9 +3,11 @@
 
 #include <chrono>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 struct Serial {
   [[nodiscard]] static constexpr int rank() noexcept { return 0; }
@@ -29,4 +31,6 @@ struct Serial {
   static constexpr void abort() noexcept {}
 };
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

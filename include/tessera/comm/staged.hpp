@@ -14,12 +14,14 @@
 #include <utility>
 #include <vector>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/errors.hpp"
 #include "tessera/cuda/stream.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 namespace detail {
 
@@ -219,4 +221,6 @@ class Staged {
   int exceptions_ = std::uncaught_exceptions();
 };
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

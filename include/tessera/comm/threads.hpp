@@ -14,9 +14,11 @@
 #include <utility>
 #include <vector>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 namespace detail {
 
@@ -226,4 +228,6 @@ void run_threads(int ranks, Body&& body) {
       if (error) std::rethrow_exception(error);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

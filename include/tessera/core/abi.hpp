@@ -29,12 +29,14 @@
 #define TESSERA_TEXT_OF(tokens) #tokens
 #define TESSERA_TEXT(tokens) TESSERA_TEXT_OF(tokens)
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // What the namespace is called: ranks that exchange data must agree on it.
 inline constexpr const char* abi_name = TESSERA_TEXT(TESSERA_ABI);
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera
 
 #undef TESSERA_TEXT
 #undef TESSERA_TEXT_OF

@@ -2,10 +2,12 @@
 #pragma once
 
 #include "tessera/core/abi.hpp"
-#include "tessera/core/memory.hpp"
+#include "tessera/core/arena.hpp"
+#include "tessera/core/rows.hpp"
 #include "tessera/core/scalar.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // train: BatchNorm normalises with the statistics of its batch and updates its running ones. evaluate: with the
 // running.
@@ -59,4 +61,5 @@ struct Context {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -9,7 +9,8 @@
 
 #include "tessera/core/abi.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // What programs tell the scripts that start them.
 namespace exit_code {
@@ -33,4 +34,5 @@ template <class... Args>
   throw Error(fmt::format(message, std::forward<Args>(args)...));
 }
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

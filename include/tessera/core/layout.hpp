@@ -7,9 +7,10 @@
 #include <type_traits>
 
 #include "tessera/core/abi.hpp"
-#include "tessera/core/memory.hpp"
+#include "tessera/core/arena.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // A tensor's name, built at compile time: Name{"blocks"} / 0 / "attn" gives "blocks.0.attn".
 class Name {
@@ -186,4 +187,5 @@ template <class Model, class Leaf>
   return Model::declare(visit, Name{});
 }
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,7 +10,9 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/core/simd.hpp"
 
-namespace tessera::inline TESSERA_ABI::math {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace math {
 
 template <class Value>
 inline constexpr bool is_float_pack = std::is_same_v<Value, simd::Pack<float>>;
@@ -96,4 +98,6 @@ template <class Scalar>
   return found == 0;
 }
 
-}  // namespace tessera::inline TESSERA_ABI::math
+}  // namespace math
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -5,9 +5,10 @@
 #include <cstdint>
 
 #include "tessera/core/abi.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/index.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // Brain floating point: the upper half of a float. Storage only; arithmetic is done in float.
 struct bf16 {
@@ -62,4 +63,5 @@ using Accumulator = typename detail::ScalarTraits<Scalar>::Accumulator;
 template <class Scalar>
 using Parameter = typename detail::ScalarTraits<Scalar>::Parameter;
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,9 +10,11 @@
 #include <type_traits>
 
 #include "tessera/core/abi.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/index.hpp"
 
-namespace tessera::inline TESSERA_ABI::simd {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace simd {
 
 #if defined(__AVX512F__)
 inline constexpr std::size_t bytes = 64;
@@ -132,4 +134,6 @@ template <class Scalar, class Function, class... Inputs>
   return sum<Scalar>(even + odd);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::simd
+}  // namespace simd
+}  // namespace TESSERA_ABI
+}  // namespace tessera

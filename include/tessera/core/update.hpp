@@ -3,9 +3,10 @@
 #pragma once
 
 #include "tessera/core/abi.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/index.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // Elements [first, last) of the flat buffers, which this rank updates; their optimizer state starts at `state` in
 // buffers of its own.
@@ -24,4 +25,5 @@ struct SgdCoefficients {
   double learning_rate, weight_decay, momentum, trust;
 };
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -4,7 +4,9 @@
 #include "tessera/core/simd.hpp"
 #include "tessera/cpu/backend.hpp"
 
-namespace tessera::inline TESSERA_ABI::cpu {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
 
 namespace detail {
 
@@ -59,4 +61,6 @@ void add_to(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, Row
   });
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cpu
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -7,7 +7,9 @@
 #include "tessera/core/simd.hpp"
 #include "tessera/cpu/backend.hpp"
 
-namespace tessera::inline TESSERA_ABI::cpu {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
 
 namespace detail {
 
@@ -302,4 +304,6 @@ void attention_weights(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * 
   });
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cpu
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

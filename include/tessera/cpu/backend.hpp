@@ -10,14 +10,17 @@
 #include <string>
 
 #include "tessera/core/abi.hpp"
+#include "tessera/core/arena.hpp"
 #include "tessera/core/errors.hpp"
-#include "tessera/core/memory.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/rows.hpp"
 #include "tessera/core/simd.hpp"
+#include "tessera/core/thread_pool.hpp"
 #include "tessera/cpu/lane.hpp"
 #include "tessera/cpu/matmul.hpp"
 
-namespace tessera::inline TESSERA_ABI::cpu {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
 
 // Zeroed bytes, aligned to `alignment`.
 class Memory {
@@ -125,4 +128,6 @@ void for_rows(Backend<Scalar, Matmul>& backend, index rows, index columns, Body&
   });
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cpu
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -7,7 +7,9 @@
 #include "tessera/core/simd.hpp"
 #include "tessera/cpu/backend.hpp"
 
-namespace tessera::inline TESSERA_ABI::cpu {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
 
 namespace detail {
 
@@ -212,4 +214,6 @@ void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const 
   });
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cpu
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

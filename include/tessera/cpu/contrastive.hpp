@@ -7,7 +7,9 @@
 #include "tessera/core/simd.hpp"
 #include "tessera/cpu/backend.hpp"
 
-namespace tessera::inline TESSERA_ABI::cpu {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
 
 inline constexpr double smallest_norm = 1e-12;  // as in PyTorch's F.normalize
 
@@ -84,4 +86,6 @@ void contrastive_loss(Backend<Scalar, Matmul>& backend, Rows<const Scalar, colum
   *loss += 2.0 * *temperature * sum / static_cast<double>(total);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cpu
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -4,7 +4,9 @@
 #include "tessera/core/simd.hpp"
 #include "tessera/cpu/backend.hpp"
 
-namespace tessera::inline TESSERA_ABI::cpu {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
 
 // Unfolds square channels-last images (size x size x channels, one row per pixel) into one row per output pixel of a
 // kernel x kernel convolution with this stride and padding: values in the order (channel, y, x), as weights are stored.
@@ -68,4 +70,6 @@ void to_planar(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels> x,
   });
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cpu
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -13,7 +13,9 @@
 
 #include "tessera/core/abi.hpp"
 
-namespace tessera::inline TESSERA_ABI::cpu {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
 
 // Jobs are done one after the other, each after everything that was done before it was started. After a job that throws
 // the rest are left out. Allocates nothing once it has held as many jobs between two calls of join() as it will.
@@ -97,4 +99,6 @@ class Lane {
   std::thread thread_;  // the last member: it uses the others
 };
 
-}  // namespace tessera::inline TESSERA_ABI::cpu
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -7,7 +7,9 @@
 #include "tessera/cpu/backend.hpp"
 #include "tessera/cpu/linear.hpp"
 
-namespace tessera::inline TESSERA_ABI::cpu {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
 
 // y = (x - mean) / sqrt(variance + epsilon) * gain + bias with the biased variance of each row.
 // statistics (rows x 2) receives mean and 1 / sqrt(variance + epsilon).
@@ -94,4 +96,6 @@ void layer_norm_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, co
   }
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cpu
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -5,7 +5,9 @@
 #include "tessera/cpu/activation.hpp"
 #include "tessera/cpu/backend.hpp"
 
-namespace tessera::inline TESSERA_ABI::cpu {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
 
 namespace detail {
 
@@ -185,4 +187,6 @@ void linear_weight_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar,
   detail::weight_gradient<Scalar>(backend, x, dy, d_weight);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cpu
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

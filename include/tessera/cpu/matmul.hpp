@@ -7,7 +7,7 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/index.hpp"
 
 #if TESSERA_HAS_ONEDNN
 #include <dnnl.h>
@@ -18,7 +18,9 @@
 extern "C" void openblas_set_num_threads(int) __attribute__((weak));
 #endif
 
-namespace tessera::inline TESSERA_ABI::cpu {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
 
 // A row-major operand: `stride` scalars from one stored row to the next; transposed: the product uses its transpose.
 template <class Scalar>
@@ -128,4 +130,6 @@ using DefaultMatmul = typename detail::FirstSupporting<Scalar,
 #endif
                                                        EigenMatmul>::type;
 
-}  // namespace tessera::inline TESSERA_ABI::cpu
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

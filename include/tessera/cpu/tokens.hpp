@@ -4,7 +4,9 @@
 #include "tessera/core/simd.hpp"
 #include "tessera/cpu/backend.hpp"
 
-namespace tessera::inline TESSERA_ABI::cpu {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
 
 // patches (images * grid^2 x channels * patch^2) from planar images (channels, size, size): patch p = row * grid + col,
 // its values in the order (channel, y, x). spec 2.2.
@@ -125,4 +127,6 @@ void mean_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, w
   });
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cpu
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,7 +10,9 @@
 #include "tessera/core/update.hpp"
 #include "tessera/cpu/backend.hpp"
 
-namespace tessera::inline TESSERA_ABI::cpu {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
 
 namespace detail {
 
@@ -183,4 +185,6 @@ void squared_norms(Backend<Scalar, Matmul>& backend, std::span<const Entry> entr
     *squares++ = entry.role == Role::statistic ? 0.0 : detail::squares<Scalar>(entry.size(), values + entry.offset);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cpu
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

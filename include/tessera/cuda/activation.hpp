@@ -4,7 +4,9 @@
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/device.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 namespace detail {
 
@@ -81,4 +83,6 @@ void add_to(Backend<Scalar>& backend, Rows<const Scalar, columns> x, Rows<Scalar
   detail::transform(backend, detail::Sum{}, y, x.data, static_cast<const Scalar*>(y.data));
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,7 +10,9 @@
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/device.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 namespace detail {
 
@@ -90,4 +92,6 @@ void attention_weights(Backend<Scalar>& backend, Rows<const Scalar, 3 * width> q
          detail::attention_weights_kernel<Head, Scalar>, weights.rows, qkv.data, Head::scale(), weights.data);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -5,13 +5,16 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "tessera/core/memory.hpp"
+#include "tessera/core/arena.hpp"
+#include "tessera/core/rows.hpp"
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/device.hpp"
 #include "tessera/data/augment.hpp"
 #include "tessera/data/normalization.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 // One view to make, of an image of interleaved channels somewhere in a buffer of bytes. draw_view() draws `view`.
 struct ViewTask {
@@ -426,4 +429,6 @@ void augment(Backend<Scalar>& backend, const ViewTask* tasks, index views, const
                                          attribute(cudaDevAttrMultiProcessorCount));
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -13,14 +13,16 @@
 #include <utility>
 
 #include "tessera/core/abi.hpp"
-#include "tessera/core/memory.hpp"
+#include "tessera/core/arena.hpp"
 #include "tessera/core/scalar.hpp"
 #include "tessera/cuda/errors.hpp"
 #include "tessera/cuda/lane.hpp"
 #include "tessera/cuda/products.hpp"
 #include "tessera/cuda/stream.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 // Zeroed bytes on the current device, aligned to `alignment`.
 class Memory {
@@ -242,4 +244,6 @@ void launch(Backend<Scalar>& backend, dim3 grid, int threads, index shared_bytes
         "cudaLaunchKernelEx");
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,7 +10,9 @@
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/device.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 namespace detail {
 
@@ -421,4 +423,6 @@ void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const 
          many.rows, many.chunk, x.data, gain, statistics.data, sums, dy.data, residual.data, dx.data);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

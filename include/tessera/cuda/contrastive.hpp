@@ -12,7 +12,9 @@
 #include "tessera/cuda/linear.hpp"
 #include "tessera/cuda/products.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 inline constexpr double smallest_norm = 1e-12;  // as in PyTorch's F.normalize
 
@@ -238,4 +240,6 @@ void contrastive_loss(Backend<Scalar>& backend, Rows<const Scalar, columns> q, R
          detail::sum_losses_kernel<double>, q.rows, temperature, total, losses, loss);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -4,7 +4,9 @@
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/device.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 namespace detail {
 
@@ -201,4 +203,6 @@ void to_planar(Backend<Scalar>& backend, Rows<const Scalar, channels> x, Rows<Sc
          detail::to_planar_kernel<Unit, Scalar>, x.data, images.data);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -9,11 +9,13 @@
 #include <type_traits>
 
 #include "tessera/core/abi.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/index.hpp"
 #include "tessera/core/scalar.hpp"
 #include "tessera/cuda/ptx.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 // As many scalars as one load or store moves.
 template <class Scalar, int count>
@@ -124,4 +126,6 @@ __device__ inline std::byte* shared_memory() {
   return tessera_shared_memory;
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -6,9 +6,11 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/index.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 // Throws Error unless the call named `what` succeeded.
 inline void check(cudaError_t status, const char* what) {
@@ -82,4 +84,6 @@ inline int open_device(int device) {
   return device;
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -6,13 +6,16 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "tessera/core/memory.hpp"
+#include "tessera/core/arena.hpp"
+#include "tessera/core/rows.hpp"
 #include "tessera/cuda/augment.hpp"
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/stream.hpp"
 #include "tessera/data/loader.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 // Two batches are under way: the one that a step works on, and the next, whose bytes are copied from pinned memory on a
 // stream of their own meanwhile. A Feed of Pretraining; the same views as HostFeed's.
@@ -108,4 +111,6 @@ class DeviceFeed {
   bool prepared_ = false;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

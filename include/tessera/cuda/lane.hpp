@@ -9,7 +9,9 @@
 #include "tessera/cuda/errors.hpp"
 #include "tessera/cuda/stream.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 // A stream beside the backend's, which must outlive it. Events order the two, so that a recording of the backend takes
 // in what is started and joined within it.
@@ -57,4 +59,6 @@ class Lane {
   bool running_ = false;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

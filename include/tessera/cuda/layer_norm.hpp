@@ -4,7 +4,9 @@
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/device.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 namespace detail {
 
@@ -255,4 +257,6 @@ void layer_norm_backward(Backend<Scalar>& backend, Rows<const Scalar, columns> x
          detail::sum_norm_gradients_kernel<columns>, blocks, partial, d_gain, d_bias);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -6,7 +6,9 @@
 #include "tessera/cuda/device.hpp"
 #include "tessera/cuda/products.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 // Puts the product on the backend's stream; its workspace is the arena's.
 template <class Scalar, class Operand, class Result>
@@ -154,4 +156,6 @@ void linear_weight_gradient(Backend<Scalar>& backend, Rows<const Scalar, in> x, 
   multiply(backend, product);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,7 +10,9 @@
 #include "tessera/cuda/device.hpp"
 #include "tessera/cuda/linear.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 namespace detail {
 
@@ -155,9 +157,13 @@ struct PlainAttentionSteps {
 
 }  // namespace detail
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera
 
-namespace tessera::inline TESSERA_ABI::attention {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace attention {
 
 // SoftmaxAttention by the definition, on the CUDA backend: keeps the weights, tokens x tokens numbers per head.
 struct PlainAttention {
@@ -186,4 +192,6 @@ struct PlainAttention {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::attention
+}  // namespace attention
+}  // namespace TESSERA_ABI
+}  // namespace tessera

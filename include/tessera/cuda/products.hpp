@@ -16,12 +16,14 @@
 #include <utility>
 
 #include "tessera/core/abi.hpp"
-#include "tessera/core/memory.hpp"
+#include "tessera/core/arena.hpp"
 #include "tessera/core/scalar.hpp"
 #include "tessera/cuda/errors.hpp"
 #include "tessera/cuda/stream.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 // result (rows x columns) = scale * left (rows x depth) right (depth x columns) + addend + bias, all row-major and
 // without gaps, `batch` times one after the other in memory.
@@ -239,4 +241,6 @@ class Products {
   bool choosing_ = false;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

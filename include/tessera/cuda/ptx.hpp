@@ -7,7 +7,9 @@
 
 #include "tessera/core/abi.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda::ptx {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda::ptx {
 
 // Two floats rounded to bf16 in one register, `low` in the lower half.
 __device__ inline std::uint32_t pack_bf16(float low, float high) {
@@ -72,4 +74,6 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda::ptx
+}  // namespace cuda::ptx
+}  // namespace TESSERA_ABI
+}  // namespace tessera

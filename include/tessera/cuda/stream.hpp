@@ -9,7 +9,9 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/cuda/errors.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 // A handle of a C library, with the function that gives it back.
 template <class Handle, auto destroy>
@@ -58,4 +60,6 @@ class Event {
   Owned<cudaEvent_t, cudaEventDestroy> event_;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

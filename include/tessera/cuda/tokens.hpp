@@ -7,7 +7,9 @@
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/device.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 namespace detail {
 
@@ -301,4 +303,6 @@ void mean_tokens_backward(Backend<Scalar>& backend, Rows<const Scalar, width> dy
          detail::mean_tokens_gradient_kernel<tokens, width, Scalar>, dy.data, dx.data);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,7 +10,9 @@
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/device.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 
 namespace detail {
 
@@ -389,4 +391,6 @@ void squared_norms(Backend<Scalar>& backend, std::span<const Entry> entries, con
   launch(backend, dim3(static_cast<unsigned>(count)), warp_size, 0, detail::sum_parts_kernel<double>, parts, squares);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -16,7 +16,9 @@
 #include "tessera/data/image.hpp"
 #include "tessera/data/resize.hpp"
 
-namespace tessera::inline TESSERA_ABI::data {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace data {
 
 // Probabilities and strengths of one view. An operation of strength or probability 0 does not take part.
 struct ViewAugmentation {
@@ -199,4 +201,6 @@ inline const Image& evaluation_view(ImageView image, int resize, int size, Augme
   return view;
 }
 
-}  // namespace tessera::inline TESSERA_ABI::data
+}  // namespace data
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,7 +10,9 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/data/image.hpp"
 
-namespace tessera::inline TESSERA_ABI::data {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace data {
 
 // A box of fractional radius: weights in units of 2^-24 of the whole pixels and of the two at its ends.
 struct BoxBlur {
@@ -90,4 +92,6 @@ inline void gaussian_blur(Image& image, float sigma, BlurScratch& scratch) {
   std::copy(b.begin(), b.end(), image.pixels.begin());
 }
 
-}  // namespace tessera::inline TESSERA_ABI::data
+}  // namespace data
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -11,7 +11,9 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/data/image.hpp"
 
-namespace tessera::inline TESSERA_ABI::data {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace data {
 
 [[nodiscard]] TESSERA_HOST_DEVICE constexpr std::uint8_t luminance(int red, int green, int blue) {
   return static_cast<std::uint8_t>((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16);
@@ -198,4 +200,6 @@ inline void flip_horizontally(Image& image) {
   }
 }
 
-}  // namespace tessera::inline TESSERA_ABI::data
+}  // namespace data
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -18,7 +18,9 @@
 #include "tessera/data/image.hpp"
 #include "tessera/io/file.hpp"
 
-namespace tessera::inline TESSERA_ABI::data {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace data {
 
 namespace detail {
 
@@ -186,4 +188,6 @@ class IdxDataset {
   std::vector<std::uint8_t> pixels_, labels_;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::data
+}  // namespace data
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -8,7 +8,9 @@
 
 #include "tessera/core/abi.hpp"
 
-namespace tessera::inline TESSERA_ABI::data {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace data {
 
 // Somebody else's pixels: height x width x channels.
 struct ImageView {
@@ -72,4 +74,6 @@ inline void transpose(int rows, int columns, int channels, const std::uint8_t* f
 
 }  // namespace detail
 
-}  // namespace tessera::inline TESSERA_ABI::data
+}  // namespace data
+}  // namespace TESSERA_ABI
+}  // namespace tessera

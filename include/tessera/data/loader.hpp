@@ -15,12 +15,14 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/index.hpp"
 #include "tessera/core/random.hpp"
 #include "tessera/data/augment.hpp"
 #include "tessera/data/normalization.hpp"
 
-namespace tessera::inline TESSERA_ABI::data {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace data {
 
 // Which samples a rank sees, in which order.
 struct LoaderOptions {
@@ -285,4 +287,6 @@ void evaluation_batch(const Dataset& dataset, int first, int count, int size, in
              normalization, to + static_cast<std::size_t>(i) * values);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::data
+}  // namespace data
+}  // namespace TESSERA_ABI
+}  // namespace tessera

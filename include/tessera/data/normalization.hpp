@@ -14,7 +14,9 @@
 #include "tessera/core/errors.hpp"
 #include "tessera/data/image.hpp"
 
-namespace tessera::inline TESSERA_ABI::data {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace data {
 
 // Channel means and standard deviations of pixels in 0..1.
 struct Normalization {
@@ -85,4 +87,6 @@ template <class Dataset>
   return n;
 }
 
-}  // namespace tessera::inline TESSERA_ABI::data
+}  // namespace data
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -9,7 +9,9 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/data/image.hpp"
 
-namespace tessera::inline TESSERA_ABI::data {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace data {
 
 enum class Filter { bilinear, bicubic };
 
@@ -151,4 +153,6 @@ inline void crop_resize(ImageView in, Box box, int height, int width, Filter fil
   }
 }
 
-}  // namespace tessera::inline TESSERA_ABI::data
+}  // namespace data
+}  // namespace TESSERA_ABI
+}  // namespace tessera

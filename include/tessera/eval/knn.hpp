@@ -10,9 +10,11 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/thread_pool.hpp"
 
-namespace tessera::inline TESSERA_ABI::eval {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace eval {
 
 // Row-major features, `width` to a row.
 template <class Scalar>
@@ -100,4 +102,6 @@ template <class Scalar>
   return static_cast<double>(right) / static_cast<double>(query_labels.size());
 }
 
-}  // namespace tessera::inline TESSERA_ABI::eval
+}  // namespace eval
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -16,7 +16,9 @@
 #include "tessera/core/errors.hpp"
 #include "tessera/io/file.hpp"
 
-namespace tessera::inline TESSERA_ABI::eval {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace eval {
 
 // Points joined by a line.
 struct Series {
@@ -271,4 +273,6 @@ inline void write_report(const std::filesystem::path& path, const Report& report
   io::replace_file(path, report_html(report));
 }
 
-}  // namespace tessera::inline TESSERA_ABI::eval
+}  // namespace eval
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -17,7 +17,9 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
 
-namespace tessera::inline TESSERA_ABI::io {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace io {
 
 using Bytes = std::span<const std::byte>;
 
@@ -118,4 +120,6 @@ inline void replace_file(const std::filesystem::path& path, std::string_view tex
   return text;
 }
 
-}  // namespace tessera::inline TESSERA_ABI::io
+}  // namespace io
+}  // namespace TESSERA_ABI
+}  // namespace tessera

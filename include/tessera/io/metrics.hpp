@@ -12,7 +12,9 @@
 #include "tessera/core/errors.hpp"
 #include "tessera/io/file.hpp"
 
-namespace tessera::inline TESSERA_ABI::io {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace io {
 
 using MetricsRow = std::vector<std::pair<std::string, double>>;
 
@@ -58,4 +60,6 @@ class MetricsWriter {
   std::ofstream file_;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::io
+}  // namespace io
+}  // namespace TESSERA_ABI
+}  // namespace tessera

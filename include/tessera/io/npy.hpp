@@ -24,7 +24,9 @@
 #include "tessera/core/errors.hpp"
 #include "tessera/io/file.hpp"
 
-namespace tessera::inline TESSERA_ABI::io {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace io {
 
 // Writes an xtensor expression, atomically.
 template <class Expression>
@@ -110,4 +112,6 @@ template <class Scalar>
   return values;
 }
 
-}  // namespace tessera::inline TESSERA_ABI::io
+}  // namespace io
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -16,7 +16,9 @@
 #include "tessera/core/errors.hpp"
 #include "tessera/io/file.hpp"
 
-namespace tessera::inline TESSERA_ABI::io {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace io {
 
 static_assert(std::endian::native == std::endian::little, "tessera: safetensors are little-endian, as is this code");
 
@@ -328,4 +330,6 @@ class Safetensors {
   std::map<std::string, std::string> metadata_;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::io
+}  // namespace io
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -6,7 +6,9 @@
 #include "tessera/core/math.hpp"
 #include "tessera/core/simd.hpp"
 
-namespace tessera::inline TESSERA_ABI::nn {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace nn {
 
 // An activation gives its value and, at once, its value and slope; both for packs and for scalars.
 template <class Value>
@@ -53,4 +55,6 @@ struct Relu {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::nn
+}  // namespace nn
+}  // namespace TESSERA_ABI
+}  // namespace tessera

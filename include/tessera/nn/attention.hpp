@@ -6,7 +6,9 @@
 #include "tessera/core/layout.hpp"
 #include "tessera/nn/linear.hpp"
 
-namespace tessera::inline TESSERA_ABI::attention {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace attention {
 
 // softmax(q k^T / sqrt(head width)) v, spec 2.2. Keeps one number per query and head; the weights are computed again in
 // backward.
@@ -36,9 +38,13 @@ struct SoftmaxAttention {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::attention
+}  // namespace attention
+}  // namespace TESSERA_ABI
+}  // namespace tessera
 
-namespace tessera::inline TESSERA_ABI::nn {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace nn {
 
 // qkv projection, Policy, output projection with the residual added. Rows of tokens: images * tokens x width.
 template <int width_, int tokens_, int heads_, class Policy = attention::SoftmaxAttention>
@@ -115,4 +121,6 @@ struct Attention {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::nn
+}  // namespace nn
+}  // namespace TESSERA_ABI
+}  // namespace tessera

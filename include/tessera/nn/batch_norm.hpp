@@ -4,7 +4,9 @@
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 
-namespace tessera::inline TESSERA_ABI::nn {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace nn {
 
 // Over the rows of each feature, on all ranks, each view a batch of its own; epsilon 1e-5, running statistics move by
 // 0.1 (spec 2.6). affine = false leaves gain and bias out.
@@ -64,4 +66,6 @@ struct BatchNorm {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::nn
+}  // namespace nn
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -7,7 +7,9 @@
 #include "tessera/nn/layer_norm.hpp"
 #include "tessera/nn/mlp.hpp"
 
-namespace tessera::inline TESSERA_ABI::nn {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace nn {
 
 // x2 = x + attention(norm1(x)); y = x2 + mlp(norm2(x2)). MlpNorm is LayerNorm or, in ViT-BN, BatchNorm (spec 2.5).
 template <class Attention_, class Mlp_, template <int> class MlpNorm = LayerNorm>
@@ -200,4 +202,6 @@ struct ClassTokenBlock {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::nn
+}  // namespace nn
+}  // namespace TESSERA_ABI
+}  // namespace tessera

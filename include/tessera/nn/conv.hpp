@@ -5,7 +5,9 @@
 #include "tessera/core/layout.hpp"
 #include "tessera/nn/linear.hpp"
 
-namespace tessera::inline TESSERA_ABI::nn {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace nn {
 
 // images of size x size pixels with `in` channels to out_size x out_size with `out`. weight (out, in, kernel, kernel).
 template <int in_, int out_, int size, int kernel, int stride, int padding, bool has_bias, class Init = FanInUniform>
@@ -54,4 +56,6 @@ struct Conv2d {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::nn
+}  // namespace nn
+}  // namespace TESSERA_ABI
+}  // namespace tessera

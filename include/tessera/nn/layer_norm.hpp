@@ -4,7 +4,9 @@
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 
-namespace tessera::inline TESSERA_ABI::nn {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace nn {
 
 // Over the features of each row; epsilon 1e-6 as everywhere in ViT (spec 2.2).
 template <int features>
@@ -54,4 +56,6 @@ struct LayerNorm {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::nn
+}  // namespace nn
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -3,9 +3,11 @@
 
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
-#include "tessera/nn/initial.hpp"
+#include "tessera/nn/init.hpp"
 
-namespace tessera::inline TESSERA_ABI::nn {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace nn {
 
 // What a layer keeps from forward for backward when its input is enough.
 struct Nothing {};
@@ -55,4 +57,6 @@ struct Linear {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::nn
+}  // namespace nn
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -7,7 +7,9 @@
 #include "tessera/nn/activation.hpp"
 #include "tessera/nn/linear.hpp"
 
-namespace tessera::inline TESSERA_ABI::nn {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace nn {
 
 // fc2(Activation(fc1(x))) with the residual added.
 template <int width_, int hidden_, class Activation = Gelu>
@@ -71,4 +73,6 @@ struct Mlp {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::nn
+}  // namespace nn
+}  // namespace TESSERA_ABI
+}  // namespace tessera

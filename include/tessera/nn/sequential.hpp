@@ -9,7 +9,9 @@
 #include "tessera/nn/activation.hpp"
 #include "tessera/nn/linear.hpp"
 
-namespace tessera::inline TESSERA_ABI::nn {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace nn {
 
 // An activation as a layer of its own.
 template <class Function, int features>
@@ -127,4 +129,6 @@ struct Sequential {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::nn
+}  // namespace nn
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,7 +10,9 @@
 #include "tessera/core/scalar.hpp"
 #include "tessera/core/update.hpp"
 
-namespace tessera::inline TESSERA_ABI::optim {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace optim {
 
 // One step's operands. Frozen entries are left alone, and everything is if *blocked is not 0. Gradient and weight are
 // whole flat buffers, the states are those of the parts. All but the tables is memory of the backend.
@@ -160,4 +162,6 @@ struct Sgd {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::optim
+}  // namespace optim
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -6,7 +6,9 @@
 
 #include "tessera/core/abi.hpp"
 
-namespace tessera::inline TESSERA_ABI::optim {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace optim {
 
 // Linear from 0 to `peak` over `warmup` epochs, then half a cosine to 0 at epoch `total`. `epoch` is fractional.
 [[nodiscard]] inline double learning_rate(double peak, double epoch, double warmup, double total) {
@@ -19,4 +21,6 @@ namespace tessera::inline TESSERA_ABI::optim {
   return 1.0 - (1.0 - start) * 0.5 * (1.0 + std::cos(std::numbers::pi * epoch / total));
 }
 
-}  // namespace tessera::inline TESSERA_ABI::optim
+}  // namespace optim
+}  // namespace TESSERA_ABI
+}  // namespace tessera

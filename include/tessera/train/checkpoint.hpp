@@ -16,7 +16,8 @@
 #include "tessera/train/recipe.hpp"
 #include "tessera/train/trainer.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 namespace detail {
 
@@ -145,4 +146,5 @@ void load_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metada
   });
 }
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,7 +10,7 @@
 
 #include "tessera/comm/serial.hpp"
 #include "tessera/core/errors.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/thread_pool.hpp"
 #include "tessera/cpu/cpu.hpp"
 #include "tessera/data/loader.hpp"
 #include "tessera/data/normalization.hpp"
@@ -22,7 +22,8 @@
 #include "tessera/train/signals.hpp"
 #include "tessera/train/trainer.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // Features of images, `width` to a row, with labels.
 struct FeatureSet {
@@ -302,4 +303,5 @@ class Pretraining {
   std::unique_ptr<RunLog> log_;
 };
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,7 +10,8 @@
 
 #include "tessera/core/abi.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // 95 -> "1:35", 3700 -> "1:01:40".
 [[nodiscard]] inline std::string duration_text(double seconds) {
@@ -73,4 +74,5 @@ class Progress {
   Clock::time_point last_{};
 };
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

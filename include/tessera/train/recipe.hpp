@@ -12,7 +12,8 @@
 #include "tessera/core/errors.hpp"
 #include "tessera/optim/schedules.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // What a checkpoint says of its run.
 using Metadata = std::map<std::string, std::string>;
@@ -104,4 +105,5 @@ struct Recipe {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -11,7 +11,8 @@
 #include "tessera/train/progress.hpp"
 #include "tessera/train/recipe.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // What there is to say of one step.
 struct StepReport {
@@ -101,4 +102,5 @@ class RunLog {
   double step_seconds_ = 0, data_seconds_ = 0;
 };
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

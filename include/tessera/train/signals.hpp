@@ -9,7 +9,8 @@
 
 #include "tessera/core/abi.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // While it lives, the first of these signals is remembered (job systems announce the end of the time by SIGUSR1, and
 // mpirun forwards it, whereas after SIGTERM it kills within two seconds); a second one ends the program at once. Made
@@ -54,4 +55,5 @@ class StopSignals {
   stack_t stack_before_{};
 };
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -12,17 +12,18 @@
 #include <utility>
 #include <vector>
 
-#include "tessera/comm/exchange.hpp"
+#include "tessera/comm/data_parallel.hpp"
 #include "tessera/concepts.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/errors.hpp"
+#include "tessera/core/init.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/core/math.hpp"
 #include "tessera/core/scalar.hpp"
-#include "tessera/models/initialize.hpp"
 #include "tessera/optim/optimizers.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // What changes from step to step.
 template <class Method>
@@ -451,4 +452,5 @@ class Trainer {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -6,7 +6,7 @@
 namespace ts = tessera;
 
 using Encoder = ts::VisionTransformer<ts::image<28, 1>, ts::patch<7>, 48, 2, 4>;
-using Method = ts::ssl::MoCoV3<Encoder, ts::ssl::Projector<64, 32>, ts::ssl::Predictor<64, 32>>;
+using Method = ts::objectives::MoCoV3<Encoder, ts::heads::Mlp<3, 64, 32>, ts::heads::Mlp<2, 64, 32>>;
 using Backend = ts::cuda::Backend<ts::bf16>;
 
 int main() {

@@ -9,7 +9,7 @@ namespace ts = tessera;
 double first_loss();
 
 int main() {
-  using Method = ts::ssl::MoCoV3<ts::vit::Tiny<>, ts::ssl::Projector<32, 16>, ts::ssl::Predictor<32, 16>>;
+  using Method = ts::objectives::MoCoV3<ts::vit::Tiny<>, ts::heads::Mlp<3, 32, 16>, ts::heads::Mlp<2, 32, 16>>;
   ts::cpu::Backend<float> backend;
   ts::comm::Serial communicator;
   ts::Trainer<Method, ts::optim::AdamW, ts::cpu::Backend<float>, ts::comm::Serial> trainer(backend, communicator, {}, 4,

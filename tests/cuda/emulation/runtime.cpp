@@ -22,7 +22,9 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-namespace tessera::inline TESSERA_ABI::cuda {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
 alignas(128) std::byte tessera_shared_memory[232448];  // compute capability 9.0 gives a block 227 KiB
 }
 

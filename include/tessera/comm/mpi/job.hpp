@@ -19,9 +19,11 @@
 #include <thread>
 #include <vector>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm::detail {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm::detail {
 
 [[nodiscard]] inline std::string mpi_error_text(int code) {
   std::array<char, MPI_MAX_ERROR_STRING> text{};
@@ -339,4 +341,6 @@ inline MpiJob::~MpiJob() {
   }
 }
 
-}  // namespace tessera::inline TESSERA_ABI::comm::detail
+}  // namespace comm::detail
+}  // namespace TESSERA_ABI
+}  // namespace tessera

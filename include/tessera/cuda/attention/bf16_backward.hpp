@@ -6,7 +6,9 @@
 #include "tessera/cuda/attention/tiles.hpp"
 #include "tessera/cuda/backend.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda::detail {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda::detail {
 
 // The sum over a row's columns of a b, for the row that the quad shares.
 template <int dim>
@@ -300,4 +302,6 @@ void tiled_backward(Backend<bf16>& backend, index heads, const bf16* qkv, const 
          Head::chunks_bytes, key_backward_kernel<Head>, qkv, statistics, d_out, log2_scale, scale, d_qkv);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda::detail
+}  // namespace cuda::detail
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -6,7 +6,9 @@
 #include "tessera/cuda/attention/tiles.hpp"
 #include "tessera/cuda/backend.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda::detail {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda::detail {
 
 // A warp's queries, `height` tiles of them, and what they have seen so far. `shift` is in units of scores, which
 // times log2_scale are exponents of two.
@@ -189,4 +191,6 @@ void tiled_forward(Backend<bf16>& backend, index heads, const bf16* qkv, bf16* o
            Head::streamed_bytes, streamed_forward_kernel<Head>, qkv, log2_scale, out, log_sums);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda::detail
+}  // namespace cuda::detail
+}  // namespace TESSERA_ABI
+}  // namespace tessera

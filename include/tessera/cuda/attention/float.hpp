@@ -7,7 +7,9 @@
 #include "tessera/cuda/attention/head.hpp"
 #include "tessera/cuda/backend.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda::detail {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda::detail {
 
 template <int tokens_, int heads_, int width_>
 struct PlainHead : HeadShape<tokens_, heads_, width_> {
@@ -219,4 +221,6 @@ void plain_backward(Backend<float>& backend, index heads, const float* qkv, cons
          Head::scale(), d_qkv);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda::detail
+}  // namespace cuda::detail
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -4,10 +4,12 @@
 #include <cmath>
 #include <limits>
 
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/index.hpp"
 #include "tessera/cuda/device.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda::detail {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda::detail {
 
 inline constexpr float log2_e = 1.44269504f, ln_2 = 0.693147181f, infinite = std::numeric_limits<float>::infinity();
 
@@ -23,4 +25,6 @@ struct HeadShape {
   static float scale() { return static_cast<float>(1 / std::sqrt(static_cast<double>(dim))); }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::cuda::detail
+}  // namespace cuda::detail
+}  // namespace TESSERA_ABI
+}  // namespace tessera

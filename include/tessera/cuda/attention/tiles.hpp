@@ -8,7 +8,9 @@
 #include "tessera/cuda/device.hpp"
 #include "tessera/cuda/ptx.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda::detail {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda::detail {
 
 // Operands are tiles of 16 rows. Left ones are in registers, a[k] holding columns [16k, 16k + 16); right ones are rows
 // of shared memory, `pitch` values apart; sums[n] holds columns [8n, 8n + 8) as ptx::mma_16x8x16 returns them: of a
@@ -257,4 +259,6 @@ __device__ void stream(int count, Load&& load, Use&& use) {
   }
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda::detail
+}  // namespace cuda::detail
+}  // namespace TESSERA_ABI
+}  // namespace tessera

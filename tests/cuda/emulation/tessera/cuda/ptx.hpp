@@ -8,7 +8,9 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/core/scalar.hpp"
 
-namespace tessera::inline TESSERA_ABI::cuda::ptx {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda::ptx {
 
 inline std::uint32_t pack_bf16(float low, float high) {
   return std::uint32_t{bf16(high).bits} << 16 | bf16(low).bits;
@@ -104,4 +106,6 @@ void wait_for_copies() {
   emulation::wait_for_copies(pending);
 }
 
-}  // namespace tessera::inline TESSERA_ABI::cuda::ptx
+}  // namespace cuda::ptx
+}  // namespace TESSERA_ABI
+}  // namespace tessera

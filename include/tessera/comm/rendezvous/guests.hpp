@@ -6,11 +6,13 @@
 #include <list>
 #include <string>
 
-#include "tessera/comm/collective.hpp"
-#include "tessera/comm/store/settings.hpp"
-#include "tessera/comm/store/wire.hpp"
+#include "tessera/comm/communicator.hpp"
+#include "tessera/comm/rendezvous/settings.hpp"
+#include "tessera/comm/rendezvous/wire.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm::detail {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm::detail {
 
 inline constexpr int beats_to_lose = 5;
 
@@ -58,4 +60,6 @@ inline void drain(Guests& guests) {
   }
 }
 
-}  // namespace tessera::inline TESSERA_ABI::comm::detail
+}  // namespace comm::detail
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -3,7 +3,9 @@
 
 #include "tessera/core/layout.hpp"
 
-namespace tessera::inline TESSERA_ABI::nn {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace nn {
 
 // std::sqrt is not constexpr in C++20. value >= 0.
 [[nodiscard]] constexpr double square_root(double value) {
@@ -26,4 +28,6 @@ struct FanInUniform {
   static constexpr Initial bias(int in) { return Initial::uniform(1.0 / square_root(in)); }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::nn
+}  // namespace nn
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -10,14 +10,16 @@
 #include <utility>
 #include <vector>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 #include "tessera/comm/serial.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/core/scalar.hpp"
 #include "tessera/core/update.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 inline constexpr index default_bucket_bytes = index{25} << 20;
 
@@ -250,4 +252,6 @@ template <class Backend, class Communicator>
 using ZeroStage1 =
     std::conditional_t<std::is_same_v<Communicator, Serial>, Alone<Backend>, Exchange<Backend, Communicator, true>>;
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

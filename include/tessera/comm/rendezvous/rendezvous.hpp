@@ -19,15 +19,17 @@
 #include <utility>
 #include <vector>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 #include "tessera/comm/launch.hpp"
-#include "tessera/comm/store/desk.hpp"
-#include "tessera/comm/store/guests.hpp"
-#include "tessera/comm/store/host.hpp"
-#include "tessera/comm/store/settings.hpp"
-#include "tessera/comm/store/visitor.hpp"
+#include "tessera/comm/rendezvous/desk.hpp"
+#include "tessera/comm/rendezvous/guests.hpp"
+#include "tessera/comm/rendezvous/host.hpp"
+#include "tessera/comm/rendezvous/settings.hpp"
+#include "tessera/comm/rendezvous/visitor.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 // One rank's end. Its thread does all the work, so that a rank that computes is not taken for lost.
 //
@@ -133,4 +135,6 @@ class Store {
   std::thread thread_;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

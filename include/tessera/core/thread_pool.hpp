@@ -2,7 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <mutex>
@@ -11,26 +10,10 @@
 #include <vector>
 
 #include "tessera/core/abi.hpp"
-#include "tessera/core/errors.hpp"
+#include "tessera/core/index.hpp"
 
-namespace tessera::inline TESSERA_ABI {
-
-using index = std::ptrdiff_t;
-
-// Divides and rounds up. divisor > 0.
-[[nodiscard]] TESSERA_HOST_DEVICE constexpr index divide_up(index value, index divisor) {
-  return (value + divisor - 1) / divisor;
-}
-
-// Not std::min and std::max: those names are macros in some users' sources.
-template <class Value>
-[[nodiscard]] TESSERA_HOST_DEVICE constexpr Value smaller(Value a, std::type_identity_t<Value> b) {
-  return b < a ? b : a;
-}
-template <class Value>
-[[nodiscard]] TESSERA_HOST_DEVICE constexpr Value larger(Value a, std::type_identity_t<Value> b) {
-  return a < b ? b : a;
-}
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // `threads` workers, the calling thread included. Pieces are handed out as threads become free; since a piece's bounds
 // depend on the loop alone, results do not depend on the number of threads as long as pieces write to different places.
@@ -150,4 +133,5 @@ class ThreadPool {
   std::vector<std::thread> workers_;
 };
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

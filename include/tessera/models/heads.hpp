@@ -1,42 +1,63 @@
-// Projection and prediction heads (spec 2.6).
+// Projection and prediction heads.
 #pragma once
+
+#include <cstddef>
+#include <tuple>
+#include <type_traits>
+#include <utility>
 
 #include "tessera/nn/activation.hpp"
 #include "tessera/nn/batch_norm.hpp"
 #include "tessera/nn/linear.hpp"
 #include "tessera/nn/sequential.hpp"
 
-namespace tessera::inline TESSERA_ABI::ssl {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace heads {
+
+// What stands behind the last linear map of a head.
+enum class LastNorm { none, batch_norm, affine_batch_norm };
 
 namespace detail {
 
 template <int in, int out>
 using HeadLinear = nn::Linear<in, out, false, nn::FanInUniform>;
-template <int in, int hidden, int out>
-using TwoLayers = nn::Sequential<HeadLinear<in, hidden>, nn::BatchNorm<hidden>, nn::Activation<nn::Relu, hidden>,
-                                 HeadLinear<hidden, out>, nn::BatchNorm<out, false>>;
-template <int in, int hidden, int out>
-using ThreeLayers = nn::Sequential<HeadLinear<in, hidden>, nn::BatchNorm<hidden>, nn::Activation<nn::Relu, hidden>,
-                                   HeadLinear<hidden, hidden>, nn::BatchNorm<hidden>, nn::Activation<nn::Relu, hidden>,
-                                   HeadLinear<hidden, out>, nn::BatchNorm<out, false>>;
+
+template <class... Layers>
+struct List {};
+
+template <LastNorm norm, int out, class... Layers>
+constexpr auto finished(List<Layers...>) {
+  if constexpr (norm == LastNorm::none)
+    return std::type_identity<nn::Sequential<Layers...>>{};
+  else
+    return std::type_identity<nn::Sequential<Layers..., nn::BatchNorm<out, norm == LastNorm::affine_batch_norm>>>{};
+}
+
+// `hidden_layers` times linear map, BatchNorm, ReLU in front of the last linear map.
+template <int hidden_layers, int in, int hidden, int out, LastNorm norm, class... Layers>
+constexpr auto mlp_layers(List<Layers...>) {
+  if constexpr (hidden_layers == 0)
+    return finished<norm, out>(List<Layers..., HeadLinear<in, out>>{});
+  else
+    return mlp_layers<hidden_layers - 1, hidden, hidden, out, norm>(
+        List<Layers..., HeadLinear<in, hidden>, nn::BatchNorm<hidden>, nn::Activation<nn::Relu, hidden>>{});
+}
 
 }  // namespace detail
 
-// Three layers for ViT: linear maps without bias, BatchNorm after each (the last one without affine), ReLU between.
-template <int hidden = 4096, int out_ = 256>
-struct Projector {
+// `layers` linear maps without bias, each but the last followed by BatchNorm and ReLU; the last one by `last_norm`:
+// MoCo v3's projector is Mlp<3, 4096, 256>, its predictor Mlp<2, 4096, 256>; with a ResNet Mlp<2, 4096, 256> and
+// Mlp<2, 4096, 256, LastNorm::none> (docs/method.md, "Heads").
+template <int layers, int hidden, int out_, LastNorm last_norm = LastNorm::batch_norm>
+struct Mlp {
+  static_assert(layers > 0 && hidden > 0 && out_ > 0, "tessera: a head needs at least one layer and one feature");
   static constexpr int out = out_;
   template <int in>
-  using Layer = detail::ThreeLayers<in, hidden, out>;
+  using Layer = typename decltype(detail::mlp_layers<layers - 1, in, hidden, out, last_norm>(detail::List<>{}))::type;
 };
 
-// Two layers of the same kind, from the projector's width to itself.
-template <int hidden = 4096, int out_ = 256>
-struct Predictor {
-  static constexpr int out = out_;
-  template <int in>
-  using Layer = detail::TwoLayers<in, hidden, out>;
-};
+}  // namespace heads
 
 // An encoder with a head on its features. Tensors: the encoder's, then head.*.
 template <class Encoder_, class Head_>
@@ -96,4 +117,5 @@ struct WithHead {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::ssl
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -1,4 +1,4 @@
-#include "tessera/models/vit.hpp"
+#include "tessera/models/vit/vit.hpp"
 
 #include <gtest/gtest.h>
 
@@ -36,7 +36,7 @@ using Encoder = VisionTransformer<image<24>, patch<6>, 20, 4, 5, 4,
                                   vit::policies<embed::Patches, position::SinCos2d, attention::SoftmaxAttention,
                                                 pooling::ClassToken, mlp_norm::LayerNorm, nn::Gelu, Recompute>>;
 template <class Recompute>
-using Method = ssl::MoCoV3<Encoder<Recompute>, ssl::Projector<36, 16>, ssl::Predictor<36, 16>>;
+using Method = objectives::MoCoV3<Encoder<Recompute>, heads::Mlp<3, 36, 16>, heads::Mlp<2, 36, 16>>;
 
 // Loss, gradients and weights of two steps, and the memory they took.
 template <class Recompute>

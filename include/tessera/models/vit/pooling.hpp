@@ -3,7 +3,9 @@
 
 #include "tessera/core/abi.hpp"
 
-namespace tessera::inline TESSERA_ABI::pooling {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace pooling {
 
 // The class token after the final norm.
 struct ClassToken {
@@ -20,4 +22,6 @@ struct Mean {
   static constexpr bool class_token = false, final_norm = false;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::pooling
+}  // namespace pooling
+}  // namespace TESSERA_ABI
+}  // namespace tessera

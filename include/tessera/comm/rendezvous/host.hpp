@@ -13,15 +13,17 @@
 #include <utility>
 #include <vector>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 #include "tessera/comm/launch.hpp"
-#include "tessera/comm/store/desk.hpp"
-#include "tessera/comm/store/guests.hpp"
-#include "tessera/comm/store/settings.hpp"
-#include "tessera/comm/store/wire.hpp"
+#include "tessera/comm/rendezvous/desk.hpp"
+#include "tessera/comm/rendezvous/guests.hpp"
+#include "tessera/comm/rendezvous/settings.hpp"
+#include "tessera/comm/rendezvous/wire.hpp"
 #include "tessera/core/errors.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm::detail {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm::detail {
 
 class StoreHost {
  public:
@@ -256,4 +258,6 @@ class StoreHost {
   std::string ended_;  // why; empty: it has not, or with a goodbye
 };
 
-}  // namespace tessera::inline TESSERA_ABI::comm::detail
+}  // namespace comm::detail
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -5,7 +5,8 @@
 #include "tessera/core/layout.hpp"
 #include "tessera/nn/linear.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // Square input images: `size` pixels a side, planar.
 template <int size_, int channels_ = 3>
@@ -88,4 +89,5 @@ struct FrozenPatches {
 };
 
 }  // namespace embed
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -8,17 +8,18 @@
 #include "tessera/concepts.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
-#include "tessera/embed/conv_stem.hpp"
-#include "tessera/embed/patches.hpp"
+#include "tessera/models/vit/conv_stem.hpp"
+#include "tessera/models/vit/embed.hpp"
+#include "tessera/models/vit/pooling.hpp"
+#include "tessera/models/vit/position.hpp"
 #include "tessera/nn/attention.hpp"
 #include "tessera/nn/batch_norm.hpp"
 #include "tessera/nn/block.hpp"
 #include "tessera/nn/layer_norm.hpp"
 #include "tessera/nn/mlp.hpp"
-#include "tessera/nn/pooling.hpp"
-#include "tessera/position/position.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // The norm in front of a block's MLP: a layer for each number of features, with `each_row_alone` telling whether it
 // treats a token without regard to the others.
@@ -297,4 +298,5 @@ template <class Image = image<28, 1>, class Patch = patch<7>, class Policies = p
 using Tiny = VisionTransformer<Image, Patch, 96, 4, 3, 4, Policies>;
 
 }  // namespace vit
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

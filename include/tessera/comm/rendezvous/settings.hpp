@@ -13,12 +13,14 @@
 #include <string>
 #include <string_view>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 #include "tessera/comm/launch.hpp"
-#include "tessera/comm/store/wire.hpp"
+#include "tessera/comm/rendezvous/wire.hpp"
 #include "tessera/core/errors.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 using Token = std::array<std::byte, 16>;  // all zeros: none
 
@@ -86,4 +88,6 @@ struct StoreSettings {
   std::chrono::milliseconds hello{5000};                  // a connection has so long to say who it is
 };
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

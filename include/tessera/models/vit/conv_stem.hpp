@@ -1,12 +1,14 @@
 // Four strided convolutions in place of the patch projection.
 #pragma once
 
-#include "tessera/embed/patches.hpp"
+#include "tessera/models/vit/embed.hpp"
 #include "tessera/nn/batch_norm.hpp"
 #include "tessera/nn/conv.hpp"
 #include "tessera/nn/sequential.hpp"
 
-namespace tessera::inline TESSERA_ABI::embed {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace embed {
 
 // Convolution 3x3 stride 2, BatchNorm and ReLU four times, then a 1x1 convolution: total stride 16 (spec 2.5).
 struct ConvStem {
@@ -66,4 +68,6 @@ struct ConvStem {
   };
 };
 
-}  // namespace tessera::inline TESSERA_ABI::embed
+}  // namespace embed
+}  // namespace TESSERA_ABI
+}  // namespace tessera

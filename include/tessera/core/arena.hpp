@@ -1,50 +1,18 @@
-// Views of activations, and the arena that holds them during a step.
+// The arena that holds activations during a step, and flat buffers.
 #pragma once
 
 #include <cstddef>
-#include <new>
 #include <span>
-#include <type_traits>
-#include <utility>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
-#include "tessera/core/parallel.hpp"
-#include "tessera/core/scalar.hpp"
+#include "tessera/core/index.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
 
 // Every flat buffer and every entry in it starts at a multiple of this many bytes.
 inline constexpr index alignment = 256;
-
-// A row-major matrix that somebody else owns: run-time rows, compile-time columns. An image batch is Rows<S, C*H*W>, a
-// batch of token sequences is Rows<S, D> with B*tokens rows. No rows at all stand for "absent" or "not wanted".
-template <class Scalar, int columns_>
-struct Rows {
-  static constexpr index columns = columns_;
-
-  Scalar* data = nullptr;
-  index rows = 0;
-
-  [[nodiscard]] constexpr bool wanted() const { return rows > 0; }
-  [[nodiscard]] constexpr index size() const { return rows * columns; }
-  [[nodiscard]] constexpr Scalar* row(index r) const { return data + r * columns; }
-
-  // Rows [first, first + count).
-  [[nodiscard]] constexpr Rows part(index first, index count) const { return {data + first * columns, count}; }
-
-  // The same elements with another number of columns, which must divide size().
-  template <int other>
-  [[nodiscard]] constexpr Rows<Scalar, other> reshape() const {
-    return {data, size() / other};
-  }
-
-  template <class Fixed>
-  requires(!std::is_const_v<Scalar> && std::is_same_v<Fixed, const Scalar>) constexpr operator Rows<Fixed, columns_>()
-      const {
-    return {data, rows};
-  }
-};
 
 // A stack of activations in memory of the kind that Memory allocates: a step takes what it needs from it, in the same
 // order every time, and gives everything back by the end of the step.
@@ -115,4 +83,5 @@ class Buffer {
   index size_ = 0;
 };
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

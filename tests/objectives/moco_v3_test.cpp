@@ -1,4 +1,4 @@
-#include "tessera/ssl/moco_v3.hpp"
+#include "tessera/objectives/moco_v3.hpp"
 
 #include <gtest/gtest.h>
 

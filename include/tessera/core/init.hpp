@@ -6,9 +6,17 @@
 
 #include "tessera/core/layout.hpp"
 #include "tessera/core/random.hpp"
-#include "tessera/position/position.hpp"
 
-namespace tessera::inline TESSERA_ABI {
+namespace tessera {
+inline namespace TESSERA_ABI {
+
+// Value of the sine-cosine table at feature `channel` of `width` for the patch in (row, column):
+// [sin(row w) | cos(row w) | sin(column w) | cos(column w)] with w_i = 10000^(-i / (width / 4)).
+[[nodiscard]] inline double sincos_2d(int row, int column, int channel, int width) {
+  const int quarter = width / 4, part = channel / quarter;
+  const double angle = (part < 2 ? row : column) * std::pow(10000.0, -static_cast<double>(channel % quarter) / quarter);
+  return part % 2 == 0 ? std::sin(angle) : std::cos(angle);
+}
 
 namespace detail {
 
@@ -22,7 +30,7 @@ void fill_sincos_2d(const Entry& entry, Scalar* to) {
   for (int token = 0; token < grid * grid; ++token)
     for (int channel = 0; channel < width; ++channel)
       to[(first + token) * width + channel] =
-          static_cast<Scalar>(position::sincos_2d(token / grid, token % grid, channel, width));
+          static_cast<Scalar>(sincos_2d(token / grid, token % grid, channel, width));
 }
 
 template <class Scalar>
@@ -56,4 +64,5 @@ void initialize(std::span<const Entry> entries, std::uint64_t seed, Scalar* para
                  (entry.role == Role::statistic ? statistics : parameters) + entry.offset);
 }
 
-}  // namespace tessera::inline TESSERA_ABI
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -1,4 +1,4 @@
-#include "tessera/comm/store.hpp"
+#include "tessera/comm/rendezvous/rendezvous.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

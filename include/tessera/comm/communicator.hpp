@@ -16,10 +16,12 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
-#include "tessera/core/parallel.hpp"
+#include "tessera/core/index.hpp"
 #include "tessera/core/scalar.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm {
 
 // A rank died, did not come in time, or called something else. The job cannot go on.
 class RankLost : public Error {
@@ -113,4 +115,6 @@ void sum_in_order(int ranks, From&& from, index count, Value* to) {
   }
 }
 
-}  // namespace tessera::inline TESSERA_ABI::comm
+}  // namespace comm
+}  // namespace TESSERA_ABI
+}  // namespace tessera

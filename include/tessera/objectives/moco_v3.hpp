@@ -3,13 +3,15 @@
 
 #include <type_traits>
 
-#include "tessera/comm/collective.hpp"
+#include "tessera/comm/communicator.hpp"
 #include "tessera/comm/serial.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
-#include "tessera/ssl/heads.hpp"
+#include "tessera/models/heads.hpp"
 
-namespace tessera::inline TESSERA_ABI::ssl {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace objectives {
 
 // What may change from step to step.
 struct MoCoV3Coefficients {
@@ -19,7 +21,7 @@ struct MoCoV3Coefficients {
 
 // What is trained is the encoder with its projector (`base_encoder`) and the predictor; the momentum encoder has the
 // base encoder's layout, which is the first part of the whole: one loop over contiguous memory follows it.
-template <class Encoder_, class Projector = ssl::Projector<>, class Predictor = ssl::Predictor<>>
+template <class Encoder_, class Projector = heads::Mlp<3, 4096, 256>, class Predictor = heads::Mlp<2, 4096, 256>>
 struct MoCoV3 {
   static_assert(Projector::out == Predictor::out,
                 "tessera: MoCo v3 compares predictions with projections: both heads must have the same output width");
@@ -151,4 +153,6 @@ struct MoCoV3 {
   }
 };
 
-}  // namespace tessera::inline TESSERA_ABI::ssl
+}  // namespace objectives
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -1,12 +1,11 @@
 // Position embeddings: what is added to the tokens (spec 2.4).
 #pragma once
 
-#include <array>
-#include <cmath>
-
 #include "tessera/core/layout.hpp"
 
-namespace tessera::inline TESSERA_ABI::position {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace position {
 
 // The fixed two-dimensional sine-cosine table. The first half of the features encodes the ROW of a patch.
 struct SinCos2d {
@@ -44,12 +43,6 @@ struct None {
   }
 };
 
-// Value of the sine-cosine table at feature `channel` of `width` for the patch in (row, column):
-// [sin(row w) | cos(row w) | sin(column w) | cos(column w)] with w_i = 10000^(-i / (width / 4)).
-[[nodiscard]] inline double sincos_2d(int row, int column, int channel, int width) {
-  const int quarter = width / 4, part = channel / quarter;
-  const double angle = (part < 2 ? row : column) * std::pow(10000.0, -static_cast<double>(channel % quarter) / quarter);
-  return part % 2 == 0 ? std::sin(angle) : std::cos(angle);
-}
-
-}  // namespace tessera::inline TESSERA_ABI::position
+}  // namespace position
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -28,7 +28,9 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm::detail {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm::detail {
 
 using Clock = std::chrono::steady_clock;
 using Blob = std::vector<std::byte>;
@@ -312,4 +314,6 @@ class Channel {
   std::size_t sent_ = 0;  // bytes of the queue's first
 };
 
-}  // namespace tessera::inline TESSERA_ABI::comm::detail
+}  // namespace comm::detail
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -13,10 +13,12 @@
 #include <utility>
 #include <vector>
 
-#include "tessera/comm/collective.hpp"
-#include "tessera/comm/store/wire.hpp"
+#include "tessera/comm/communicator.hpp"
+#include "tessera/comm/rendezvous/wire.hpp"
 
-namespace tessera::inline TESSERA_ABI::comm::detail {
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace comm::detail {
 
 // One exchange: the blobs that are here.
 struct Round {
@@ -158,4 +160,6 @@ class Desk {
   bool refused_ = false, leaving_ = false;
 };
 
-}  // namespace tessera::inline TESSERA_ABI::comm::detail
+}  // namespace comm::detail
+}  // namespace TESSERA_ABI
+}  // namespace tessera

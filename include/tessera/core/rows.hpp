@@ -1,0 +1,42 @@
+// Views of activations: row-major matrices whose number of columns is a constant.
+#pragma once
+
+#include <type_traits>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/index.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+
+// A row-major matrix that somebody else owns: run-time rows, compile-time columns. An image batch is Rows<S, C*H*W>, a
+// batch of token sequences is Rows<S, D> with B*tokens rows. No rows at all stand for "absent" or "not wanted".
+template <class Scalar, int columns_>
+struct Rows {
+  static constexpr index columns = columns_;
+
+  Scalar* data = nullptr;
+  index rows = 0;
+
+  [[nodiscard]] constexpr bool wanted() const { return rows > 0; }
+  [[nodiscard]] constexpr index size() const { return rows * columns; }
+  [[nodiscard]] constexpr Scalar* row(index r) const { return data + r * columns; }
+
+  // Rows [first, first + count).
+  [[nodiscard]] constexpr Rows part(index first, index count) const { return {data + first * columns, count}; }
+
+  // The same elements with another number of columns, which must divide size().
+  template <int other>
+  [[nodiscard]] constexpr Rows<Scalar, other> reshape() const {
+    return {data, size() / other};
+  }
+
+  template <class Fixed>
+  requires(!std::is_const_v<Scalar> && std::is_same_v<Fixed, const Scalar>) constexpr operator Rows<Fixed, columns_>()
+      const {
+    return {data, rows};
+  }
+};
+
+}  // namespace TESSERA_ABI
+}  // namespace tessera
