@@ -6,110 +6,70 @@
 #include <vector>
 
 #include "support/fixture.hpp"
+#include "support/training.hpp"
 #include "tessera/comm/serial.hpp"
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/moco_v3.hpp"
-#include "tessera/optim/optimizers.hpp"
+#include "tessera/optim/optimizer.hpp"
 #include "tessera/optim/schedules.hpp"
 #include "tessera/train/trainer.hpp"
 
 namespace tessera::test {
 
-// `count` values of the host in memory of the backend, as Element.
-template <class Element, class Backend>
-class Held {
- public:
-  Held(const Backend& backend, const std::vector<double>& values) : Held(backend, static_cast<index>(values.size())) {
-    assign(values);
-  }
-  Held(const Backend& backend, index count) : backend_(backend), buffer_(count) {}
-
-  void assign(const std::vector<double>& values) {
-    std::vector<Element> converted;
-    for (const double value : values)
-      converted.push_back(static_cast<Element>(static_cast<Accumulator<Element>>(value)));
-    backend_.upload(buffer_.size(), converted.data(), buffer_.data());
-    backend_.wait();
-  }
-
-  [[nodiscard]] Element* data() const { return buffer_.data(); }
-  [[nodiscard]] std::vector<Accumulator<Element>> values() const {
-    std::vector<Element> stored(static_cast<std::size_t>(buffer_.size()));
-    backend_.download(buffer_.size(), buffer_.data(), stored.data());
-    std::vector<Accumulator<Element>> values;
-    for (const Element& value : stored) values.push_back(static_cast<Accumulator<Element>>(value));
-    return values;
-  }
-
- private:
-  const Backend& backend_;
-  typename Backend::template Buffer<Element> buffer_;
-};
-
-template <class Backend, class Element>
-[[nodiscard]] std::vector<Element> downloaded(const Backend& backend, const Element* from, index count) {
-  std::vector<Element> values(static_cast<std::size_t>(count));
-  backend.download(count, from, values.data());
-  return values;
-}
-
 // The reference's sizes: 24 x 24 images, patch 6, width 20, 2 blocks, 5 heads, heads of 36 hidden and 16 output
 // features.
 template <class Embed>
-using ReferenceMethod = objectives::MoCoV3<VisionTransformer<image<24>, patch<6>, 20, 2, 5, 4, vit::policies<Embed>>,
-                                           heads::Mlp<3, 36, 16>, heads::Mlp<2, 36, 16>>;
-using Learned = ReferenceMethod<embed::Patches>;
-using Frozen = ReferenceMethod<embed::FrozenPatches>;
+using ReferenceObjective = objectives::MoCoV3<VisionTransformer<image<24>, patch<6>, 20, 2, 5, 4, vit::policies<Embed>>,
+                                              heads::Mlp<3, 36, 16>, heads::Mlp<2, 36, 16>>;
+using Learned = ReferenceObjective<embed::Patches>;
+using Frozen = ReferenceObjective<embed::FrozenPatches>;
 
 // A trainer that starts where a fixture starts; with its rank's rows of the images, `batch` of them.
-template <class Method, class Backend, class Optimizer, class Communicator = comm::Serial>
+template <class Objective, class Backend, class Communicator = comm::Serial>
 struct Session {
   using Scalar = typename Backend::Scalar;
   using Master = Accumulator<Scalar>;
-  using ThisTrainer = Trainer<Method, Optimizer, Backend, Communicator>;
-  using Student = typename ThisTrainer::Student;
-  using Teacher = typename ThisTrainer::Teacher;
+  using ThisTrainer = TrainerOn<Objective, Backend, Communicator>;
+  using Student = OnlineLayout<Objective>;
+  using Teacher = AverageLayout<Objective>;
 
-  Session(Backend& on, const Fixture& from, index batch, Optimizer optimizer = {}, Communicator ranks = {})
+  template <class Rule>
+  Session(Backend& on, const Fixture& from, index batch, Rule rule, Communicator ranks = {})
       : backend(on),
         fixture(from),
         communicator(std::move(ranks)),
-        trainer(backend, communicator, optimizer, batch, 0),
+        trainer(backend, communicator, rule, {.batch = batch}),
         held(backend, views(0)) {
-    const auto state = trainer.state();
-    load<Student>(state.student, state.student_statistics);
-    load<Teacher>(state.teacher, state.teacher_statistics);
+    load<Student>(trainer.networks().online());
+    load<Teacher>(trainer.networks().template average<0>());
     trainer.resume([](const auto&) { return 0L; });
   }
 
-  [[nodiscard]] Rows<const Scalar, Method::in> images(index t = 0) {
+  [[nodiscard]] auto images(index t = 0) {
     held.assign(views(t));
-    return {held.data(), 2 * trainer.batch()};
+    return batch_of<Objective>(held.data(), trainer.batch());
   }
 
   double step(index t, double learning_rate, double momentum) {
-    return trainer.step(images(t), {learning_rate, {fixture.number("tau"), momentum}, false});
+    StepSettings<Objective> settings{.learning_rate = learning_rate};
+    settings.settings.temperature = fixture.number("tau");
+    settings.settings.momentum = momentum;
+    return trainer.step(images(t), settings);
   }
 
-  [[nodiscard]] std::vector<Master> gradient() {
-    return downloaded(backend, trainer.state().gradient, Student::parameters);
-  }
-  [[nodiscard]] std::vector<Master> student() {
-    return downloaded(backend, static_cast<const Master*>(trainer.state().student), Student::parameters);
-  }
+  [[nodiscard]] std::vector<Master> gradient() { return downloaded(backend, trainer.gradient(), Student::parameters); }
+  [[nodiscard]] std::vector<Master> student() { return weights_of(trainer); }
 
   int expect_gradient(double bound = tolerance<Master>) {
     return expect_entries_close<Master>(fixture, Student::entries, "grad.", gradient().data(), nullptr, bound);
   }
   void expect_after(double bound) {
-    const auto state = trainer.state();
-    expect_network<Student>(state.student, state.student_statistics, bound);
-    expect_network<Teacher>(state.teacher, state.teacher_statistics, bound);
+    expect_network<Student>(trainer.networks().online(), true, bound);
+    expect_network<Teacher>(trainer.networks().template average<0>(), true, bound);
   }
   void expect_statistics(double bound = tolerance<Master>) {
-    const auto state = trainer.state();
-    expect_network<Student>(nullptr, state.student_statistics, bound);
-    expect_network<Teacher>(nullptr, state.teacher_statistics, bound);
+    expect_network<Student>(trainer.networks().online(), false, bound);
+    expect_network<Teacher>(trainer.networks().template average<0>(), false, bound);
   }
 
   Backend& backend;
@@ -120,7 +80,7 @@ struct Session {
  private:
   // The stacked views x1, x2 of step t; the fixture holds the images of all ranks for every step.
   [[nodiscard]] std::vector<double> views(index t) const {
-    const index count = trainer.batch() * Method::in;
+    const index count = trainer.batch() * Objective::Encoder::in;
     std::vector<double> stacked;
     for (const char* view : {"x1", "x2"}) {
       const auto first = fixture.tensor(view).values.begin() + (t * communicator.size() + communicator.rank()) * count;
@@ -129,36 +89,32 @@ struct Session {
     return stacked;
   }
 
-  template <class Table>
-  void load(Master* parameters, Master* statistics) {
+  template <class Table, class Network>
+  void load(const Network& network) {
     std::vector<Master> values(static_cast<std::size_t>(Table::parameters)),
         more(static_cast<std::size_t>(Table::statistics));
     fixture.load(std::span<const Entry>(Table::entries), "before.", values.data(), more.data());
-    backend.upload(Table::parameters, values.data(), parameters);
-    backend.upload(Table::statistics, more.data(), statistics);
+    network.assign(backend, values.data(), more.data());
   }
 
-  template <class Table>
-  void expect_network(const Master* parameters, const Master* statistics, double bound) {
-    const auto more = downloaded(backend, statistics, Table::statistics);
-    if (parameters == nullptr) {
-      expect_entries_close<Master>(fixture, Table::entries, "after.", nullptr, more.data(), bound);
-      return;
-    }
-    const auto values = downloaded(backend, parameters, Table::parameters);
-    expect_entries_close<Master>(fixture, Table::entries, "after.", values.data(), more.data(), bound);
+  template <class Table, class Network>
+  void expect_network(const Network& network, bool parameters, double bound) {
+    const auto more = downloaded(backend, network.statistics(), Table::statistics);
+    const auto values = downloaded(backend, static_cast<const Master*>(network.parameters()), Table::parameters);
+    expect_entries_close<Master>(fixture, Table::entries, "after.", parameters ? values.data() : nullptr, more.data(),
+                                 bound);
   }
 
   Held<Scalar, Backend> held;
 };
 
 // One step of MoCo v3: loss, all gradients, and in double both networks after it.
-template <class Method, class Backend>
+template <class Objective, class Backend>
 void check_step(Backend& backend, const char* name) {
   using Master = Accumulator<typename Backend::Scalar>;
   const Fixture fixture(name);
-  Session<Method, Backend, optim::AdamW> run(backend, fixture, fixture.tensor("x1").shape[0],
-                                             {.weight_decay = fixture.number("weight_decay")});
+  Session<Objective, Backend> run(backend, fixture, fixture.tensor("x1").shape[0],
+                                  optim::AdamW{.weight_decay = fixture.number("weight_decay")});
   EXPECT_NEAR(run.step(0, fixture.number("lr"), fixture.number("m")), fixture.tensor("loss").values[0],
               tolerance<Master>);
   EXPECT_GT(run.expect_gradient(), 30);
@@ -169,10 +125,10 @@ void check_step(Backend& backend, const char* name) {
 }
 
 // Eight steps with the per-iteration schedules.
-template <class Backend, class Optimizer>
-void check_trajectory(Backend& backend, const char* name, Optimizer optimizer, double bound) {
+template <class Backend, class Rule>
+void check_trajectory(Backend& backend, const char* name, Rule rule, double bound) {
   const Fixture fixture(name);
-  Session<Frozen, Backend, Optimizer> run(backend, fixture, fixture.tensor("x1").shape[1], optimizer);
+  Session<Frozen, Backend> run(backend, fixture, fixture.tensor("x1").shape[1], rule);
   const double warmup = fixture.number("warmup_epochs"), epochs = fixture.number("epochs");
   for (index t = 0; t < static_cast<index>(fixture.number("steps")); ++t) {
     const auto at = static_cast<std::size_t>(t);
@@ -231,9 +187,8 @@ void check_variant(Backend& backend) {
   std::vector<Master> parameters(static_cast<std::size_t>(Table::parameters)),
       statistics(static_cast<std::size_t>(Table::statistics));
   fixture.load(entries, "before.", parameters.data(), statistics.data());
-  const detail::Network<Backend, Model> network;
-  backend.upload(Table::parameters, parameters.data(), static_cast<Master*>(network.parameters()));
-  backend.upload(Table::statistics, statistics.data(), network.statistics());
+  const Network<Backend, Model> network;
+  network.assign(backend, parameters.data(), statistics.data());
   const typename Backend::template Buffer<Master> gradients(Table::parameters);
   const auto p = network.bind();
   const auto g = bind<Model>(gradients.data(), nullptr);

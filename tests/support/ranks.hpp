@@ -41,14 +41,14 @@ struct Outcome {
 };
 
 // Rank `rank`'s rows of the stacked views of step t.
-template <class Method>
+template <class Objective>
 [[nodiscard]] std::vector<double> random_views(const Plan& plan, int t, int rank, int ranks) {
   const index mine = plan.batch / ranks;
   std::vector<double> images;
   for (int view = 0; view < 2; ++view)
     for (index i = rank * mine; i < (rank + 1) * mine; ++i) {
       Random random(7, Purpose::test, static_cast<std::uint32_t>(t * 2 + view), static_cast<std::uint32_t>(i));
-      for (int k = 0; k < Method::in; ++k) images.push_back(random.normal());
+      for (int k = 0; k < Objective::Encoder::in; ++k) images.push_back(random.normal());
     }
   return images;
 }
@@ -56,29 +56,34 @@ template <class Method>
 template <class Trainer>
 [[nodiscard]] auto outcome_of(Trainer& trainer, std::vector<double> losses) {
   using Master = typename Trainer::Master;
-  using Student = typename Trainer::Student;
-  using Teacher = typename Trainer::Teacher;
-  const auto state = trainer.state();
+  using Teacher = AverageLayout<typename Trainer::Objective>;
+  const auto& online = trainer.networks().online();
+  const auto& teacher = trainer.networks().template average<0>();
   const auto read = [&](const Master* from, index count) { return downloaded(trainer.backend(), from, count); };
   return Outcome<Master>{std::move(losses),
-                         read(state.gradient, Student::parameters),
-                         read(state.student, Student::parameters),
-                         read(state.teacher, Teacher::parameters),
-                         read(state.student_statistics, Student::statistics),
-                         read(state.teacher_statistics, Teacher::statistics)};
+                         read(trainer.gradient(), Trainer::Online::parameters),
+                         weights_of(trainer),
+                         read(teacher.parameters(), Teacher::parameters),
+                         read(online.statistics(), Trainer::Online::statistics),
+                         read(teacher.statistics(), Teacher::statistics)};
 }
 
 // Of one rank.
-template <class Optimizer, template <class, class> class Sharing = comm::Replicated, class Method = Learned,
+template <class Rule, template <class, class> class Sharing = comm::Replicated, class Objective = Learned,
           class Backend, class Communicator>
-[[nodiscard]] auto train(Backend& backend, Communicator& communicator, const Plan& plan, Optimizer optimizer = {}) {
-  Trainer<Method, Optimizer, Backend, Communicator, Sharing> trainer(
-      backend, communicator, optimizer, plan.batch / communicator.size(), 3, plan.bucket_bytes);
-  Held<typename Backend::Scalar, Backend> images(backend, 2 * trainer.batch() * Method::in);
+[[nodiscard]] auto train(Backend& backend, Communicator& communicator, const Plan& plan, Rule rule = {}) {
+  TrainerOn<Objective, Backend, Communicator, Sharing> trainer(
+      backend, communicator, rule,
+      {.batch = plan.batch / communicator.size(), .seed = 3, .bucket_bytes = plan.bucket_bytes});
+  Held<typename Backend::Scalar, Backend> images(backend, 2 * trainer.batch() * Objective::Encoder::in);
+  StepSettings<Objective> settings{.learning_rate = plan.learning_rate};
+  settings.settings.temperature = 0.2;
+  settings.settings.momentum = 0.95;
   std::vector<double> losses;
   for (int t = 0; t < plan.steps; ++t) {
-    images.assign(random_views<Method>(plan, t, communicator.rank(), communicator.size()));
-    losses.push_back(trainer.step({images.data(), 2 * trainer.batch()}, {plan.learning_rate, {0.2, 0.95}}));
+    images.assign(random_views<Objective>(plan, t, communicator.rank(), communicator.size()));
+    losses.push_back(trainer.step(
+        batch_of<Objective>(static_cast<const typename Backend::Scalar*>(images.data()), trainer.batch()), settings));
   }
   return outcome_of(trainer, std::move(losses));
 }

@@ -44,8 +44,8 @@ void check_one_rank(const comm::Mpi& communicator, const Outcome<double>& outcom
   comm::Serial serial;
   cpu::Backend<double> backend(1);
   const auto alone = train<optim::Sgd>(backend, serial, plan);
-  const double gradient = tensor_error<Layout<Learned>>(outcome.gradient, alone.gradient);
-  const double weights = tensor_error<Layout<Learned>>(outcome.student, alone.student);
+  const double gradient = tensor_error<OnlineLayout<Learned>>(outcome.gradient, alone.gradient);
+  const double weights = tensor_error<OnlineLayout<Learned>>(outcome.student, alone.student);
   expect(gradient <= 1e-10 && weights <= 1e-10,
          fmt::format("rank {} of {}: after {} steps the gradient is off by {}, weights by {}", communicator.rank(),
                      communicator.size(), plan.steps, gradient, weights));
@@ -55,8 +55,7 @@ void check_fixture(comm::Mpi& communicator) {
   const Fixture fixture(fmt::format("moco_ranks_{}", communicator.size()));
   cpu::Backend<double> backend(1);
   const index batch = fixture.tensor("x1").shape[0] / communicator.size();
-  Session<Frozen, cpu::Backend<double>, optim::Sgd, comm::Mpi> run(backend, fixture, batch, {},
-                                                                   communicator.duplicate());
+  Session<Frozen, cpu::Backend<double>, comm::Mpi> run(backend, fixture, batch, optim::Sgd{}, communicator.duplicate());
   run.step(0, 0, fixture.number("m"));
   const auto gradient = run.gradient();
   for (const Entry& entry : Layout<Frozen>::entries) {

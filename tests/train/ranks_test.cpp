@@ -54,7 +54,7 @@ TEST(Ranks, GradientsAreThoseOfOneRankWithTheWholeBatch) {
   for (const int ranks : {1, 2, 3, 4, 6, 8, 12, 16}) {
     const auto together = train_on<optim::Sgd>(ranks, run);
     EXPECT_NEAR(together.losses[0], alone.losses[0], 1e-12) << ranks;
-    EXPECT_LE(tensor_error<Layout<Learned>>(together.gradient, alone.gradient), 1e-12) << ranks;
+    EXPECT_LE(tensor_error<OnlineLayout<Learned>>(together.gradient, alone.gradient), 1e-12) << ranks;
   }
 }
 
@@ -63,7 +63,7 @@ TEST(Ranks, MayHaveOneImageEach) {
   const Plan run{.batch = 2};
   const auto alone = train_alone<optim::Sgd>(run), together = train_on<optim::Sgd>(2, run);
   EXPECT_NEAR(together.losses[0], alone.losses[0], 1e-10);
-  EXPECT_LE(tensor_error<Layout<Learned>>(together.gradient, alone.gradient), 1e-8);
+  EXPECT_LE(tensor_error<OnlineLayout<Learned>>(together.gradient, alone.gradient), 1e-8);
 }
 
 template <class Optimizer>
@@ -73,8 +73,8 @@ void check_trajectory(const Plan& run, Optimizer optimizer = {}) {
     SCOPED_TRACE(fmt::format("{} on {} ranks", Optimizer::name, ranks));
     const auto together = train_on(ranks, run, optimizer);
     for (std::size_t t = 0; t < alone.losses.size(); ++t) EXPECT_NEAR(together.losses[t], alone.losses[t], 1e-10) << t;
-    EXPECT_LE(tensor_error<Layout<Learned>>(together.student, alone.student), 1e-10);
-    EXPECT_LE(tensor_error<Layout<Learned::Teacher>>(together.teacher, alone.teacher), 1e-10);
+    EXPECT_LE(tensor_error<OnlineLayout<Learned>>(together.student, alone.student), 1e-10);
+    EXPECT_LE(tensor_error<AverageLayout<Learned>>(together.teacher, alone.teacher), 1e-10);
   }
 }
 
@@ -162,10 +162,10 @@ TEST(Ranks, SplitStatesDoNotChangeABit) {
 TEST(Ranks, SplitStatesAreSplit) {
   comm::run_threads(4, [&](comm::Threads& communicator) {
     cpu::Backend<double> backend(1);
-    Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads> whole(backend, communicator, {}, 6, 3);
-    Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads, ZeroStage1> split(backend, communicator, {}, 6,
-                                                                                          3);
-    const index states = 2 * Layout<Learned>::parameters * index{sizeof(double)};
+    TrainerOn<Learned, cpu::Backend<double>, comm::Threads> whole(backend, communicator, optim::AdamW{}, {.batch = 6});
+    TrainerOn<Learned, cpu::Backend<double>, comm::Threads, ZeroStage1> split(backend, communicator, optim::AdamW{},
+                                                                              {.batch = 6});
+    const index states = 2 * OnlineLayout<Learned>::parameters * index{sizeof(double)};
     EXPECT_NEAR(static_cast<double>(whole.parameter_bytes() - split.parameter_bytes()),
                 0.75 * static_cast<double>(states), 0.02 * static_cast<double>(states));
   });
@@ -179,18 +179,20 @@ void check_not_finite(double bad) {
   const Plan plan;
   comm::run_threads(ranks, [&](comm::Threads& communicator) {
     cpu::Backend<double> backend(1);
-    Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads, Sharing> trainer(backend, communicator, {}, 8,
-                                                                                         3);
+    TrainerOn<Learned, cpu::Backend<double>, comm::Threads, Sharing> trainer(backend, communicator, optim::AdamW{},
+                                                                             {.batch = 8, .seed = 3});
     auto images = random_views<Learned>(plan, 0, communicator.rank(), ranks);
     const StepSettings<Learned> settings{1e-3, {0.2, 0.95}};
-    trainer.step({images.data(), 16}, settings);
+    trainer.step(batch_of<Learned>(images.data(), 8), settings);
     const auto before = outcome_of(trainer, {}).student;
     const double good = std::exchange(images[5], communicator.rank() == culprit ? bad : images[5]);
-    EXPECT_THROW(trainer.step({images.data(), 16}, settings), NotFinite) << "rank " << communicator.rank();
+    EXPECT_THROW(trainer.step(batch_of<Learned>(images.data(), 8), settings), NotFinite)
+        << "rank " << communicator.rank();
     EXPECT_EQ(trainer.steps(), 1);
     EXPECT_EQ(outcome_of(trainer, {}).student, before) << "rank " << communicator.rank();
     images[5] = good;
-    EXPECT_TRUE(std::isfinite(trainer.step({images.data(), 16}, settings))) << "rank " << communicator.rank();
+    EXPECT_TRUE(std::isfinite(trainer.step(batch_of<Learned>(images.data(), 8), settings)))
+        << "rank " << communicator.rank();
     for (const double value : outcome_of(trainer, {}).student_statistics) ASSERT_TRUE(std::isfinite(value));
   });
 }
@@ -206,14 +208,15 @@ TEST(Ranks, DecideAlikeOnWhatIsNotFinite) {
 TEST(Ranks, GradientsOfFrozenTensorsDoNotGrow) {
   comm::run_threads(4, [&](comm::Threads& communicator) {
     cpu::Backend<double> backend(1);
-    Trainer<Frozen, optim::Sgd, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, {}, 6, 3);
+    TrainerOn<Frozen, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, optim::Sgd{},
+                                                                   {.batch = 6, .seed = 3});
     const auto images = random_views<Frozen>({}, 0, communicator.rank(), 4);
     StepSettings<Frozen> settings{0, {0.2, 0.95}};
     settings.frozen_gradients = true;
-    trainer.step({images.data(), 12}, settings);
+    trainer.step(batch_of<Frozen>(images.data(), 6), settings);
     const double asked_for = trainer.gradient_norm("base_encoder.patch_embed");
     settings.frozen_gradients = false;
-    for (int t = 0; t < 3; ++t) trainer.step({images.data(), 12}, settings);
+    for (int t = 0; t < 3; ++t) trainer.step(batch_of<Frozen>(images.data(), 6), settings);
     EXPECT_GT(asked_for, 0);
     EXPECT_LE(trainer.gradient_norm("base_encoder.patch_embed"), asked_for);
   });
@@ -225,10 +228,10 @@ TEST(Ranks, NormsOfGradientsAreThoseOfTheSums) {
     std::vector<double> found(3);
     comm::run_threads(3, [&](comm::Threads& communicator) {
       cpu::Backend<double> backend(1);
-      Trainer<Learned, optim::Sgd, cpu::Backend<double>, comm::Threads, Sharing> trainer(backend, communicator, {}, 8,
-                                                                                         3, index{16} << 10);
+      TrainerOn<Learned, cpu::Backend<double>, comm::Threads, Sharing> trainer(
+          backend, communicator, optim::Sgd{}, {.batch = 8, .seed = 3, .bucket_bytes = index{16} << 10});
       const auto images = random_views<Learned>({}, 0, communicator.rank(), 3);
-      trainer.step({images.data(), 16}, {1e-3, {0.2, 0.95}});
+      trainer.step(batch_of<Learned>(images.data(), 8), {1e-3, {0.2, 0.95}});
       found[static_cast<std::size_t>(communicator.rank())] = trainer.gradient_norm("");
     });
     return found;
@@ -241,13 +244,14 @@ TEST(Ranks, NormsOfGradientsAreThoseOfTheSums) {
 TEST(Ranks, AgreeToStop) {
   comm::run_threads(3, [&](comm::Threads& communicator) {
     cpu::Backend<double> backend(1);
-    Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, {}, 8, 3);
+    TrainerOn<Learned, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, optim::AdamW{},
+                                                                    {.batch = 8, .seed = 3});
     const auto images = random_views<Learned>({}, 0, communicator.rank(), 3);
     StepSettings<Learned> settings{1e-3, {0.2, 0.95}};
-    trainer.step({images.data(), 16}, settings);
+    trainer.step(batch_of<Learned>(images.data(), 8), settings);
     EXPECT_FALSE(trainer.stop_wished());
     settings.stop = communicator.rank() == 2;
-    trainer.step({images.data(), 16}, settings);
+    trainer.step(batch_of<Learned>(images.data(), 8), settings);
     EXPECT_TRUE(trainer.stop_wished()) << "rank " << communicator.rank();
   });
 }
@@ -259,11 +263,12 @@ TEST(Ranks, NameTheOneThatIsMissing) {
     comm::run_threads(3, [&](comm::Threads& communicator) {
       communicator.set_deadline(std::chrono::milliseconds(500));
       cpu::Backend<double> backend(1);
-      Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, {}, 8, 3);
+      TrainerOn<Learned, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, optim::AdamW{},
+                                                                      {.batch = 8, .seed = 3});
       const auto images = random_views<Learned>({}, 0, communicator.rank(), 3);
-      trainer.step({images.data(), 16}, {1e-3, {0.2, 0.95}});
+      trainer.step(batch_of<Learned>(images.data(), 8), {1e-3, {0.2, 0.95}});
       if (communicator.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(900));
-      trainer.step({images.data(), 16}, {1e-3, {0.2, 0.95}});
+      trainer.step(batch_of<Learned>(images.data(), 8), {1e-3, {0.2, 0.95}});
     });
     FAIL() << "nobody noticed";
   } catch (const comm::RankLost& lost) {
@@ -284,9 +289,10 @@ TEST(Ranks, HearOfAStepThatWasGivenUp) {
     cpu::Backend<double> backend(1);
     std::string why;
     try {
-      Trainer<Learned, optim::AdamW, cpu::Backend<double>, Communicator> trainer(backend, communicator, {}, 8, 3);
+      TrainerOn<Learned, cpu::Backend<double>, Communicator> trainer(backend, communicator, optim::AdamW{},
+                                                                     {.batch = 8, .seed = 3});
       const auto images = random_views<Learned>({}, 0, communicator.rank(), 3);
-      trainer.step({images.data(), 16}, {1e-3, {0.2, 0.95}});
+      trainer.step(batch_of<Learned>(images.data(), 8), {1e-3, {0.2, 0.95}});
     } catch (const Error& error) {
       why = error.what();
     }
@@ -299,12 +305,12 @@ TEST(Ranks, HearOfAStepThatWasGivenUp) {
 TEST(Ranks, FetchWeightsAndTheirCopies) {
   comm::run_threads(3, [](comm::Threads& communicator) {
     using Backend = cpu::Backend<float>;
-    constexpr index size = Layout<Learned>::parameters;
+    constexpr index size = OnlineLayout<Learned>::parameters;
     Backend backend(1);
     std::vector<float> gradient(size), master(size);
     std::vector<bf16> copy(size);
-    ZeroStage1<Backend, comm::Threads> exchange(backend, communicator, Layout<Learned>::entries, false, gradient.data(),
-                                                size, comm::default_bucket_bytes);
+    ZeroStage1<Backend, comm::Threads> exchange(backend, communicator, OnlineLayout<Learned>::entries, false,
+                                                gradient.data(), size, comm::default_bucket_bytes);
     exchange.begin();
     exchange.finish();
     exchange.settle();
@@ -327,12 +333,13 @@ void continue_on(int ranks, const std::filesystem::path& from, const std::filesy
   const Plan plan;
   comm::run_threads(ranks, [&](comm::Threads& communicator) {
     cpu::Backend<double> backend(1);
-    Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads, Sharing> trainer(
-        backend, communicator, {}, plan.batch / ranks, 3, index{16} << 10);
+    TrainerOn<Learned, cpu::Backend<double>, comm::Threads, Sharing> trainer(
+        backend, communicator, optim::AdamW{},
+        {.batch = plan.batch / ranks, .seed = 3, .bucket_bytes = index{16} << 10});
     if (!from.empty()) load_checkpoint(from, trainer, {});
     for (int t = 0; t < steps; ++t) {
       const auto images = random_views<Learned>(plan, static_cast<int>(trainer.steps()), communicator.rank(), ranks);
-      trainer.step({images.data(), 2 * trainer.batch()}, {1e-3, {0.2, 0.95}});
+      trainer.step(batch_of<Learned>(images.data(), trainer.batch()), {1e-3, {0.2, 0.95}});
     }
     save_checkpoint(to, trainer, {});
   });
@@ -370,8 +377,8 @@ TEST(Ranks, ContinueFromTheCheckpointOfRank0) {
   const auto check = [&]<template <class, class> class Sharing>() {
     comm::run_threads(3, [&](comm::Threads& communicator) {
       cpu::Backend<double> backend(1);
-      Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads, Sharing> trainer(backend, communicator, {}, 8,
-                                                                                           7);
+      TrainerOn<Learned, cpu::Backend<double>, comm::Threads, Sharing> trainer(backend, communicator, optim::AdamW{},
+                                                                               {.batch = 8, .seed = 7});
       load_checkpoint(folder / std::array{"newer", "older", "none"}[static_cast<std::size_t>(communicator.rank())],
                       trainer, {});
       EXPECT_EQ(trainer.steps(), 2) << "rank " << communicator.rank();
@@ -388,7 +395,8 @@ TEST(Ranks, AllAreToldThatACheckpointCouldNotBeReadOrWritten) {
   std::atomic<int> told = 0;
   comm::run_threads(3, [&](comm::Threads& communicator) {
     cpu::Backend<double> backend(1);
-    Trainer<Learned, optim::AdamW, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, {}, 8, 3);
+    TrainerOn<Learned, cpu::Backend<double>, comm::Threads> trainer(backend, communicator, optim::AdamW{},
+                                                                    {.batch = 8, .seed = 3});
     const auto expect_error = [&](auto&& call) {
       try {
         call();
@@ -413,7 +421,7 @@ void check_fixture(const char* name, int ranks) {
   comm::run_threads(ranks, [&](comm::Threads& communicator) {
     using Backend = cpu::Backend<double>;
     Backend backend(1);
-    Session<Frozen, Backend, optim::AdamW, comm::Threads> run(backend, fixture, batch, {}, communicator);
+    Session<Frozen, Backend, comm::Threads> run(backend, fixture, batch, optim::AdamW{}, communicator);
     const double loss = run.step(0, 0, fixture.number("m"));
     EXPECT_NEAR(loss, mean, 1e-9);
     run.expect_gradient();

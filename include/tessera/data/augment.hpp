@@ -30,6 +30,17 @@ struct ViewAugmentation {
   float blur = 1.0f, blur_sigma_min = 0.1f, blur_sigma_max = 2.0f;
   float solarize = 0.0f;
   float flip = 0.5f;
+  Filter filter = Filter::bilinear;  // of the resize
+
+  // Random resized crops and flips alone: of supervised training, probes and MAE.
+  [[nodiscard]] static constexpr ViewAugmentation crop_and_flip(double crop_min = 0.08,
+                                                                Filter filter = Filter::bilinear) {
+    ViewAugmentation view;
+    view.crop_min = crop_min;
+    view.jitter = view.grayscale = view.blur = 0;
+    view.filter = filter;
+    return view;
+  }
 
   // Throws Error that names the wrong value, as a member of `name`.
   void check(const std::string& name) const {
@@ -83,6 +94,7 @@ struct ViewParameters {
   std::int32_t color_steps = 0;
   float blur_sigma = 0;  // 0 does not blur
   bool solarize = false, flip = false;
+  Filter filter = Filter::bilinear;
 
   void add(ColorStep step) { colors[static_cast<std::size_t>(color_steps++)] = step; }
 };
@@ -91,7 +103,7 @@ struct ViewParameters {
 struct AugmentScratch {
   ResizeScratch resize;
   BlurScratch blur;
-  Image view;
+  Image decoded, view;
 };
 
 // The crop of torchvision's RandomResizedCrop: ten tries, then the largest centred one of an allowed ratio.
@@ -154,6 +166,7 @@ inline void apply(ColorStep step, Image& image) {
 // Draws a view of an image of height x width pixels.
 [[nodiscard]] inline ViewParameters draw_view(int height, int width, const ViewAugmentation& a, Random& random) {
   ViewParameters view;
+  view.filter = a.filter;
   view.crop = random_crop(height, width, a, random);
   if (a.jitter > 0 && random.uniform() <= a.jitter) detail::draw_color_jitter(a, random, view);
   if (a.grayscale > 0 && random.uniform() < a.grayscale) view.add({ColorOperation::grayscale, 0});
@@ -166,7 +179,7 @@ inline void apply(ColorStep step, Image& image) {
 // The view of size x size pixels that `parameters` describe, in scratch.view.
 inline const Image& apply_view(ImageView image, const ViewParameters& parameters, int size, AugmentScratch& scratch) {
   Image& view = scratch.view;
-  crop_resize(image, parameters.crop, size, size, Filter::bilinear, scratch.resize, view);
+  crop_resize(image, parameters.crop, size, size, parameters.filter, scratch.resize, view);
   for (std::size_t step = 0; step < static_cast<std::size_t>(parameters.color_steps); ++step)
     detail::apply(parameters.colors[step], view);
   if (parameters.blur_sigma > 0) gaussian_blur(view, parameters.blur_sigma, scratch.blur);

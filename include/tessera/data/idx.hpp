@@ -140,7 +140,7 @@ inline std::filesystem::path plain_or_gzip(const std::filesystem::path& path) {
 
 }  // namespace detail
 
-// Grey images with labels, in memory; a model of Dataset.
+// Grey images with labels, in memory.
 class IdxDataset {
  public:
   // Reads `folder`/`split`-images-idx3-ubyte[.gz] and -labels-idx1-ubyte[.gz]; the splits of MNIST and its relatives
@@ -176,8 +176,8 @@ class IdxDataset {
   [[nodiscard]] int width() const { return width_; }
   [[nodiscard]] static constexpr int channels() { return 1; }
 
-  // 0 <= i < size().
-  [[nodiscard]] ImageView image(int i) const {
+  // Image i, 0 <= i < size(), in the data set's own memory.
+  [[nodiscard]] ImageView decode(int i, Image&) const {
     return {pixels_.data() + static_cast<std::size_t>(i) * static_cast<std::size_t>(height_ * width_), height_, width_,
             1};
   }

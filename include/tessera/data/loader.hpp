@@ -1,4 +1,4 @@
-// Batches of augmented views, made ahead of time by threads.
+// Batches of augmented crops, made ahead of time by threads.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <iterator>
 #include <mutex>
 #include <stop_token>
 #include <thread>
@@ -18,18 +19,19 @@
 #include "tessera/core/index.hpp"
 #include "tessera/core/random.hpp"
 #include "tessera/data/augment.hpp"
+#include "tessera/data/batch.hpp"
+#include "tessera/data/dataset.hpp"
 #include "tessera/data/normalization.hpp"
+#include "tessera/data/reads.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
-// Which samples a rank sees, in which order.
+// The batches of one rank: their size, their augmentation, and where they start.
 struct LoaderOptions {
-  int batch_size = 256;  // images per batch on this rank
-  int image_size = 28;   // pixels a side of a view
-  int channels = 1;      // of a view; grey images are repeated to fill them
-  std::array<ViewAugmentation, 2> views = moco_v3_views(0.08);
+  int batch = 256;                           // images on this rank
+  std::vector<ViewAugmentation> views = {};  // one for each crop of an image; empty: random crops and flips
   Normalization normalization = imagenet_normalization;
   std::uint64_t seed = 0;
   int threads = 1;
@@ -38,7 +40,7 @@ struct LoaderOptions {
   int rank = 0, ranks = 1;
 
   // The batch of all ranks, and how many whole ones a data set has.
-  [[nodiscard]] index global_batch() const { return index{batch_size} * ranks; }
+  [[nodiscard]] index global_batch() const { return index{batch} * ranks; }
   [[nodiscard]] int iterations_per_epoch(int images) const { return static_cast<int>(images / global_batch()); }
 
   // Throws Error that names the option which is wrong, by itself or for a data set of `images` images.
@@ -50,11 +52,9 @@ struct LoaderOptions {
       if (value < low || value > high)
         fail("the loader's {} must lie between {} and {}, not {}", option, low, high, value);
     };
-    at_least("batch_size", batch_size, 1);
-    within("image_size", image_size, 1, 1 << 14);
-    if (channels != 1 && channels != 3) fail("the loader's channels must be 1 or 3, not {}", channels);
-    views[0].check("the loader's views[0]");
-    views[1].check("the loader's views[1]");
+    at_least("batch", batch, 1);
+    for (std::size_t view = 0; view < views.size(); ++view)
+      views[view].check(fmt::format("the loader's views[{}]", view));
     for (const float deviation : normalization.deviation)
       if (!(deviation > 0)) fail("the loader's normalization.deviation must be positive, not {}", deviation);
     at_least("threads", threads, 1);
@@ -64,63 +64,89 @@ struct LoaderOptions {
     within("rank", rank, 0, ranks - 1);
     if (images < 1) fail("the loader's data set is empty");
     if (iterations_per_epoch(images) == 0)
-      fail("a batch of {} images is larger than the {} images of an epoch: use a smaller --batch-size", global_batch(),
+      fail("a batch of {} images is larger than the data set of {} images: use a smaller batch", global_batch(),
            images);
     within("iteration", iteration, 0, iterations_per_epoch(images) - 1);
   }
 };
 
-// What every batch says of itself.
+// The samples of a batch and its place in the run.
 struct BatchInfo {
-  std::vector<int> labels, samples;
+  std::vector<int> labels, samples;  // of each image; labels are 0 where the data set has none
   int epoch = 0, iteration = 0;
 };
 
-// The stream that view `view` of a sample is drawn from.
-[[nodiscard]] inline Random view_random(std::uint64_t seed, int epoch, std::size_t view, int sample) {
-  return Random(seed, Purpose::view, static_cast<std::uint32_t>(epoch * 2) + static_cast<std::uint32_t>(view),
+// The random numbers that crop `crop` of an image's `crops` is drawn from.
+[[nodiscard]] inline Random view_random(std::uint64_t seed, int epoch, int crops, int crop, int sample) {
+  return Random(seed, Purpose::view, static_cast<std::uint32_t>(epoch * crops + crop),
                 static_cast<std::uint32_t>(sample));
 }
 
-// Finished views: 2 * batch_size rows of channels*size*size floats, first the first views, then the second.
-struct Batch : BatchInfo {
-  std::vector<float> images;
+// Calls body(group, crop of the group, crop of all) for every crop that is read of an image; group is a constant.
+template <class Reads, class Body>
+constexpr void for_crops(Body&& body) {
+  [&]<std::size_t... group>(std::index_sequence<group...>) {
+    int all = 0;
+    (
+        [&] {
+          for (int crop = 0; crop < Reads::template Group<group>::count; ++crop)
+            body(std::integral_constant<std::size_t, group>{}, crop, all++);
+        }(),
+        ...);
+  }
+  (std::make_index_sequence<Reads::groups>{});
+}
+
+// Finished crops in memory of the host: of each group count * batch rows of channels*size*size floats.
+template <class Reads_>
+struct MadeBatch : BatchInfo {
+  using Reads = Reads_;
+  std::array<std::vector<float>, Reads::groups> crops;
 
   void resize(const LoaderOptions& options) {
-    images.resize(2 * static_cast<std::size_t>(options.batch_size) * values(options));
+    for_crops<Reads>([&](auto group, int, int) {
+      using Group = typename Reads::template Group<group>;
+      crops[group].resize(static_cast<std::size_t>(Group::count) * static_cast<std::size_t>(options.batch) *
+                          Group::Image::values);
+    });
   }
-  // Makes both views of sample i.
+  // Makes all crops of the batch's image i.
   void make(const LoaderOptions& options, std::size_t i, ImageView image, AugmentScratch& scratch) {
-    for (std::size_t view = 0; view < 2; ++view) {
-      Random random = view_random(options.seed, epoch, view, samples[i]);
-      const std::size_t row = view * static_cast<std::size_t>(options.batch_size) + i;
-      to_float(random_view(image, options.views[view], options.image_size, random, scratch), options.channels,
-               options.normalization, images.data() + row * values(options));
-    }
+    for_crops<Reads>([&](auto group, int crop, int all) {
+      using Crop = typename Reads::template Group<group>::Image;
+      Random random = view_random(options.seed, epoch, Reads::crops, all, samples[i]);
+      const std::size_t row = static_cast<std::size_t>(crop) * samples.size() + i;
+      to_float(random_view(image, options.views[static_cast<std::size_t>(all)], Crop::size, random, scratch),
+               Crop::channels, options.normalization, crops[group].data() + row * Crop::values);
+    });
   }
-
- private:
-  static std::size_t values(const LoaderOptions& options) {
-    return static_cast<std::size_t>(options.channels * options.image_size * options.image_size);
+  [[nodiscard]] Batch<float, Reads> batch() const {
+    Batch<float, Reads> all = Batch<float, Reads>::planned(static_cast<index>(samples.size()));
+    for_crops<Reads>([&](auto group, int, int) { std::get<group>(all.crops).data = crops[group].data(); });
+    if constexpr (Reads::labels) all.labels = labels.data();
+    return all;
   }
 };
 
-// Views that were drawn and not made: a device makes them. pixels[i] is sample i's image, views[i] and
-// views[batch_size + i] its two views.
+// Crops that were drawn and not made: a device makes them. pixels[i] is image i of the batch, views[crop * batch + i]
+// its crop number `crop` of all groups.
+template <class Reads_>
 struct DrawnBatch : BatchInfo {
+  using Reads = Reads_;
   std::vector<Image> pixels;
   std::vector<ViewParameters> views;
 
   void resize(const LoaderOptions& options) {
-    pixels.resize(static_cast<std::size_t>(options.batch_size));
-    views.resize(2 * pixels.size());
+    pixels.resize(static_cast<std::size_t>(options.batch));
+    views.resize(static_cast<std::size_t>(Reads::crops) * pixels.size());
   }
   void make(const LoaderOptions& options, std::size_t i, ImageView image, AugmentScratch&) {
     pixels[i].resize(image.height, image.width, image.channels);
     std::copy_n(image.pixels, image.size(), pixels[i].pixels.begin());
-    for (std::size_t view = 0; view < 2; ++view) {
-      Random random = view_random(options.seed, epoch, view, samples[i]);
-      views[view * pixels.size() + i] = draw_view(image.height, image.width, options.views[view], random);
+    for (int crop = 0; crop < Reads::crops; ++crop) {
+      Random random = view_random(options.seed, epoch, Reads::crops, crop, samples[i]);
+      const auto at = static_cast<std::size_t>(crop);
+      views[at * pixels.size() + i] = draw_view(image.height, image.width, options.views[at], random);
     }
   }
 };
@@ -137,68 +163,80 @@ struct DrawnBatch : BatchInfo {
   return permutation;
 }
 
-namespace detail {
+// Endless batches of what Reads names over a data set, epoch after epoch; the last incomplete batch of an epoch is
+// dropped. A batch depends on the seed, the epoch and the position alone, never on the number of threads.
+// Made: MadeBatch<Reads>, or DrawnBatch<Reads>.
+template <class Images, class Reads, class Made = MadeBatch<Reads>>
+class Loader {
+  static_assert(Dataset<Images>, "tessera: a data set needs size() and decode(i, scratch); data/dataset.hpp says more");
+  static_assert(!Reads::labels || LabelledDataset<Images>,
+                "tessera: this objective reads labels, but the data set has no label(i)");
 
-// Image i of a dataset, if views of `channels` channels can be made of it.
-template <class Dataset>
-[[nodiscard]] ImageView image_for(const Dataset& dataset, int i, int channels) {
-  const ImageView image = dataset.image(i);
-  if (image.height < 1 || image.width < 1 || (image.channels != 1 && image.channels != channels))
-    fail("image {} has {} x {} pixels of {} channel(s): views of {} channel(s) cannot be made of it", i, image.height,
-         image.width, image.channels, channels);
-  return image;
-}
-
-}  // namespace detail
-
-// Endless batches of two views over a Dataset, epoch after epoch; the last incomplete batch of an epoch is dropped.
-// What a batch holds depends on the seed, the epoch and the position alone, never on the number of threads.
-// Batch: finished views, or DrawnBatch.
-template <class Dataset, class Batch = data::Batch>
-class TwoViewLoader {
  public:
-  // The dataset must outlive the loader. Throws Error that names a wrong option.
-  TwoViewLoader(const Dataset& dataset, const LoaderOptions& options)
-      : dataset_(dataset),
-        options_(checked(options, dataset.size())),
+  // The data set must outlive the loader. Throws Error that names a wrong option.
+  Loader(const Images& images, Reads, const LoaderOptions& options)
+      : images_(images),
+        options_(checked(options, images.size())),
         slots_(static_cast<std::size_t>(options.prefetch) + 1) {
     for (Slot& slot : slots_) {
-      slot.batch.resize(options);
-      slot.batch.labels.resize(static_cast<std::size_t>(options.batch_size));
-      slot.batch.samples.resize(static_cast<std::size_t>(options.batch_size));
+      slot.batch.samples.resize(static_cast<std::size_t>(options.batch));
+      slot.batch.labels.resize(slot.batch.samples.size());
+      slot.batch.resize(options_);
     }
     first_ = produced_ = consumed_ = static_cast<long>(options.epoch) * iterations_per_epoch() + options.iteration;
     open_batch();
     for (int i = 0; i < options.threads; ++i) threads_.emplace_back([this](std::stop_token stop) { work(stop); });
   }
 
-  TwoViewLoader(const TwoViewLoader&) = delete;
-  TwoViewLoader& operator=(const TwoViewLoader&) = delete;
+  Loader(const Loader&) = delete;
+  Loader& operator=(const Loader&) = delete;
 
-  [[nodiscard]] int iterations_per_epoch() const { return options_.iterations_per_epoch(dataset_.size()); }
+  [[nodiscard]] int iterations_per_epoch() const { return options_.iterations_per_epoch(images_.size()); }
 
   // The next batch; valid until the following call. Rethrows what a thread threw, then and ever after. For one thread
   // at a time.
-  const Batch& next() {
+  const Made& next() {
     std::unique_lock lock(mutex_);
     if (error_) std::rethrow_exception(error_);
     if (consumed_ > first_) slot(consumed_ - 1).done = -1;
     room_.notify_all();
     const Slot& ready = slot(consumed_);
-    filled_.wait(lock, [&] { return error_ || (ready.number == consumed_ && ready.done == options_.batch_size); });
+    filled_.wait(lock, [&] { return error_ || (ready.number == consumed_ && ready.done == options_.batch); });
     if (error_) std::rethrow_exception(error_);
     ++consumed_;
     return ready.batch;
   }
 
+  // The same batches without end, for a loop with `for`.
+  class Iterator {
+   public:
+    explicit Iterator(Loader& loader) : loader_(loader), made_(&loader.next()) {}
+    [[nodiscard]] const Made& operator*() const { return *made_; }
+    Iterator& operator++() {
+      made_ = &loader_.next();
+      return *this;
+    }
+    [[nodiscard]] bool operator!=(std::unreachable_sentinel_t) const { return true; }
+
+   private:
+    Loader& loader_;
+    const Made* made_;
+  };
+  [[nodiscard]] Iterator begin() { return Iterator(*this); }
+  [[nodiscard]] static constexpr std::unreachable_sentinel_t end() { return {}; }
+
  private:
   struct Slot {
-    Batch batch;
+    Made batch;
     long number = -1;  // which batch it holds
     int done = -1;     // finished samples of it; -1: free
   };
 
-  [[nodiscard]] static const LoaderOptions& checked(const LoaderOptions& options, int images) {
+  [[nodiscard]] static LoaderOptions checked(LoaderOptions options, int images) {
+    constexpr auto crops = static_cast<std::size_t>(Reads::crops);
+    if (options.views.empty()) options.views.assign(crops, ViewAugmentation::crop_and_flip());
+    if (options.views.size() != crops)
+      fail("the loader has {} views, but {} crops of an image are read", options.views.size(), crops);
     options.check(images);
     return options;
   }
@@ -210,15 +248,15 @@ class TwoViewLoader {
     if (next.done >= 0) return false;
     const int epoch = static_cast<int>(produced_ / iterations_per_epoch());
     if (epoch != order_epoch_) {
-      order_ = epoch_order(dataset_.size(), options_.seed, epoch);
+      order_ = epoch_order(images_.size(), options_.seed, epoch);
       order_epoch_ = epoch;
     }
     next.number = produced_;
     next.done = 0;
     next.batch.epoch = epoch;
     next.batch.iteration = static_cast<int>(produced_ % iterations_per_epoch());
-    const index first = next.batch.iteration * options_.global_batch() + index{options_.rank} * options_.batch_size;
-    std::copy_n(order_.begin() + first, options_.batch_size, next.batch.samples.begin());
+    const index first = next.batch.iteration * options_.global_batch() + index{options_.rank} * options_.batch;
+    std::copy_n(order_.begin() + first, options_.batch, next.batch.samples.begin());
     taken_ = 0;
     return true;
   }
@@ -239,12 +277,12 @@ class TwoViewLoader {
     AugmentScratch scratch;
     constexpr int share = 8;  // samples that a thread takes at once
     for (std::unique_lock lock(mutex_);;) {
-      room_.wait(lock, stop, [&] { return error_ || taken_ < options_.batch_size || open_batch(); });
+      room_.wait(lock, stop, [&] { return error_ || taken_ < options_.batch || open_batch(); });
       if (error_ || stop.stop_requested()) return;
       Slot& target = slot(produced_);
-      const int first = taken_, last = options_.batch_size - first < share ? options_.batch_size : first + share;
+      const int first = taken_, last = options_.batch - first < share ? options_.batch : first + share;
       taken_ = last;
-      if (taken_ == options_.batch_size) {
+      if (taken_ == options_.batch) {
         ++produced_;
         if (open_batch()) room_.notify_all();
       }
@@ -252,17 +290,18 @@ class TwoViewLoader {
       for (int i = first; i < last; ++i) make(target.batch, static_cast<std::size_t>(i), scratch);
       lock.lock();
       target.done += last - first;
-      if (target.done == options_.batch_size) filled_.notify_all();
+      if (target.done == options_.batch) filled_.notify_all();
     }
   }
 
-  void make(Batch& batch, std::size_t i, AugmentScratch& scratch) const {
+  void make(Made& batch, std::size_t i, AugmentScratch& scratch) const {
+    constexpr int channels = Reads::template Group<0>::Image::channels;
     const int sample = batch.samples[i];
-    batch.labels[i] = dataset_.label(sample);
-    batch.make(options_, i, detail::image_for(dataset_, sample, options_.channels), scratch);
+    if constexpr (LabelledDataset<Images>) batch.labels[i] = images_.label(sample);
+    batch.make(options_, i, decoded(images_, sample, channels, scratch.decoded), scratch);
   }
 
-  const Dataset& dataset_;
+  const Images& images_;
   LoaderOptions options_;
   std::vector<Slot> slots_;
   std::vector<int> order_;
@@ -276,15 +315,15 @@ class TwoViewLoader {
   std::vector<std::jthread> threads_;  // the last member: stopped and joined first
 };
 
-// Images [first, first + count) of a dataset as a network sees them at evaluation: `to` receives count rows of
+// Images [first, first + count) of a data set as a network sees them at evaluation: `to` receives count rows of
 // channels*size*size floats. Images of that size are taken as they are, others resized by 256/224 and centre-cropped.
-template <class Dataset>
-void evaluation_batch(const Dataset& dataset, int first, int count, int size, int channels,
+template <Dataset Images>
+void evaluation_batch(const Images& images, int first, int count, int size, int channels,
                       const Normalization& normalization, float* to, AugmentScratch& scratch) {
   const std::size_t values = static_cast<std::size_t>(channels * size * size);
   for (int i = 0; i < count; ++i)
-    to_float(evaluation_view(detail::image_for(dataset, first + i, channels), size * 8 / 7, size, scratch), channels,
-             normalization, to + static_cast<std::size_t>(i) * values);
+    to_float(evaluation_view(decoded(images, first + i, channels, scratch.decoded), size * 8 / 7, size, scratch),
+             channels, normalization, to + static_cast<std::size_t>(i) * values);
 }
 
 }  // namespace data

@@ -12,6 +12,7 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
+#include "tessera/data/dataset.hpp"
 #include "tessera/data/image.hpp"
 
 namespace tessera {
@@ -42,21 +43,23 @@ inline void to_float(ImageView image, int channels, const Normalization& normali
   }
 }
 
-// Mean and standard deviation over all pixels of a data set; a grey one has the same for every channel. Constant
-// channels get the deviation 1.
-template <class Dataset>
-[[nodiscard]] Normalization measure_normalization(const Dataset& dataset) {
+// Mean and standard deviation over all pixels of a data set, in one pass; a grey image counts for every channel.
+// Constant channels get the deviation 1.
+template <Dataset Images>
+[[nodiscard]] Normalization measure_normalization(const Images& images) {
+  std::array<std::array<std::uint64_t, 256>, 3> counts{};
+  Image scratch;
+  for (int i = 0; i < images.size(); ++i) {
+    const ImageView image = images.decode(i, scratch);
+    const auto channels = static_cast<std::size_t>(image.channels);
+    for (std::size_t c = 0; c < 3; ++c)
+      for (std::size_t at = channels == 1 ? 0 : c; at < image.size(); at += channels) ++counts[c][image.pixels[at]];
+  }
   Normalization normalization{};
   for (std::size_t c = 0; c < 3; ++c) {
-    std::array<std::uint64_t, 256> counts{};
-    for (int i = 0; i < dataset.size(); ++i) {
-      const ImageView image = dataset.image(i);
-      const auto channels = static_cast<std::size_t>(image.channels);
-      for (std::size_t at = channels == 1 ? 0 : c; at < image.size(); at += channels) ++counts[image.pixels[at]];
-    }
     double count = 0, sum = 0, squares = 0;
-    for (std::size_t value = 0; value < counts.size(); ++value) {
-      const double share = static_cast<double>(value) / 255, times = static_cast<double>(counts[value]);
+    for (std::size_t value = 0; value < 256; ++value) {
+      const double share = static_cast<double>(value) / 255, times = static_cast<double>(counts[c][value]);
       count += times;
       sum += times * share;
       squares += times * share * share;

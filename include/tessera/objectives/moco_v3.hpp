@@ -1,155 +1,121 @@
-// MoCo v3: contrast of two views, with a momentum encoder and a predictor (spec 1).
+// MoCo v3: predictions of one view against the momentum encoder's projections of the other (Chen, Xie, He, "An
+// Empirical Study of Training Self-Supervised Vision Transformers", 2021; docs/method.md, "MoCo v3").
 #pragma once
 
-#include <type_traits>
+#include <array>
+#include <string_view>
 
-#include "tessera/comm/communicator.hpp"
-#include "tessera/comm/serial.hpp"
-#include "tessera/core/context.hpp"
-#include "tessera/core/layout.hpp"
+#include "tessera/data/augment.hpp"
+#include "tessera/data/reads.hpp"
 #include "tessera/models/heads.hpp"
+#include "tessera/objectives/objective.hpp"
+#include "tessera/objectives/step.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
 namespace objectives {
 
-// What may change from step to step.
-struct MoCoV3Coefficients {
-  double temperature = 0.2;  // tau
-  double momentum = 0.99;    // m, of the momentum encoder
-};
-
-// What is trained is the encoder with its projector (`base_encoder`) and the predictor; the momentum encoder has the
-// base encoder's layout, which is the first part of the whole: one loop over contiguous memory follows it.
+// Trained are the encoder with its projector (base_encoder) and the predictor; the momentum encoder follows the first.
 template <class Encoder_, class Projector = heads::Mlp<3, 4096, 256>, class Predictor = heads::Mlp<2, 4096, 256>>
 struct MoCoV3 {
   static_assert(Projector::out == Predictor::out,
                 "tessera: MoCo v3 compares predictions with projections: both heads must have the same output width");
-  static constexpr const char* name = "moco_v3";
-  static constexpr int views = 2;
+  static constexpr std::string_view name = "moco_v3", encoder_name = "base_encoder";
   using Encoder = Encoder_;
   using Branch = WithHead<Encoder, Projector>;
   using PredictorLayer = typename Predictor::template Layer<Branch::out>;
-  using Coefficients = MoCoV3Coefficients;
-  static constexpr int in = Branch::in, out = Branch::out;
+  static constexpr int out = Branch::out, views = 2;
+  static constexpr index smallest_batch = 2;  // for BatchNorm
 
-  template <class Leaf>
-  struct Parameters {
-    typename Branch::template Parameters<Leaf> base_encoder;
-    typename PredictorLayer::template Parameters<Leaf> predictor;
-  };
-
-  template <class Visit>
-  static constexpr auto declare(Visit& visit, const Name& prefix) {
-    Parameters<typename Visit::Leaf> p;
-    p.base_encoder = Branch::declare(visit, prefix / "base_encoder");
-    p.predictor = PredictorLayer::declare(visit, prefix / "predictor");
-    return p;
-  }
-
-  // The momentum encoder's tensors under their own names, at the base encoder's offsets.
-  struct Teacher {
+  struct Online {
     template <class Leaf>
-    using Parameters = typename Branch::template Parameters<Leaf>;
+    struct Parameters {
+      typename Branch::template Parameters<Leaf> base_encoder;
+      typename PredictorLayer::template Parameters<Leaf> predictor;
+    };
     template <class Visit>
     static constexpr auto declare(Visit& visit, const Name& prefix) {
-      return Branch::declare(visit, prefix / "momentum_encoder");
+      Parameters<typename Visit::Leaf> p;
+      p.base_encoder = Branch::declare(visit, prefix / "base_encoder");
+      p.predictor = PredictorLayer::declare(visit, prefix / "predictor");
+      return p;
     }
   };
 
-  // What a step leaves behind besides loss and gradients, valid until the caller's frame ends.
-  template <class Scalar>
-  struct Result {
-    Rows<Scalar, out> q, k;  // predictions and keys of view 1, then of view 2
+  using Reads = data::Reads<data::Crops<views, typename Encoder::Image>>;
+  using Networks = objectives::Networks<Trained<Online>, Average<Named<"momentum_encoder", Branch>>>;
+  struct Settings {
+    Schedule temperature = 0.2, momentum = constant_or_cosine(0.99, 1);
+    constexpr void visit(auto&& v) {
+      v("moco-m", momentum, Range{0, 1}, "momentum of the momentum encoder");
+      v("moco-t", temperature, Range{1e-3, 1e3}, "softmax temperature");
+    }
   };
+  [[nodiscard]] static constexpr auto augmentation() { return data::moco_v3_views(0.08); }
+  [[nodiscard]] static constexpr const auto& encoder(const auto& online) {
+    return std::get<0>(online).base_encoder.encoder;
+  }
 
-  // The flat buffers of the two networks. gradient has the student's layout.
-  template <class Scalar>
-  struct State {
-    Parameter<Scalar> student;
-    Accumulator<Scalar>* gradient;
-    Parameter<Scalar> teacher;
-    Accumulator<Scalar>* student_statistics;
-    Accumulator<Scalar>* teacher_statistics;
-  };
-
-  // Forward and backward of one step on the stacked views (2B images: view 1, then view 2) of this rank: momentum
-  // encoder moved towards the weights as they are; keys, which start to travel to all ranks; queries; loss; gradients
-  // of every trained tensor, which are assigned: this rank's share of the loss and of the gradients, to be summed over
-  // the ranks. (The reference computes queries before keys; neither depends on the other.) The optimizer's step is the
-  // caller's. Coefficients and *loss, which is assigned, are in memory of the backend.
-  template <class Context, class Scalar>
-  static Result<Scalar> step(Context& context, const State<Scalar>& state, Rows<const Scalar, in> images,
-                             const Coefficients* coefficients, double* loss) {
-    static_assert(Context::shared || std::is_same_v<typename Context::Communicator, comm::Serial>,
-                  "tessera: keys of several ranks travel by an exchange: give the context a comm::Replicated or "
-                  "comm::ZeroStage1, as Trainer does");
-    const auto p = bind<MoCoV3>(state.student, state.student_statistics);
-    const auto g = bind<MoCoV3>(state.gradient, nullptr);
-    const auto teacher = bind<Teacher>(state.teacher, state.teacher_statistics);
-    context.mode = Mode::train;
+  // The momentum encoder moves towards the weights as they are and encodes the keys, which travel to all ranks while
+  // the queries are computed. (The reference computes the queries first; neither depends on the other.)
+  template <class Step>
+  static void step(Step& s) {
+    using Scalar = typename Step::Scalar;
+    using Features = Rows<const Scalar, out>;
+    auto& context = s.context;
     context.views = views;
+    const auto images = s.template crops<0>();
+    const auto [p, g] = s.template trained<0>();
+    const auto frame = s.frame();
 
-    Result<Scalar> result{context.template take<out>(images.rows), context.template take<out>(images.rows)};
-    const auto frame = context.frame();
-    const Accumulator<Scalar>* const student = state.student;
-    context.over_parameters(Layout<Teacher>::parameters, state.teacher, [&](index first, index size) {
-      moving_average(context.backend, size, &coefficients->momentum, student + first, state.teacher + first);
-    });
-    Branch::encode(context, teacher, images, result.k);
-    const auto keys = context.template take<out>(images.rows * context.communicator.size());
-    gather_keys(context, Rows<const Scalar, out>(result.k), keys);
+    s.move_average(s.value(&Settings::momentum));
+    const auto keys = s.template take<out>(images.rows * context.communicator.size());
+    encode_keys(s, keys);
 
-    const auto z = context.template take<out>(images.rows);
+    const auto z = s.template take<out>(images.rows), q = s.template take<out>(images.rows);
     const auto saved_branch = Branch::forward(context, p.base_encoder, images, z);
-    const auto saved_predictor = PredictorLayer::forward(context, p.predictor, Rows<const Scalar, out>(z), result.q);
+    const auto saved_predictor = PredictorLayer::forward(context, p.predictor, Features(z), q);
 
-    if constexpr (Context::shared) context.exchange->join();
-    const auto dq = context.template take<out>(images.rows);
-    contrast(context, Rows<const Scalar, out>(result.q), Rows<const Scalar, out>(keys), &coefficients->temperature,
-             loss, dq);
-    const auto dz = context.template take<out>(images.rows);
-    PredictorLayer::backward(context, p.predictor, g.predictor, Rows<const Scalar, out>(z), saved_predictor,
-                             Rows<const Scalar, out>(dq), dz);
-    Branch::backward(context, p.base_encoder, g.base_encoder, images, saved_branch, Rows<const Scalar, out>(dz));
-    return result;
+    s.join();
+    const auto dq = s.template take<out>(images.rows), dz = s.template take<out>(images.rows);
+    contrast(s, Features(q), Features(keys), dq);
+    PredictorLayer::backward(context, p.predictor, g.predictor, Features(z), saved_predictor, Features(dq), dz);
+    Branch::backward(context, p.base_encoder, g.base_encoder, images, saved_branch, Features(dz));
   }
 
  private:
-  // keys receives the unit rows of k from all ranks: those of view 1 in the order of ranks, then those of view 2. They
-  // are there when the exchange has been joined.
-  template <class Context, class Scalar>
-  static void gather_keys(Context& context, Rows<const Scalar, out> k, Rows<Scalar, out> keys) {
-    const auto frame = context.frame();
-    const index batch = k.rows / views, all = keys.rows / views, mine = batch * context.communicator.rank();
-    const auto inverse = context.template take<1, Accumulator<Scalar>>(batch);
+  // keys receives the unit keys of all ranks: those of view 1 in the order of ranks, then those of view 2. They are
+  // there after join().
+  template <class Step, class Scalar>
+  static void encode_keys(Step& s, Rows<Scalar, out> keys) {
+    const auto frame = s.frame();
+    const auto images = s.template crops<0>();
+    const index batch = s.images(), all = s.all_images();
+    const auto k = s.template take<out>(images.rows);
+    const auto inverse_norms = s.template take<1, Accumulator<Scalar>>(batch);
+    Branch::encode(s.context, s.template average<0>(), images, k);
     for (index view = 0; view < views; ++view)
-      normalize_rows(context.backend, k.part(view * batch, batch), keys.part(view * all + mine, batch), inverse);
-    if constexpr (Context::shared) {
-      const comm::Cuts parts = context.exchange->equal_parts(batch * out);
-      context.exchange->beside([keys, all, parts](auto& lane, auto& communicator) {
-        for (index view = 0; view < views; ++view) communicator.all_gather(lane, keys.row(view * all), parts);
-      });
-    }
+      normalize_rows(s.context.backend, Rows<const Scalar, out>(k.part(view * batch, batch)),
+                     keys.part(view * all + s.first_image(), batch), inverse_norms);
+    for (index view = 0; view < views; ++view) s.start_gathering(keys.part(view * all, all));
   }
 
-  // *loss = this rank's share of ctr(q1, k2) + ctr(q2, k1) of spec 1.3, and dq its gradient with respect to q. keys
-  // have unit rows. temperature and loss are in memory of the backend.
-  template <class Context, class Scalar>
-  static void contrast(Context& context, Rows<const Scalar, out> q, Rows<const Scalar, out> keys,
-                       const double* temperature, double* loss, Rows<Scalar, out> dq) {
-    const auto frame = context.frame();
-    const index batch = q.rows / views, all = keys.rows / views;
-    const auto unit_q = context.template take<out>(q.rows);
-    const auto inverse_q = context.template take<1, Accumulator<Scalar>>(q.rows);
-    normalize_rows(context.backend, q, unit_q, inverse_q);
-    context.backend.clear(1, loss);
+  // The loss is ctr(q1, k2) + ctr(q2, k1); dq is its gradient with respect to q. keys have unit rows.
+  template <class Step, class Scalar>
+  static void contrast(Step& s, Rows<const Scalar, out> q, Rows<const Scalar, out> keys, Rows<Scalar, out> dq) {
+    const auto frame = s.frame();
+    auto& backend = s.context.backend;
+    const index batch = s.images(), all = s.all_images();
+    const auto unit_q = s.template take<out>(q.rows);
+    const auto inverse_norms = s.template take<1, Accumulator<Scalar>>(q.rows);
+    normalize_rows(backend, q, unit_q, inverse_norms);
+    backend.clear(1, s.loss());
     for (index view = 0; view < views; ++view)
-      contrastive_loss(context.backend, Rows<const Scalar, out>(unit_q.part(view * batch, batch)),
-                       keys.part((1 - view) * all, all), temperature, batch * context.communicator.rank(), all, loss,
-                       dq.part(view * batch, batch));
-    normalize_rows_backward(context.backend, Rows<const Scalar, out>(unit_q),
-                            Rows<const Accumulator<Scalar>, 1>(inverse_q), Rows<const Scalar, out>(dq), dq);
+      contrastive_loss(backend, Rows<const Scalar, out>(unit_q.part(view * batch, batch)),
+                       keys.part((1 - view) * all, all), s.value(&Settings::temperature), s.first_image(), all,
+                       s.loss(), dq.part(view * batch, batch));
+    normalize_rows_backward(backend, Rows<const Scalar, out>(unit_q), Rows<const Accumulator<Scalar>, 1>(inverse_norms),
+                            Rows<const Scalar, out>(dq), dq);
   }
 };
 

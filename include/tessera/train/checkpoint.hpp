@@ -90,11 +90,12 @@ inline void check_metadata(const std::string& path, const Metadata& found, const
   return std::stol(step->second);
 }
 
+// What every checkpoint says of its trainer. "method" is the objective's name.
 template <class Trainer>
-void describe(Metadata& metadata) {
+void describe(const Trainer& trainer, Metadata& metadata) {
   metadata["format"] = "tessera-checkpoint-1";
-  metadata["method"] = Trainer::Method::name;
-  metadata["optimizer"] = Trainer::Optimizer::name;
+  metadata["method"] = Trainer::Objective::name;
+  metadata["optimizer"] = trainer.optimizer();
 }
 
 // Rank 0 calls body(), on behalf of all ranks. If it throws there, it throws on all.
@@ -122,7 +123,9 @@ void on_first_rank(Trainer& trainer, const std::filesystem::path& path, Body&& b
 // metadata, are their whole state. What is written does not depend on the number of ranks.
 template <class Trainer>
 void save_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metadata metadata) {
-  detail::describe<Trainer>(metadata);
+  detail::describe(trainer, metadata);
+  metadata["encoder"] = Trainer::Objective::encoder_name;
+  metadata["images_at_once"] = std::to_string(trainer.images_at_once() * trainer.communicator().size());
   metadata["step"] = std::to_string(trainer.steps());
   trainer.with_tensors([&](const auto& tensors) {
     detail::on_first_rank(trainer, path, [&] { detail::write_tensors(path, trainer.backend(), tensors, metadata); });
@@ -133,7 +136,7 @@ void save_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metada
 // Throws Error, which names the file and what is wrong with it, before anything is changed by values of another run.
 template <class Trainer>
 void load_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metadata expected) {
-  detail::describe<Trainer>(expected);
+  detail::describe(trainer, expected);
   trainer.resume([&](const auto& tensors) {
     long step = 0;
     detail::on_first_rank(trainer, path, [&] {

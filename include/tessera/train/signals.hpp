@@ -35,6 +35,12 @@ class StopSignals {
     ::sigaltstack(&stack_before_, nullptr);
   }
 
+  // As a callback of a run: whether to stop.
+  template <class Run>
+  [[nodiscard]] bool stop(Run&) const noexcept {
+    return caught() != 0;
+  }
+
   // The signal, or 0.
   [[nodiscard]] static int caught() noexcept { return caught_; }
 

@@ -1,16 +1,19 @@
-// Views for a step on the device, made there: the host draws them and sends the images' bytes.
+// Crops for a step on the device, made there: the host draws them and sends the images' bytes.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <tuple>
+#include <utility>
 
 #include "tessera/core/arena.hpp"
 #include "tessera/core/rows.hpp"
 #include "tessera/cuda/augment.hpp"
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/stream.hpp"
+#include "tessera/data/batch.hpp"
 #include "tessera/data/loader.hpp"
 
 namespace tessera {
@@ -18,33 +21,46 @@ inline namespace TESSERA_ABI {
 namespace cuda {
 
 // Two batches are under way: the one that a step works on, and the next, whose bytes are copied from pinned memory on a
-// stream of their own meanwhile. A Feed of Pretraining; the same views as HostFeed's.
-template <class Backend, class Method, class Dataset>
-class DeviceFeed {
+// stream of their own meanwhile. The same crops as data::HostSource's.
+template <class Scalar, class Reads, class Images>
+class DeviceSource {
  public:
-  using Scalar = typename Backend::Scalar;
-
-  // The dataset must outlive the feed. Throws Error that names a wrong option.
-  DeviceFeed(Backend& backend, const Dataset& dataset, const data::LoaderOptions& options)
+  // The data set must outlive the source. Throws Error that names a wrong option.
+  DeviceSource(Backend<Scalar>& backend, const Images& images, const data::LoaderOptions& options)
       : backend_(backend),
         normalization_(options.normalization),
-        loader_(dataset, options),
-        views_(2 * index{options.batch_size}),
-        images_(views_ * Method::in),
-        stages_{Stage(views_), Stage(views_)} {}
+        loader_(images, Reads{}, options),
+        images_(options.batch),
+        labels_(options.batch),
+        stages_{Stage(images_), Stage(images_)} {
+    data::for_crops<Reads>([&](auto group, int crop, int) {
+      using Group = typename Reads::template Group<group>;
+      if (crop == 0) crops_[group] = Buffer<Scalar>(Group::count * images_ * Group::Image::values);
+    });
+  }
 
-  // The stacked views of the next step, always in the same memory; valid until the following call.
-  [[nodiscard]] Rows<const Scalar, Method::in> next() {
+  // The batch of the next step, always in the same memory; valid until the following call.
+  [[nodiscard]] data::Batch<Scalar, Reads> next() {
     if (!prepared_) prepare();
     prepared_ = false;
     Stage& stage = stages_[current_];
     current_ = 1 - current_;
-    const Rows<Scalar, Method::in> images{images_.data(), views_};
+    auto batch = data::Batch<Scalar, Reads>::planned(images_);
     stage.copied.hold(backend_.stream());
-    augment<Image::channels, Image::size>(backend_, stage.tasks.data(), views_, stage.pixels.data(), normalization_,
-                                          images);
+    data::for_crops<Reads>([&](auto group, int crop, int all) {
+      if (crop > 0) return;
+      using Image = typename Reads::template Group<group>::Image;
+      std::get<group>(batch.crops).data = crops_[group].data();
+      augment<Image::channels, Image::size>(
+          backend_, stage.tasks.data() + all * images_, std::get<group>(batch.crops).rows, stage.pixels.data(),
+          normalization_, Rows<Scalar, Image::values>{crops_[group].data(), std::get<group>(batch.crops).rows});
+    });
+    if constexpr (Reads::labels) {
+      backend_.copy(images_, stage.labels.data(), labels_.data());
+      batch.labels = labels_.data();
+    }
     stage.used.record(backend_.stream());
-    return images;
+    return batch;
   }
 
   // Sends the next batch on its way. Call it while a step runs.
@@ -52,32 +68,38 @@ class DeviceFeed {
     if (prepared_) return;
     Stage& stage = stages_[current_];
     stage.used.wait();
-    const index bytes = pack(loader_.next(), stage);
+    const auto& drawn = loader_.next();
+    const index bytes = pack(drawn, stage);
     const auto send = [&](const auto& from, const auto& to, index count) {
       check(cudaMemcpyAsync(to.data(), from.data(), static_cast<std::size_t>(count) * sizeof(*from.data()),
                             cudaMemcpyHostToDevice, copies_.get()),
             "cudaMemcpyAsync");
     };
     send(stage.host_pixels, stage.pixels, bytes);
-    send(stage.host_tasks, stage.tasks, views_);
+    send(stage.host_tasks, stage.tasks, Reads::crops * images_);
+    if constexpr (Reads::labels) {
+      std::copy(drawn.labels.begin(), drawn.labels.end(), stage.host_labels.data());
+      send(stage.host_labels, stage.labels, images_);
+    }
     stage.copied.record(copies_.get());
     prepared_ = true;
   }
 
  private:
-  using Image = typename Method::Encoder::Image;
-
   struct Stage {
-    explicit Stage(index views) : host_tasks(views), tasks(views) {}
+    explicit Stage(index images)
+        : host_tasks(Reads::crops * images), host_labels(images), tasks(Reads::crops * images), labels(images) {}
     PinnedBuffer<ViewTask> host_tasks;
+    PinnedBuffer<int> host_labels;
     PinnedBuffer<std::uint8_t> host_pixels;
     Buffer<ViewTask> tasks;
+    Buffer<int> labels;
     Buffer<std::uint8_t> pixels;
     Event copied, used;
   };
 
   // Puts a batch's images one after the other; returns how many bytes they are.
-  index pack(const data::DrawnBatch& batch, Stage& stage) {
+  index pack(const data::DrawnBatch<Reads>& batch, Stage& stage) {
     index bytes = 0;
     for (const data::Image& image : batch.pixels) bytes += room_for(image);
     if (bytes > stage.host_pixels.size()) {
@@ -100,11 +122,12 @@ class DeviceFeed {
     return divide_up(static_cast<index>(image.pixels.size()), 16) * 16;
   }
 
-  Backend& backend_;
+  Backend<Scalar>& backend_;
   data::Normalization normalization_;
-  data::TwoViewLoader<Dataset, data::DrawnBatch> loader_;
-  index views_;
-  Buffer<Scalar> images_;
+  data::Loader<Images, Reads, data::DrawnBatch<Reads>> loader_;
+  index images_;
+  std::array<Buffer<Scalar>, Reads::groups> crops_;
+  Buffer<int> labels_;
   Stream copies_;
   std::array<Stage, 2> stages_;
   std::size_t current_ = 0;

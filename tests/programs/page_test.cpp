@@ -1,4 +1,4 @@
-#include "tessera/eval/report.hpp"
+#include "tessera/programs/page.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,15 +7,15 @@
 namespace tessera::test {
 namespace {
 
-TEST(Report, EscapesTextAndNeedsNothingFromElsewhere) {
-  eval::Report report;
-  report.title = "<script>alert(1)</script> & \"quotes\"";
-  report.facts = {{"<b>", "&"}};
-  report.charts = {{"Loss", "epoch", {{"a", {{0, 1}, {1, std::nan("")}, {2, 3}}}, {"b", {}}}, {{"line", 2}}, false},
+TEST(Page, EscapesTextAndNeedsNothingFromElsewhere) {
+  programs::Page page;
+  page.title = "<script>alert(1)</script> & \"quotes\"";
+  page.facts = {{"<b>", "&"}};
+  page.charts = {{"Loss", "epoch", {{"a", {{0, 1}, {1, std::nan("")}, {2, 3}}}, {"b", {}}}, {{"line", 2}}, false},
                    {"Empty", "epoch", {}, {}, true},
                    {"One", "epoch", {{"a", {{0, 0}}}}, {}, false}};
-  report.galleries = {{"Pictures", "", {{{2, 2, 1, {0, 80, 160, 255}, "<x>", eval::Picture::Mark::good}}}}};
-  const std::string html = eval::report_html(report);
+  page.galleries = {{"Pictures", "", {{{2, 2, 1, {0, 80, 160, 255}, "<x>", programs::Picture::Mark::good}}}}};
+  const std::string html = programs::page_html(page);
   EXPECT_EQ(html.find("<script"), std::string::npos);
   EXPECT_EQ(html.find("http"), std::string::npos);
   EXPECT_EQ(html.find("nan"), std::string::npos);
@@ -32,10 +32,10 @@ TEST(Report, EscapesTextAndNeedsNothingFromElsewhere) {
         << tag;
 }
 
-TEST(Report, TicksAreRoundNumbers) {
-  eval::Report report;
-  report.charts = {{"Norm", "step", {{"a", {{0, 0.06}, {100, 0.41}}}}, {}, true}};
-  const std::string html = eval::report_html(report);
+TEST(Page, TicksAreRoundNumbers) {
+  programs::Page page;
+  page.charts = {{"Norm", "step", {{"a", {{0, 0.06}, {100, 0.41}}}}, {}, true}};
+  const std::string html = programs::page_html(page);
   for (const char* label : {">0.1<", ">0.2<", ">0<", ">20<", ">100<"})
     EXPECT_NE(html.find(label), std::string::npos) << label;
   EXPECT_EQ(html.find(">0.1585<"), std::string::npos);

@@ -18,7 +18,7 @@
 
 namespace tessera {
 inline namespace TESSERA_ABI {
-namespace eval {
+namespace programs {
 
 // Points joined by a line.
 struct Series {
@@ -55,7 +55,7 @@ struct Gallery {
   std::vector<std::vector<Picture>> rows;
 };
 
-struct Report {
+struct Page {
   std::string title, subtitle;
   std::vector<std::pair<std::string, std::string>> facts;
   std::vector<Chart> charts;
@@ -244,20 +244,20 @@ svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.axis{stroke:v
 }  // namespace detail
 
 // The page as text.
-[[nodiscard]] inline std::string report_html(const Report& report) {
+[[nodiscard]] inline std::string page_html(const Page& page) {
   std::string out = fmt::format(
       "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">"
       "<meta name=\"viewport\" content=\"width=device-width\"><title>{}</title><style>{}</style></head><body><main>"
       "<h1>{}</h1><p>{}</p><div class=\"facts\">",
-      detail::escape(report.title), detail::style, detail::escape(report.title), detail::escape(report.subtitle));
-  for (const auto& [name, value] : report.facts)
+      detail::escape(page.title), detail::style, detail::escape(page.title), detail::escape(page.subtitle));
+  for (const auto& [name, value] : page.facts)
     out += fmt::format("<div><b>{}</b><span>{}</span></div>", detail::escape(value), detail::escape(name));
   out += "</div><div class=\"charts\">";
-  for (const Chart& chart : report.charts)
+  for (const Chart& chart : page.charts)
     out += fmt::format("<figure><figcaption>{}</figcaption>{}</figure>", detail::escape(chart.title),
                        detail::Plot(chart).svg());
   out += "</div>";
-  for (const Gallery& gallery : report.galleries) {
+  for (const Gallery& gallery : page.galleries) {
     out += fmt::format("<h2>{}</h2><p>{}</p>", detail::escape(gallery.title), detail::escape(gallery.text));
     for (const auto& row : gallery.rows) {
       out += "<div class=\"row\">";
@@ -269,10 +269,10 @@ svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.axis{stroke:v
 }
 
 // Writes the page, atomically.
-inline void write_report(const std::filesystem::path& path, const Report& report) {
-  io::replace_file(path, report_html(report));
+inline void write_page(const std::filesystem::path& path, const Page& page) {
+  io::replace_file(path, page_html(page));
 }
 
-}  // namespace eval
+}  // namespace programs
 }  // namespace TESSERA_ABI
 }  // namespace tessera

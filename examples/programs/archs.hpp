@@ -1,0 +1,43 @@
+// The encoders that the programs know by name: the paper's and a small one (docs/method.md, "Variants").
+#pragma once
+
+#include "tessera/models/heads.hpp"
+#include "tessera/models/vit/vit.hpp"
+
+namespace archs {
+
+namespace ts = tessera;
+
+// An encoder and the heads that suit its width.
+template <class Encoder_, int mlp_dim_, int dim_>
+struct Arch {
+  using Encoder = Encoder_;
+  static constexpr int mlp_dim = mlp_dim_, dim = dim_;
+};
+template <class Encoder>
+using Paper = Arch<Encoder, 4096, 256>;
+
+// Embed: embed::Patches, or embed::FrozenPatches with --stop-grad-conv1.
+template <class Embed>
+using vit_tiny = Arch<ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, ts::vit::policies<Embed>>, 512, 128>;
+template <class Embed>
+using vit_small = Paper<ts::vit::Small<ts::image<224>, ts::patch<16>, ts::vit::policies<Embed>>>;
+template <class Embed>
+using vit_base = Paper<ts::vit::Base<ts::image<224>, ts::patch<16>, ts::vit::policies<Embed>>>;
+template <class Embed>
+using vit_large = Paper<ts::vit::Large<ts::image<224>, ts::patch<16>, ts::vit::policies<Embed>>>;
+template <class Embed>
+using vit_huge = Paper<ts::vit::Huge<ts::image<224>, ts::patch<14>, ts::vit::policies<Embed>>>;
+template <class Embed>
+using vit_small_p7 = Paper<ts::vit::Small<ts::image<224>, ts::patch<7>, ts::vit::policies<Embed>>>;
+template <class Embed>
+using vit_base_p7 = Paper<ts::vit::Base<ts::image<224>, ts::patch<7>, ts::vit::policies<Embed>>>;
+template <class Embed>
+using vit_large_p7 = Paper<ts::vit::Large<ts::image<224>, ts::patch<7>, ts::vit::policies<Embed>>>;
+// The stem is always trained.
+template <class>
+using vit_conv_small = Paper<ts::vit::ConvSmall<>>;
+template <class>
+using vit_conv_base = Paper<ts::vit::ConvBase<>>;
+
+}  // namespace archs

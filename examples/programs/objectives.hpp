@@ -1,0 +1,15 @@
+// The objectives that the programs know by name, each with the heads that suit an arch.
+#pragma once
+
+#include "archs.hpp"
+#include "tessera/objectives/moco_v3.hpp"
+
+namespace named {
+
+namespace ts = tessera;
+
+template <class Arch>
+using moco_v3 = ts::objectives::MoCoV3<typename Arch::Encoder, ts::heads::Mlp<3, Arch::mlp_dim, Arch::dim>,
+                                       ts::heads::Mlp<2, Arch::mlp_dim, Arch::dim>>;
+
+}  // namespace named

@@ -1,0 +1,75 @@
+# What the training programs can train: one line for an objective with the machines that it runs on, one for an encoder.
+# Each pair becomes a small translation unit of its own; TESSERA_ARCHS and TESSERA_OBJECTIVES pick which are compiled.
+set(TESSERA_ALL_OBJECTIVES moco_v3)
+set(TESSERA_ALL_ARCHS vit_tiny vit_small vit_base vit_large vit_huge vit_small_p7 vit_base_p7 vit_large_p7 vit_conv_small
+                      vit_conv_base)
+set(TESSERA_CONV_ARCHS vit_conv_small vit_conv_base) # have no patch projection to freeze
+
+set(TESSERA_ARCHS vit_tiny vit_small CACHE STRING "Encoders of the example programs, or 'all'")
+set(TESSERA_OBJECTIVES all CACHE STRING "Objectives of the example programs, or 'all'")
+
+# tessera_pick(RESULT WHAT WANTED ALL...): WANTED, of which each must be one of ALL; all of them for 'all'.
+function(tessera_pick result what wanted)
+  if(wanted STREQUAL "all")
+    set(wanted ${ARGN})
+  endif()
+  foreach(one IN LISTS wanted)
+    if(NOT one IN_LIST ARGN)
+      message(FATAL_ERROR "tessera: ${what} '${one}' is not known; there are: ${ARGN}")
+    endif()
+  endforeach()
+  set(${result} ${wanted} PARENT_SCOPE)
+endfunction()
+tessera_pick(archs TESSERA_ARCHS "${TESSERA_ARCHS}" ${TESSERA_ALL_ARCHS})
+tessera_pick(objectives TESSERA_OBJECTIVES "${TESSERA_OBJECTIVES}" ${TESSERA_ALL_OBJECTIVES})
+
+# tessera_entries(LIBRARY MACHINE HEADER SUFFIX): an object library with an entry for every pair on MACHINE, which HEADER
+# defines, and entries_MACHINE.cpp, which lists them. SUFFIX: .cpp, or .cu for nvcc.
+function(tessera_entries library machine header suffix)
+  set(folder ${CMAKE_CURRENT_BINARY_DIR}/${library})
+  set(sources)
+  set(declared)
+  set(listed)
+  foreach(objective IN LISTS objectives)
+    foreach(arch IN LISTS archs)
+      foreach(embed IN ITEMS Patches FrozenPatches)
+        set(frozen false)
+        if(embed STREQUAL "FrozenPatches")
+          set(frozen true)
+          if(arch IN_LIST TESSERA_CONV_ARCHS)
+            continue()
+          endif()
+        endif()
+        set(name ${objective}_${arch}_${embed})
+        set(source ${folder}/${name}${suffix})
+        file(CONFIGURE OUTPUT ${source} @ONLY CONTENT [[
+#include "objectives.hpp"
+#include "tessera/programs/@header@"
+#include "tessera/programs/train.hpp"
+
+namespace entries {
+tessera::programs::Entry @name@() {
+  return tessera::programs::entry<named::@objective@<archs::@arch@<tessera::embed::@embed@>>,
+                                  tessera::programs::@machine@>("@arch@", @frozen@);
+}
+}  // namespace entries
+]])
+        list(APPEND sources ${source})
+        string(APPEND declared "tessera::programs::Entry ${name}();\n")
+        string(APPEND listed "${name}(), ")
+      endforeach()
+    endforeach()
+  endforeach()
+  file(CONFIGURE OUTPUT ${folder}/entries.hpp @ONLY CONTENT [[
+#pragma once
+#include "tessera/programs/options.hpp"
+
+namespace entries {
+@declared@
+inline std::vector<tessera::programs::Entry> all() { return {@listed@}; }
+}  // namespace entries
+]])
+  add_library(${library} OBJECT ${sources})
+  target_include_directories(${library} PUBLIC ${CMAKE_CURRENT_SOURCE_DIR} ${folder})
+  target_link_libraries(${library} PUBLIC tessera_development)
+endfunction()

@@ -1,0 +1,54 @@
+// A data set whose kind is known when the program runs.
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/data/dataset.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace data {
+
+// Holds any data set. A call costs a virtual function, against the work of decoding an image.
+class AnyDataset {
+ public:
+  template <Dataset Images>
+  explicit AnyDataset(Images images) : held_(std::make_unique<Held<Images>>(std::move(images))) {}
+
+  [[nodiscard]] int size() const { return held_->size(); }
+  [[nodiscard]] ImageView decode(int i, Image& scratch) const { return held_->decode(i, scratch); }
+  [[nodiscard]] bool labelled() const { return held_->labelled(); }
+  // 0 for every image of a data set without labels.
+  [[nodiscard]] int label(int i) const { return held_->label(i); }
+
+ private:
+  struct Any {
+    virtual ~Any() = default;
+    [[nodiscard]] virtual int size() const = 0;
+    [[nodiscard]] virtual ImageView decode(int i, Image& scratch) const = 0;
+    [[nodiscard]] virtual bool labelled() const = 0;
+    [[nodiscard]] virtual int label(int i) const = 0;
+  };
+  template <class Images>
+  struct Held final : Any {
+    explicit Held(Images of) : images(std::move(of)) {}
+    [[nodiscard]] int size() const override { return images.size(); }
+    [[nodiscard]] ImageView decode(int i, Image& scratch) const override { return images.decode(i, scratch); }
+    [[nodiscard]] bool labelled() const override { return LabelledDataset<Images>; }
+    [[nodiscard]] int label(int i) const override {
+      if constexpr (LabelledDataset<Images>)
+        return images.label(i);
+      else
+        return 0;
+    }
+    Images images;
+  };
+
+  std::unique_ptr<const Any> held_;
+};
+
+}  // namespace data
+}  // namespace TESSERA_ABI
+}  // namespace tessera

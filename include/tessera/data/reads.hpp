@@ -1,0 +1,80 @@
+// What an objective reads of a data set, said as a type: loaders, batches and memory follow from it.
+#pragma once
+
+#include <cstddef>
+#include <tuple>
+#include <type_traits>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/index.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace data {
+
+// `count` random crops of every image, each of Image::size x Image::size pixels of Image::channels channels.
+template <int count_, class Image_>
+struct Crops {
+  static_assert(count_ > 0, "tessera: an objective reads at least one crop of an image");
+  static constexpr int count = count_;
+  using Image = Image_;
+};
+
+// The label of every image.
+struct Labels {};
+
+namespace detail {
+
+template <class>
+inline constexpr bool is_crops = false;
+template <int count, class Image>
+inline constexpr bool is_crops<Crops<count, Image>> = true;
+
+template <class Part>
+using GroupOf = std::conditional_t<is_crops<Part>, std::tuple<Part>, std::tuple<>>;
+
+}  // namespace detail
+
+// Reads<Crops<2, image<224>>, Crops<6, image<96>>, Labels>: groups of crops, in their order, and labels if they are
+// named. Crops of one group are stacked: crop 1 of all images, then crop 2.
+template <class... Parts>
+struct Reads {
+  static_assert(((detail::is_crops<Parts> || std::is_same_v<Parts, Labels>)&&...),
+                "tessera: an objective reads data::Crops<count, image<size>> and data::Labels");
+  static_assert((detail::is_crops<Parts> || ...), "tessera: an objective reads at least one group of crops");
+  using Groups = decltype(std::tuple_cat(detail::GroupOf<Parts>{}...));
+  template <std::size_t group>
+  using Group = std::tuple_element_t<group, Groups>;
+
+  static constexpr bool labels = (std::is_same_v<Parts, Labels> || ...);
+  static constexpr std::size_t groups = std::tuple_size_v<Groups>;
+  // Crops of an image, of all groups together.
+  static constexpr int crops = [] {
+    int sum = 0;
+    (
+        [&] {
+          if constexpr (detail::is_crops<Parts>) sum += Parts::count;
+        }(),
+        ...);
+    return sum;
+  }();
+};
+
+namespace detail {
+
+template <class>
+inline constexpr bool is_reads = false;
+template <class... Parts>
+inline constexpr bool is_reads<Reads<Parts...>> = true;
+
+}  // namespace detail
+
+// The value that stands for Objective's Reads in calls: Loader(pictures, reads<MoCo>(), options).
+template <class Objective>
+[[nodiscard]] constexpr typename Objective::Reads reads() {
+  return {};
+}
+
+}  // namespace data
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -1,0 +1,196 @@
+// What an objective declares: what it reads, which networks and buffers it has, and its step. Loader, trainer, flags,
+// checkpoint and metrics follow from the declaration.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include "tessera/core/layout.hpp"
+#include "tessera/data/reads.hpp"
+#include "tessera/objectives/settings.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace objectives {
+
+// A text as a template argument.
+template <std::size_t size>
+struct Text {
+  std::array<char, size> letters{};
+  consteval Text(const char (&text)[size]) { std::copy_n(text, size, letters.begin()); }
+  [[nodiscard]] constexpr std::string_view view() const { return {letters.data(), size - 1}; }
+};
+
+// Model with `name` in front of its tensors' names.
+template <Text name, class Model>
+struct Named : Model {
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& prefix) {
+    return Model::declare(visit, prefix / name.view());
+  }
+};
+
+// A network whose tensors have gradients and are updated by the optimizer.
+template <class Model_>
+struct Trained {
+  using Model = Model_;
+};
+
+// A network that follows the first tensors of the first trained network as a moving average: it has their shapes,
+// under its own names, starts with their values, and has BatchNorm statistics of its own.
+template <class Model_>
+struct Average {
+  using Model = Model_;
+};
+
+// A tensor that lives through training, such as a queue or a centre: kept in checkpoints, zero at first.
+template <Text name, int... extents>
+struct Buffer {
+  struct Model {
+    template <class Leaf>
+    struct Parameters {
+      Leaf values{};
+    };
+    template <class Visit>
+    static constexpr auto declare(Visit& visit, const Name& prefix) {
+      return Parameters<typename Visit::Leaf>{
+          visit(prefix / name.view(), Shape(extents...), Role::statistic, Initial::constant(0))};
+    }
+  };
+};
+
+namespace detail {
+
+template <class>
+inline constexpr bool is_trained = false;
+template <class Model>
+inline constexpr bool is_trained<Trained<Model>> = true;
+template <class>
+inline constexpr bool is_average = false;
+template <class Model>
+inline constexpr bool is_average<Average<Model>> = true;
+template <class>
+inline constexpr bool is_buffer = false;
+template <Text name, int... extents>
+inline constexpr bool is_buffer<Buffer<name, extents...>> = true;
+
+// Several models one after the other in one layout: the trained networks share one flat buffer.
+template <class... Models>
+struct Joined {
+  template <class Leaf>
+  using Parameters = std::tuple<typename Models::template Parameters<Leaf>...>;
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& prefix) {
+    return std::tuple{Models::declare(visit, prefix)...};
+  }
+};
+
+template <class>
+struct Join;
+template <class... Sets>
+struct Join<std::tuple<Sets...>> {
+  using type = Joined<typename Sets::Model...>;
+};
+
+// Whether the tensors of Part have the shapes and roles of the first ones of Whole, in their order.
+template <class Part, class Whole>
+consteval bool is_first_part() {
+  const auto part = Layout<Part>::entries;
+  const auto whole = Layout<Whole>::entries;
+  if (part.size() > whole.size()) return false;
+  for (std::size_t i = 0; i < part.size(); ++i)
+    if (part[i].shape != whole[i].shape || part[i].role != whole[i].role || part[i].offset != whole[i].offset)
+      return false;
+  return true;
+}
+
+}  // namespace detail
+
+// The named sets of tensors of an objective: Networks<Trained<Online>, Average<Target>, Buffer<"queue", 4096, 256>>.
+template <class... Sets>
+struct Networks {
+  static_assert(((detail::is_trained<Sets> || detail::is_average<Sets> || detail::is_buffer<Sets>)&&...),
+                "tessera: an objective's networks are Trained<Model>, Average<Model> and Buffer<name, extents...>");
+  static_assert((detail::is_trained<Sets> || ...), "tessera: an objective trains at least one network");
+
+  using TrainedSets =
+      decltype(std::tuple_cat(std::conditional_t<detail::is_trained<Sets>, std::tuple<Sets>, std::tuple<>>{}...));
+  using AverageSets =
+      decltype(std::tuple_cat(std::conditional_t<detail::is_average<Sets>, std::tuple<Sets>, std::tuple<>>{}...));
+  using BufferSets =
+      decltype(std::tuple_cat(std::conditional_t<detail::is_buffer<Sets>, std::tuple<Sets>, std::tuple<>>{}...));
+
+  // All trained networks in one layout; their parameters are a tuple.
+  using Online = typename detail::Join<TrainedSets>::type;
+
+ private:
+  using First = typename std::tuple_element_t<0, TrainedSets>::Model;
+  static_assert(((!detail::is_average<Sets> || detail::is_first_part<typename Sets::Model, First>()) && ...),
+                "tessera: an average has the shapes of the first tensors of the first trained network, in their order");
+};
+
+namespace detail {
+
+template <class>
+inline constexpr bool is_networks = false;
+template <class... Sets>
+inline constexpr bool is_networks<Networks<Sets...>> = true;
+
+template <class O>
+concept HasName = requires {
+  { O::name } -> std::convertible_to<std::string_view>;
+};
+template <class O>
+concept HasReads = data::detail::is_reads<typename O::Reads>;
+template <class O>
+concept HasNetworks = is_networks<typename O::Networks>;
+template <class O>
+concept HasSettings = requires(typename O::Settings settings) {
+  settings_count<typename O::Settings>();
+};
+template <class O>
+concept HasEncoder = requires {
+  typename O::Encoder;
+  O::Encoder::in;
+  O::Encoder::out;
+};
+
+}  // namespace detail
+
+// struct Mine {
+//   static constexpr std::string_view name = "mine";
+//   using Encoder = vit::Small<>;                                        // what is kept after training
+//   using Reads = data::Reads<data::Crops<2, Encoder::Image>>;
+//   using Networks = objectives::Networks<objectives::Trained<objectives::Named<"base_encoder", Encoder>>>;
+//   using Settings = objectives::NoSettings;
+//   static constexpr std::string_view encoder_name = "base_encoder";     // in front of the encoder's tensors
+//   static const auto& encoder(const auto& online);                      // its parameters among those of Online
+//   template <class Step> static void step(Step& s);                     // assigns gradients and the loss
+// };
+template <class Candidate>
+concept Objective = detail::HasName<Candidate> && detail::HasReads<Candidate> && detail::HasNetworks<Candidate> &&
+    detail::HasSettings<Candidate> && detail::HasEncoder<Candidate>;
+
+// Fails in the user's line, with a sentence for each thing that Candidate lacks.
+template <class Candidate>
+consteval bool check_objective() {
+  static_assert(detail::HasName<Candidate>, "tessera: an objective has a static constexpr std::string_view name");
+  static_assert(detail::HasReads<Candidate>,
+                "tessera: an objective has Reads = data::Reads<data::Crops<count, Image>..., data::Labels>");
+  static_assert(detail::HasNetworks<Candidate>,
+                "tessera: an objective has Networks = objectives::Networks<objectives::Trained<Model>, ...>");
+  static_assert(detail::HasSettings<Candidate>,
+                "tessera: an objective has Settings that list themselves by visit(), or objectives::NoSettings");
+  static_assert(detail::HasEncoder<Candidate>, "tessera: an objective has an Encoder with in and out");
+  return true;
+}
+
+}  // namespace objectives
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -1,0 +1,154 @@
+// What an objective's step is given: its batch, its networks, its settings, and what ranks share.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <tuple>
+#include <type_traits>
+
+#include "tessera/comm/serial.hpp"
+#include "tessera/core/context.hpp"
+#include "tessera/core/layout.hpp"
+#include "tessera/core/random.hpp"
+#include "tessera/data/batch.hpp"
+#include "tessera/objectives/objective.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace objectives {
+
+// A network as a step sees it: pointers to its tensors and, if it is trained, to their gradients.
+template <class Parameters, class Gradients>
+struct Bound {
+  Parameters p;
+  Gradients g;
+};
+
+// The flat buffers of an objective's networks, in memory of the backend.
+template <class Scalar, class Networks>
+struct State {
+  Parameter<Scalar> online{};
+  Accumulator<Scalar>* gradient = nullptr;
+  Accumulator<Scalar>* online_statistics = nullptr;
+  std::array<Parameter<Scalar>, std::tuple_size_v<typename Networks::AverageSets>> averages{};
+  std::array<Accumulator<Scalar>*, std::tuple_size_v<typename Networks::AverageSets>> average_statistics{};
+  std::array<Accumulator<Scalar>*, std::tuple_size_v<typename Networks::BufferSets>> buffers{};
+};
+
+// Names random numbers of a step; in memory of the backend, since a recorded step reads it anew.
+struct StepNumber {
+  std::uint64_t seed = 0;
+  std::int64_t step = 0;  // 0, 1, ...
+};
+
+// Passed to Objective::step(Step& s). All pointers are to memory of the backend, and null while memory is planned.
+template <class Objective_, class Context_>
+class Step {
+ public:
+  using Objective = Objective_;
+  using Context = Context_;
+  using Scalar = typename Context::Scalar;
+  using Reads = typename Objective::Reads;
+  using Networks = typename Objective::Networks;
+  using Settings = typename Objective::Settings;
+  using Values = SettingsValues<Settings>;
+  static_assert(Context::shared || std::is_same_v<typename Context::Communicator, comm::Serial>,
+                "tessera: several ranks exchange features and gradients: give the context a comm::Replicated or "
+                "comm::ZeroStage1, as Trainer does");
+
+  Context& context;
+
+  Step(Context& of, const data::Batch<Scalar, Reads>& batch, const State<Scalar, Networks>& state, const double* values,
+       const StepNumber* number, double* loss)
+      : context(of), batch_(batch), state_(state), values_(values), number_(number), loss_(loss) {}
+
+  // Images of this rank, their place in the batch of all ranks, and how many those are.
+  [[nodiscard]] index images() const { return batch_.images(); }
+  [[nodiscard]] index first_image() const { return images() * context.communicator.rank(); }
+  [[nodiscard]] index all_images() const { return images() * context.communicator.size(); }
+
+  // The crops of group `group`: crop 1 of all images, then crop 2 (count*images x channels*size*size).
+  template <std::size_t group = 0>
+  [[nodiscard]] auto crops() const {
+    return std::get<group>(batch_.crops);
+  }
+  // The label of each image.
+  [[nodiscard]] const int* labels() const {
+    static_assert(Reads::labels, "tessera: an objective that asks for labels names data::Labels in its Reads");
+    return batch_.labels;
+  }
+
+  // The tensors of the trained network number `which`, and their gradients, which the step must assign.
+  template <std::size_t which = 0>
+  [[nodiscard]] auto trained() const {
+    using Online = typename Networks::Online;
+    const auto p = bind<Online>(state_.online, state_.online_statistics);
+    const auto g = bind<Online>(state_.gradient, nullptr);
+    return Bound{std::get<which>(p), std::get<which>(g)};
+  }
+  // The tensors of the moving average number `which`.
+  template <std::size_t which = 0>
+  [[nodiscard]] auto average() const {
+    using Model = typename std::tuple_element_t<which, typename Networks::AverageSets>::Model;
+    return bind<Model>(state_.averages[which], state_.average_statistics[which]);
+  }
+  // The values of the buffer number `which`.
+  template <std::size_t which = 0>
+  [[nodiscard]] Accumulator<Scalar>* buffer() const {
+    return state_.buffers[which];
+  }
+
+  // average = m average + (1 - m) trained, for the parameters, not for BatchNorm's statistics. Ranks that share states
+  // move a part each.
+  template <std::size_t which = 0>
+  void move_average(const double* m) {
+    using Model = typename std::tuple_element_t<which, typename Networks::AverageSets>::Model;
+    const Accumulator<Scalar>* const from = state_.online;
+    const Parameter<Scalar> to = state_.averages[which];
+    context.over_parameters(Layout<Model>::parameters, to, [&](index first, index size) {
+      moving_average(context.backend, size, m, from + first, to + first);
+    });
+  }
+
+  // The value of a setting in this step.
+  [[nodiscard]] const double* value(Schedule Settings::*member) const {
+    return values_ == nullptr ? nullptr : values_ + place_of(member);
+  }
+
+  // Where this rank's share of the loss goes: the sum over ranks is the loss of the whole batch. The step assigns it.
+  [[nodiscard]] double* loss() const { return loss_; }
+
+  // Seed and number of the step: Random(seed, purpose, step, image) does not depend on ranks or backends.
+  [[nodiscard]] const StepNumber* number() const { return number_; }
+
+  template <int columns, class Element = Scalar>
+  [[nodiscard]] Rows<Element, columns> take(index rows) {
+    return context.template take<columns, Element>(rows);
+  }
+  [[nodiscard]] auto frame() { return context.frame(); }
+
+  // `all` has equally many rows of every rank, in the order of ranks, and this rank's are in place: starts to fetch the
+  // others'. They are there after join().
+  template <class Element, int columns>
+  void start_gathering(Rows<Element, columns> all) {
+    if constexpr (Context::shared) {
+      const auto parts = context.exchange->equal_parts(all.size() / context.communicator.size());
+      context.exchange->beside(
+          [all, parts](auto& lane, auto& communicator) { communicator.all_gather(lane, all.data, parts); });
+    }
+  }
+  void join() {
+    if constexpr (Context::shared) context.exchange->join();
+  }
+
+ private:
+  data::Batch<Scalar, Reads> batch_;
+  State<Scalar, Networks> state_;
+  const double* values_;
+  const StepNumber* number_;
+  double* loss_;
+};
+
+}  // namespace objectives
+}  // namespace TESSERA_ABI
+}  // namespace tessera

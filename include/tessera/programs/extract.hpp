@@ -1,0 +1,57 @@
+// The program that writes features of images by the encoder of a checkpoint. Needs CLI11, zlib, nlohmann-json and
+// xtensor (tessera::programs).
+#pragma once
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "tessera/data/any_dataset.hpp"
+#include "tessera/data/idx.hpp"
+#include "tessera/io/npy.hpp"
+#include "tessera/io/safetensors.hpp"
+#include "tessera/programs/command.hpp"
+#include "tessera/programs/options.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace programs {
+
+// The entry whose encoder a checkpoint holds. Throws Error that lists the encoders there are.
+[[nodiscard]] inline const Entry& entry_of(const std::string& checkpoint, const std::vector<Entry>& entries) {
+  const io::Safetensors file(checkpoint);
+  const auto arch = file.metadata().find("arch");
+  if (arch == file.metadata().end()) fail("{}: is not a checkpoint of pretrain: it has no 'arch'", checkpoint);
+  std::string archs;
+  for (const Entry& entry : entries) {
+    if (entry.arch == arch->second) return entry;
+    if (archs.find(entry.arch) == std::string::npos) archs += (archs.empty() ? "" : ", ") + entry.arch;
+  }
+  fail("{}: has the arch '{}'; there are {}", checkpoint, arch->second, archs);
+}
+
+// Writes features.npy for the images of a folder.
+inline int extract(int argc, char** argv, const std::vector<Entry>& entries) {
+  std::string folder, split = "t10k", checkpoint, out = "features.npy";
+  int threads = 0;
+  CLI::App app("Features of images in IDX files by a checkpoint of pretrain, as .npy.");
+  set_up(app);
+  app.add_option("--data", folder, "folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]")->required();
+  app.add_option("--split", split, "train or t10k");
+  app.add_option("--checkpoint", checkpoint, "checkpoint.safetensors of a run")->required();
+  app.add_option("--out", out, "file to write");
+  app.add_option("--threads", threads, "threads that compute; 0: every processor");
+  if (!parse(app, argc, argv)) return 0;
+  const Entry& entry = entry_of(checkpoint, entries);
+  const FeatureSet features = entry.encode(checkpoint, data::AnyDataset(data::IdxDataset(folder, split)), threads);
+  io::write_npy(out, features.values.data(), static_cast<std::size_t>(features.rows),
+                static_cast<std::size_t>(features.width));
+  fmt::print("{}: {} x {} features\n", out, features.rows, features.width);
+  return 0;
+}
+
+}  // namespace programs
+}  // namespace TESSERA_ABI
+}  // namespace tessera

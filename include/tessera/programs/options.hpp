@@ -1,0 +1,63 @@
+// What a run of a program is asked for, and what it leaves.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tessera/data/any_dataset.hpp"
+#include "tessera/data/normalization.hpp"
+#include "tessera/objectives/settings.hpp"
+#include "tessera/train/features.hpp"
+#include "tessera/train/recipe.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace programs {
+
+// The command line of a training program.
+struct Options {
+  Recipe recipe;
+  std::string data;
+  std::vector<std::string> class_names;  // of the labels 0, 1, ...
+  int device = 0;                        // number of the CUDA device
+};
+
+// The images of a run: those that it trains on, and those that its monitors classify.
+struct Pictures {
+  data::AnyDataset train, test;
+  data::Normalization normalization;
+};
+
+// A finished run, as its results are written. All is on the rank that leads.
+struct Results {
+  double trained_parameters = 0, seconds = 0, images_per_second = 0;
+  FeatureSet bank, queries;                // features of the first training images, and of the test images
+  std::optional<AttentionMaps> attention;  // of the first test images, where the encoder has maps
+};
+
+// A setting of an objective as a flag.
+struct SettingFlag {
+  std::string name, help;
+  Range range;
+  Schedule value;
+};
+
+// One way to train, as a program's list of them knows it.
+struct Entry {
+  std::string objective, arch;
+  bool frozen_patches = false;  // chosen by --stop-grad-conv1
+  int size = 0, channels = 0;   // of the images that the encoder sees
+  std::vector<SettingFlag> settings;
+  Recipe defaults;
+  // Trains; all ranks call it. Returns an exit code, and results of a finished run on the rank that leads.
+  int (*train)(const Options&, const std::vector<SettingFlag>&, const Pictures&, std::optional<Results>&) = nullptr;
+  // Features of a data set by the encoder of a checkpoint.
+  FeatureSet (*encode)(const std::filesystem::path& checkpoint, const data::AnyDataset&, int threads) = nullptr;
+};
+
+}  // namespace programs
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -1,0 +1,215 @@
+// The training program as a template: flags, data, progress, k-NN, checkpoints, report. Flags as in the reference's
+// main_moco.py. Needs CLI11, libpng, zlib and nlohmann-json (tessera::programs).
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tessera/data/idx.hpp"
+#include "tessera/programs/command.hpp"
+#include "tessera/programs/options.hpp"
+#include "tessera/programs/results.hpp"
+#include "tessera/programs/train.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace programs {
+
+// Opens the data set in `folder`: IDX files, whose splits are "train" and "t10k". Throws Error that names the file.
+[[nodiscard]] inline Pictures open_pictures(const std::string& folder) {
+  data::IdxDataset train(folder, "train"), test(folder, "t10k");
+  if (train.height() != test.height() || train.width() != test.width())
+    fail("--data {}: training images have {} x {} pixels, but test images {} x {}", folder, train.height(),
+         train.width(), test.height(), test.width());
+  const data::Normalization normalization = data::measure_normalization(train);
+  return {data::AnyDataset(std::move(train)), data::AnyDataset(std::move(test)), normalization};
+}
+
+namespace detail {
+
+// The entries that the flags --objective, -a and --stop-grad-conv1 choose among.
+class Choice {
+ public:
+  explicit Choice(std::vector<Entry> entries) : entries_(std::move(entries)) {}
+
+  [[nodiscard]] const std::string& default_objective() const { return entries_.front().objective; }
+
+  // The arch for images of this size if none is asked for: one of their size, else the list's first.
+  [[nodiscard]] std::string arch_for(const std::string& objective, int size) const {
+    for (const Entry& entry : entries_)
+      if (entry.objective == objective && entry.size == size) return entry.arch;
+    fail("no encoder of this program is made for images of {} pixels: choose one by --arch ({})", size,
+         archs(objective));
+  }
+
+  [[nodiscard]] const Entry& find_default(const std::string& objective) const {
+    for (const Entry& entry : entries_)
+      if (entry.objective == objective) return entry;
+    fail("--objective {}: there are {}", objective, objectives());
+  }
+
+  // Throws Error that lists what there is.
+  [[nodiscard]] const Entry& find(const std::string& objective, const std::string& arch, bool frozen) const {
+    const Entry* same_arch = nullptr;
+    for (const Entry& entry : entries_) {
+      if (entry.objective != objective || entry.arch != arch) continue;
+      if (entry.frozen_patches == frozen) return entry;
+      same_arch = &entry;
+    }
+    if (archs(objective).empty()) fail("--objective {}: there are {}", objective, objectives());
+    if (same_arch == nullptr) fail("--arch {}: there are {}", arch, archs(objective));
+    fail("--stop-grad-conv1: {} with {} is not compiled {} it", objective, arch, frozen ? "with" : "without");
+  }
+
+  [[nodiscard]] std::string objectives() const {
+    std::string list;
+    for (const Entry& entry : entries_) append(list, entry.objective);
+    return list;
+  }
+  [[nodiscard]] std::string archs(const std::string& objective) const {
+    std::string list;
+    for (const Entry& entry : entries_)
+      if (entry.objective == objective)
+        append(list, fmt::format("{} ({} x {} {})", entry.arch, entry.size, entry.size,
+                                 entry.channels == 1 ? "grey" : "RGB"));
+    return list;
+  }
+
+ private:
+  static void append(std::string& list, const std::string& item) {
+    if (list.find(item) == std::string::npos) list += (list.empty() ? "" : ", ") + item;
+  }
+  std::vector<Entry> entries_;
+};
+
+inline void add_recipe_flags(CLI::App& app, Options& options) {
+  Recipe& recipe = options.recipe;
+  app.add_option("--data", options.data, "folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]")->required();
+  app.add_option("-b,--batch-size", recipe.batch_size, "images per step, of all ranks together");
+  app.add_option("--lr", recipe.lr, "base learning rate, multiplied by batch size / 256");
+  app.add_option("--wd,--weight-decay", recipe.weight_decay, "weight decay");
+  app.add_option("--epochs", recipe.epochs, "epochs");
+  app.add_option("--warmup-epochs", recipe.warmup_epochs, "epochs of linear warm-up");
+  app.add_option("--optimizer", recipe.optimizer, "adamw, lars, lamb or sgd");
+  app.add_option("--beta1", recipe.beta1, "AdamW's and LAMB's decay of the first moment");
+  app.add_option("--beta2", recipe.beta2, "AdamW's and LAMB's decay of the second moment");
+  app.add_option("--momentum", recipe.momentum, "LARS's and SGD's momentum");
+  app.add_option("--crop-min", recipe.crop_min, "smallest share of the image in a crop");
+  app.add_flag("--no-blur{false}", recipe.blur, "views without Gaussian blur, for images of 32 pixels and less");
+  app.add_option("--seed", recipe.seed, "seed of initial values, order and views")->check(CLI::Range(0.0, 1e18));
+  app.add_option("-j,--workers", recipe.workers, "threads that load images");
+  app.add_option("--threads", recipe.threads, "threads that compute on the host; 0: every processor");
+  app.add_option("--metrics-every", recipe.metrics_every, "steps between rows of metrics");
+  app.add_option("--knn-every", recipe.knn_every, "steps between k-NN monitors; 0: once an epoch");
+  app.add_option("--knn-bank", recipe.knn_bank, "training images that the monitor knows");
+  app.add_option("--save-every", recipe.save_every, "steps between checkpoints; 0: once an epoch");
+  app.add_option("--rank-timeout", recipe.rank_timeout,
+                 "seconds that ranks wait for each other, for rank 0's monitor and checkpoint too; 0: in a step ten "
+                 "steps, and 30 s at least, else 300 s");
+  app.add_option("--class-names", options.class_names,
+                 "names of the labels 0, 1, ... in the report, with commas between")
+      ->delimiter(',');
+}
+
+inline void add_setting_flags(CLI::App& app, std::vector<SettingFlag>& settings) {
+  for (SettingFlag& setting : settings) {
+    const bool moves = setting.value.cosine || setting.value.end != setting.value.start;
+    app.add_option_function<double>(
+           "--" + setting.name,
+           [&setting, moves](double value) {
+             setting.value.start = value;
+             if (!moves) setting.value.end = value;
+           },
+           setting.help)
+        ->default_str(fmt::format("{}", setting.value.start));
+    if (moves)
+      app.add_flag("--" + setting.name + "-cos", setting.value.cosine,
+                   fmt::format("move --{} to {} along half a cosine", setting.name, setting.value.end));
+  }
+}
+
+inline void check_settings(const std::vector<SettingFlag>& settings) {
+  for (const SettingFlag& setting : settings)
+    if (const double value = setting.value.start; !(value >= setting.range.low && value <= setting.range.high))
+      fail("--{} must lie between {} and {}, not {}", setting.name, setting.range.low, setting.range.high, value);
+}
+
+// What chooses the entry is read first, since the entry's objective has flags and defaults of its own.
+struct ChosenFlags {
+  std::string objective, arch, data;
+  bool frozen = false;
+
+  void add(CLI::App& app, const Choice& choice) {
+    app.add_option("--objective", objective, "objective: " + choice.objectives());
+    app.add_option("-a,--arch", arch, "encoder: " + choice.archs(objective));
+    app.add_flag("--stop-grad-conv1", frozen, "keep the patch projection as it was initialised");
+  }
+  void read(int argc, char** argv, const Choice& choice) {
+    CLI::App first;
+    first.set_help_flag();
+    first.allow_extras();
+    set_up(first);
+    add(first, choice);
+    first.add_option("--data", data);
+    parse(first, argc, argv);
+  }
+};
+
+}  // namespace detail
+
+// A training program with a choice of entries; the first one's objective is the default.
+template <class Machine>
+int pretrain(int argc, char** argv, std::vector<Entry> entries) {
+  const detail::Choice choice(std::move(entries));
+  detail::ChosenFlags chosen;
+  chosen.objective = choice.default_objective();
+  chosen.read(argc, argv, choice);
+  std::optional<Pictures> pictures;
+  if (chosen.arch.empty() && !chosen.data.empty()) {
+    pictures.emplace(open_pictures(chosen.data));
+    data::Image scratch;
+    chosen.arch = choice.arch_for(chosen.objective, pictures->train.decode(0, scratch).width);
+  }
+  if (chosen.arch.empty()) chosen.arch = choice.find_default(chosen.objective).arch;
+  const Entry& entry = choice.find(chosen.objective, chosen.arch, chosen.frozen);
+
+  Options options;
+  options.recipe = entry.defaults;
+  std::vector<SettingFlag> settings = entry.settings;
+  std::string resume, out = options.recipe.out.string();
+  CLI::App app(fmt::format("Trains a Vision Transformer ({}) on images in IDX files.", chosen.objective));
+  set_up(app);
+  chosen.add(app, choice);
+  detail::add_recipe_flags(app, options);
+  detail::add_setting_flags(app, settings);
+  app.add_option("--resume", resume, "checkpoint to continue from");
+  app.add_option("--out", out, "folder for everything that is written");
+  Machine::add_flags(app, options);
+  if (!parse(app, argc, argv)) return 0;
+  options.recipe.resume = resume;
+  options.recipe.out = out;
+  if (!pictures) pictures.emplace(open_pictures(options.data));
+  options.recipe.check("--");
+  detail::check_settings(settings);
+
+  std::optional<Results> results;
+  const int status = entry.train(options, settings, *pictures, results);
+  if (results) write_results(options, entry, settings, *pictures, *results);
+  return status;
+}
+
+// A whole training program for one objective: int main(int argc, char** argv) { return programs::pretrain<Mine>(argc,
+// argv); }
+template <class Objective, class Machine = Cpu>
+int pretrain(int argc, char** argv) {
+  const std::string name = std::filesystem::path(argv[0]).filename().string();
+  return guarded(name, [&] { return pretrain<Machine>(argc, argv, {entry<Objective, Machine>("custom")}); });
+}
+
+}  // namespace programs
+}  // namespace TESSERA_ABI
+}  // namespace tessera

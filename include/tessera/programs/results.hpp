@@ -1,0 +1,227 @@
+// Writes what a finished run leaves: features, and a page with curves, nearest neighbours and attention maps. Needs
+// libpng, nlohmann-json and xtensor (tessera::programs).
+#pragma once
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tessera/core/thread_pool.hpp"
+#include "tessera/eval/knn.hpp"
+#include "tessera/io/metrics.hpp"
+#include "tessera/io/npy.hpp"
+#include "tessera/programs/options.hpp"
+#include "tessera/programs/page.hpp"
+#include "tessera/train/callbacks/progress.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace programs {
+
+namespace detail {
+
+[[nodiscard]] inline Series series(const std::vector<nlohmann::ordered_json>& rows, const std::string& name,
+                                   const std::string& key) {
+  Series series{name, {}};
+  for (const auto& row : rows)
+    if (row.contains(key) && row.at(key).is_number()) series.points.emplace_back(row.at("epoch"), row.at(key));
+  return series;
+}
+
+[[nodiscard]] inline Picture picture(data::ImageView image, std::string caption) {
+  return {image.height, image.width, image.channels, {image.pixels, image.pixels + image.size()}, std::move(caption)};
+}
+
+// The pixels of the first `limit` images as features; empty if the images differ in size.
+[[nodiscard]] inline FeatureSet pixels_of(const data::AnyDataset& images, int limit) {
+  const int count = std::min(limit, images.size());
+  data::Image scratch;
+  const std::size_t width = images.decode(0, scratch).size();
+  FeatureSet set{{}, {}, static_cast<index>(width), count};
+  for (int i = 0; i < count; ++i) {
+    const data::ImageView image = images.decode(i, scratch);
+    if (image.size() != width) return {{}, {}, 0, 0};
+    set.values.insert(set.values.end(), image.pixels, image.pixels + width);
+    set.labels.push_back(images.label(i));
+  }
+  return set;
+}
+
+// The accuracy of k-NN on the pixels themselves, which features must beat; none if the images differ in size.
+[[nodiscard]] inline std::optional<double> raw_pixel_accuracy(ThreadPool& pool, const Pictures& pictures, int bank) {
+  const FeatureSet known = pixels_of(pictures.train, bank), queries = pixels_of(pictures.test, pictures.test.size());
+  if (known.rows == 0 || queries.rows == 0 || known.width != queries.width) return std::nullopt;
+  return eval::knn_accuracy(pool, known.view(), known.labels, queries.view(), queries.labels);
+}
+
+// A head's attention from the class token to the patches, brightest where it is largest.
+[[nodiscard]] inline Picture heat_map(const float* weights, int grid, std::string caption) {
+  float largest = 0;
+  for (int p = 0; p < grid * grid; ++p) largest = largest > weights[p] ? largest : weights[p];
+  Picture map{grid, grid, 3, {}, std::move(caption)};
+  for (int p = 0; p < grid * grid; ++p) {
+    const float share = std::sqrt(weights[p] / (largest > 0 ? largest : 1));
+    for (const float color : {1.2f * share, 0.9f * share * share, 0.35f + 0.4f * share * (1 - share)})
+      map.pixels.push_back(static_cast<std::uint8_t>(255 * (color < 1 ? color : 1)));
+  }
+  return map;
+}
+
+// The page of one run.
+class RunPage {
+ public:
+  RunPage(const Options& options, const Entry& entry, const std::vector<SettingFlag>& settings,
+          const Pictures& pictures, const Results& results)
+      : options_(options),
+        entry_(entry),
+        settings_(settings),
+        pictures_(pictures),
+        results_(results),
+        pool_(options.recipe.threads) {}
+
+  void write() {
+    const Recipe& recipe = options_.recipe;
+    const auto rows = io::read_metrics(recipe.out / "metrics.jsonl");
+    const auto knn = series(rows, "k-NN", "knn");
+    std::optional<double> raw;
+    if (!knn.points.empty()) raw = raw_pixel_accuracy(pool_, pictures_, recipe.knn_bank);
+    Page page;
+    page.title = fmt::format("{} training", entry_.objective);
+    page.subtitle = fmt::format("{} on {} images, {} epochs", recipe.arch, pictures_.train.size(), recipe.epochs);
+    page.facts = facts(knn, raw);
+    page.charts = charts(rows, knn, raw);
+    page.galleries = {neighbours()};
+    if (results_.attention) page.galleries.push_back(attention_maps(*results_.attention));
+    write_page(recipe.out / "report.html", page);
+  }
+
+ private:
+  using Facts = std::vector<std::pair<std::string, std::string>>;
+
+  [[nodiscard]] std::string class_name(int label) const {
+    const auto at = static_cast<std::size_t>(label);
+    return at < options_.class_names.size() ? options_.class_names[at] : std::to_string(label);
+  }
+
+  [[nodiscard]] Facts facts(const Series& knn, std::optional<double> raw) const {
+    const Recipe& recipe = options_.recipe;
+    Facts facts;
+    if (!knn.points.empty()) {
+      facts.push_back({"k-NN accuracy", fmt::format("{:.4f}", knn.points.back().second)});
+      if (raw) facts.push_back({"of raw pixels", fmt::format("{:.4f}", *raw)});
+      facts.push_back({"before training", fmt::format("{:.4f}", knn.points.front().second)});
+    }
+    facts.push_back({"training time", duration_text(results_.seconds)});
+    facts.push_back({"images per second", fmt::format("{:.0f}", results_.images_per_second)});
+    facts.push_back({"parameters trained", fmt::format("{:.2f} M", results_.trained_parameters / 1e6)});
+    facts.push_back({"batch size", std::to_string(recipe.batch_size)});
+    facts.push_back({"base learning rate", fmt::format("{}", recipe.lr)});
+    for (const SettingFlag& setting : settings_)
+      facts.push_back({setting.help, fmt::format("{}", setting.value.start)});
+    facts.push_back({"smallest crop", fmt::format("{}", recipe.crop_min)});
+    return facts;
+  }
+
+  [[nodiscard]] std::vector<Chart> charts(const std::vector<nlohmann::ordered_json>& rows, const Series& knn,
+                                          std::optional<double> raw) const {
+    std::vector<Chart> charts;
+    if (!knn.points.empty()) {
+      charts.push_back({"k-NN accuracy", "epoch", {knn}, {}, false});
+      if (raw) charts.back().references.push_back({"raw pixels", *raw});
+    }
+    charts.push_back({"Loss", "epoch", {series(rows, "loss", "loss")}, {}, false});
+    charts.push_back(
+        {"Gradient norm",
+         "epoch",
+         {series(rows, "patch embedding", "grad_norm_patch_embed"), series(rows, "last block", "grad_norm_last_block")},
+         {},
+         true});
+    charts.push_back({"Learning rate", "epoch", {series(rows, "lr", "lr")}, {}, false});
+    for (const SettingFlag& setting : settings_)
+      if (setting.value.cosine)
+        charts.push_back(
+            {setting.help, "epoch", {series(rows, setting.name, objectives::key_of(setting.name))}, {}, false});
+    return charts;
+  }
+
+  [[nodiscard]] Gallery neighbours() {
+    const FeatureSet& test = results_.queries;
+    const index queries = std::min<index>(10, test.rows), k = std::min<index>(9, results_.bank.rows);
+    const auto found =
+        eval::nearest(pool_, results_.bank.view(), eval::Features<float>{test.values.data(), queries, test.width}, k);
+    const bool labelled = pictures_.train.labelled() && pictures_.test.labelled();
+    Gallery gallery{"Nearest neighbours",
+                    fmt::format("Left: a test image. Right: the training images whose features are most similar, with "
+                                "the cosine similarity{}.",
+                                labelled ? "; green frames have the test image's class" : ""),
+                    {}};
+    data::Image scratch;
+    for (int q = 0; q < queries; ++q) {
+      auto& row = gallery.rows.emplace_back();
+      const int own = pictures_.test.label(q);
+      row.push_back(picture(pictures_.test.decode(q, scratch), labelled ? class_name(own) : ""));
+      for (index n = 0; n < k; ++n) {
+        const auto& one = found[static_cast<std::size_t>(q * k + n)];
+        const int label = pictures_.train.label(one.row);
+        row.push_back(picture(pictures_.train.decode(one.row, scratch),
+                              fmt::format("{} {:.2f}", labelled ? class_name(label) : "", one.similarity)));
+        if (labelled) row.back().mark = label == own ? Picture::Mark::good : Picture::Mark::bad;
+      }
+    }
+    return gallery;
+  }
+
+  [[nodiscard]] Gallery attention_maps(const AttentionMaps& maps) const {
+    const auto heads = static_cast<std::size_t>(maps.heads), tokens = static_cast<std::size_t>(maps.tokens);
+    const std::size_t images = maps.values.size() / (heads * tokens * tokens);
+    Gallery gallery{"Attention of the class token",
+                    "Left: a test image. Right: where the class token looks in the last block, one map for each "
+                    "head, and their mean.",
+                    {}};
+    data::Image scratch;
+    for (std::size_t i = 0; i < images; ++i) {
+      auto& row = gallery.rows.emplace_back();
+      const int number = static_cast<int>(i);
+      row.push_back(picture(pictures_.test.decode(number, scratch),
+                            pictures_.test.labelled() ? class_name(pictures_.test.label(number)) : ""));
+      std::vector<float> mean(tokens - 1);
+      for (std::size_t head = 0; head < heads; ++head) {
+        const float* const from = maps.values.data() + (i * heads + head) * tokens * tokens + 1;
+        for (std::size_t p = 0; p < mean.size(); ++p) mean[p] += from[p] / static_cast<float>(heads);
+        row.push_back(heat_map(from, maps.grid, fmt::format("head {}", head + 1)));
+      }
+      row.push_back(heat_map(mean.data(), maps.grid, "mean"));
+    }
+    return gallery;
+  }
+
+  const Options& options_;
+  const Entry& entry_;
+  const std::vector<SettingFlag>& settings_;
+  const Pictures& pictures_;
+  const Results& results_;
+  ThreadPool pool_;
+};
+
+}  // namespace detail
+
+// Writes features.npy, labels.npy (of the test images) and report.html into the run's folder.
+inline void write_results(const Options& options, const Entry& entry, const std::vector<SettingFlag>& settings,
+                          const Pictures& pictures, const Results& results) {
+  const std::filesystem::path& out = options.recipe.out;
+  const FeatureSet& features = results.queries;
+  io::write_npy(out / "features.npy", features.values.data(), static_cast<std::size_t>(features.rows), features.width);
+  io::write_npy(out / "labels.npy", features.labels.data(), features.labels.size(), 1);
+  detail::RunPage(options, entry, settings, pictures, results).write();
+  fmt::print("{}: checkpoint.safetensors, features.npy, labels.npy, metrics.jsonl, report.html\n", out.string());
+}
+
+}  // namespace programs
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -1,0 +1,222 @@
+// Trains one objective on one kind of machine: what every entry of a program's list compiles.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "tessera/comm/fingerprint.hpp"
+#include "tessera/data/loader.hpp"
+#include "tessera/eval/encoder.hpp"
+#include "tessera/programs/machines.hpp"
+#include "tessera/programs/options.hpp"
+#include "tessera/train/callbacks/knn.hpp"
+#include "tessera/train/callbacks/rank_deadline.hpp"
+#include "tessera/train/callbacks/report.hpp"
+#include "tessera/train/callbacks/save.hpp"
+#include "tessera/train/checkpoint.hpp"
+#include "tessera/train/features.hpp"
+#include "tessera/train/run.hpp"
+#include "tessera/train/signals.hpp"
+#include "tessera/train/trainer.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace programs {
+
+namespace detail {
+
+template <class Objective>
+[[nodiscard]] std::vector<SettingFlag> setting_flags() {
+  std::vector<SettingFlag> flags;
+  typename Objective::Settings settings{};
+  settings.visit([&](std::string_view name, const Schedule& value, Range range, std::string_view help) {
+    flags.push_back({std::string(name), std::string(help), range, value});
+  });
+  return flags;
+}
+
+template <class Objective>
+[[nodiscard]] typename Objective::Settings settings_from(const std::vector<SettingFlag>& flags) {
+  typename Objective::Settings settings{};
+  std::size_t next = 0;
+  settings.visit([&](std::string_view, Schedule& value, Range, std::string_view) { value = flags[next++].value; });
+  return settings;
+}
+
+// The crops' augmentation: the objective's, with the recipe's smallest crop for the first group of crops.
+template <class Objective>
+[[nodiscard]] std::vector<data::ViewAugmentation> views(const Recipe& recipe) {
+  std::vector<data::ViewAugmentation> views;
+  if constexpr (requires { Objective::augmentation(); }) {
+    const auto all = Objective::augmentation();
+    views.assign(all.begin(), all.end());
+  } else {
+    views.assign(static_cast<std::size_t>(Objective::Reads::crops), data::ViewAugmentation::crop_and_flip());
+  }
+  for (int crop = 0; crop < Objective::Reads::template Group<0>::count; ++crop)
+    views[static_cast<std::size_t>(crop)].crop_min = recipe.crop_min;
+  if (!recipe.blur)
+    for (data::ViewAugmentation& view : views) view.blur = 0;
+  return views;
+}
+
+template <class Objective>
+[[nodiscard]] Recipe default_recipe(const std::string& arch) {
+  Recipe recipe;
+  if constexpr (requires { Objective::defaults(recipe); }) Objective::defaults(recipe);
+  recipe.arch = arch;
+  recipe.out = "runs/pretrain";
+  if constexpr (requires { Objective::augmentation(); }) recipe.crop_min = Objective::augmentation()[0].crop_min;
+  return recipe;
+}
+
+inline void make_folder(const std::filesystem::path& folder) {
+  std::error_code problem;
+  std::filesystem::create_directories(folder, problem);
+  if (problem) fail("--out {}: the folder cannot be made: {}", folder.string(), problem.message());
+}
+
+// Writes what this rank called last, for whoever asks which rank was lost, and in which call. Never throws.
+template <class Communicator>
+void write_last_calls(const Communicator& communicator, const std::filesystem::path& out) {
+  if constexpr (requires { communicator.record(); })
+    std::ofstream(out / fmt::format("lost_rank_{}.txt", communicator.rank())) << communicator.record().last_calls();
+}
+
+// The columns of gradient norms: the patch embedding and the last block, where the study sees instability first.
+template <class Objective>
+[[nodiscard]] Report::GradientNorms gradient_norms() {
+  const std::string encoder =
+      Objective::encoder_name.empty() ? std::string() : std::string(Objective::encoder_name) + ".";
+  Report::GradientNorms norms{{"patch_embed", encoder + "patch_embed"}};
+  if constexpr (requires { Objective::Encoder::depth; })
+    norms.push_back({"last_block", fmt::format("{}blocks.{}.", encoder, Objective::Encoder::depth - 1)});
+  return norms;
+}
+
+template <class Objective, class Trainer>
+[[nodiscard]] Results gather_results(Trainer& trainer, const Report& report, const Recipe& recipe,
+                                     const Pictures& pictures) {
+  Results results{static_cast<double>(Trainer::Online::trained_count),
+                  report.seconds(),
+                  report.images_per_second(),
+                  features_of(trainer, pictures.train, pictures.normalization, recipe.knn_bank),
+                  features_of(trainer, pictures.test, pictures.normalization),
+                  {}};
+  if constexpr (requires { requires Objective::Encoder::has_attention_maps; })
+    if (trainer.communicator().rank() == 0)
+      results.attention = attention_of(trainer, pictures.test, pictures.normalization,
+                                       std::min({8, pictures.test.size(), static_cast<int>(trainer.images_at_once())}));
+  return results;
+}
+
+}  // namespace detail
+
+// Trains Objective on Machine; returns an exit code, and results of a finished run on the rank that leads.
+template <class Objective, class Machine>
+int train(const Options& options, const std::vector<SettingFlag>& flags, const Pictures& pictures,
+          std::optional<Results>& results) {
+  using Device = typename Machine::Device;
+  using Reads = typename Objective::Reads;
+  const Recipe& recipe = options.recipe;
+  const auto settings = detail::settings_from<Objective>(flags);
+  const int per_epoch = recipe.iterations_per_epoch(pictures.train.size(), "--");
+  Metadata identity = recipe.identity(pictures.train.size());
+  for (const auto& [key, value] : objectives::identity_of(settings)) identity[key] = value;
+
+  Machine machine(options);
+  auto& communicator = machine.device.communicator;
+  const int batch = recipe.batch_of_rank(communicator.size(), "--");
+  std::vector<comm::Fact> facts{
+      {"build", abi_name},
+      {"method", std::string(Objective::name)},
+      {"parameters", std::to_string(Layout<typename Objective::Networks::Online>::parameters)},
+      {"optimizer", recipe.optimizer}};
+  for (const auto& [name, value] : identity) facts.push_back({name, value});
+  machine.expect_alike(facts);
+  identity["normalization"] = data::to_text(pictures.normalization);
+
+  TrainerSettings trainer_settings{.batch = batch, .seed = recipe.seed};
+  if constexpr (requires { Objective::groups(settings); }) trainer_settings.groups = Objective::groups(settings);
+  Trainer<Objective, Device> trainer(machine.device, recipe.make_optimizer(), trainer_settings);
+  if (!recipe.resume.empty()) load_checkpoint(recipe.resume, trainer, identity);
+  Run run(trainer, recipe, settings, per_epoch);
+  if (run.leads()) detail::make_folder(recipe.out);
+
+  Report report(recipe.out / "metrics.jsonl", trainer.steps(), run.leads(), detail::gradient_norms<Objective>());
+  try {
+    StopSignals signals;
+    RankDeadline deadline(report);
+    SaveCheckpoints save(report, identity);
+    data::LoaderOptions loading;
+    loading.batch = batch;
+    loading.views = detail::views<Objective>(recipe);
+    loading.normalization = pictures.normalization;
+    loading.seed = recipe.seed;
+    loading.threads = recipe.workers;
+    loading.epoch = static_cast<int>(trainer.steps() / per_epoch);
+    loading.iteration = static_cast<int>(trainer.steps() % per_epoch);
+    loading.rank = communicator.rank();
+    loading.ranks = communicator.size();
+    typename Machine::template Source<Reads, data::AnyDataset> source(machine.device.backend, pictures.train, loading);
+    report.say(
+        fmt::format("{}: {:.2f} M parameters trained, {:.0f} MB of weights and state, {:.0f} MB of activations, {}{}",
+                    recipe.arch, static_cast<double>(Trainer<Objective, Device>::Online::trained_count) / 1e6,
+                    static_cast<double>(trainer.parameter_bytes()) / 1e6,
+                    static_cast<double>(trainer.activation_bytes()) / 1e6, machine.device.backend.name(),
+                    communicator.size() > 1 ? fmt::format(", each of {} ranks", communicator.size()) : ""));
+    bool finished = false;
+    if (pictures.train.labelled() && pictures.test.labelled()) {
+      KnnMonitor knn(report, pictures.train, pictures.test, pictures.normalization, recipe.threads);
+      finished = run(source, signals, deadline, report, knn, save);
+    } else {
+      finished = run(source, signals, deadline, report, save);
+    }
+    if (!finished) return exit_code::stopped;
+    Results gathered = detail::gather_results<Objective>(trainer, report, recipe, pictures);
+    if (run.leads()) results.emplace(std::move(gathered));
+    return 0;
+  } catch (const comm::RankLost&) {
+    detail::write_last_calls(communicator, recipe.out);
+    throw;
+  }
+}
+
+// Features of a data set by the encoder of a checkpoint.
+template <class Encoder>
+[[nodiscard]] FeatureSet encode(const std::filesystem::path& checkpoint, const data::AnyDataset& images, int threads) {
+  const eval::Encoder<Encoder> encoder(checkpoint, {.threads = threads});
+  const xt::xtensor<float, 2> features = encoder(images);
+  FeatureSet set{{features.begin(), features.end()}, {}, Encoder::out, images.size()};
+  if (images.labelled())
+    for (int i = 0; i < images.size(); ++i) set.labels.push_back(images.label(i));
+  return set;
+}
+
+// The line of a program's list for Objective on Machine.
+template <class Objective, class Machine>
+[[nodiscard]] Entry entry(std::string arch, bool frozen_patches = false) {
+  using Image = typename Objective::Encoder::Image;
+  Entry entry;
+  entry.objective = Objective::name;
+  entry.arch = arch;
+  entry.frozen_patches = frozen_patches;
+  entry.size = Image::size;
+  entry.channels = Image::channels;
+  entry.settings = detail::setting_flags<Objective>();
+  entry.defaults = detail::default_recipe<Objective>(arch);
+  entry.train = &train<Objective, Machine>;
+  entry.encode = &encode<typename Objective::Encoder>;
+  return entry;
+}
+
+}  // namespace programs
+}  // namespace TESSERA_ABI
+}  // namespace tessera
