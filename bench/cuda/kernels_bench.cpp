@@ -195,7 +195,7 @@ void updates() {
     const auto gradient = full(backend, count), weight = full(backend, count);
     const Buffer<float> moment1(count), moment2(count);
     const Buffer<bf16> copy(count);
-    const Buffer<int> blocked(1);
+    const Buffer<double> blocked(1);
     const Buffer<ts::AdamCoefficients> coefficients(1);
     const ts::AdamCoefficients values{1e-6, 0.1, 0.9, 0.999, 1e-8, 10, 1000};
     backend.upload(1, &values, coefficients.data());
@@ -219,7 +219,7 @@ void updates() {
     Backend backend;
     const auto gradient = full(backend, count);
     const Buffer<double> loss(1);
-    const Buffer<int> blocked(1);
+    const Buffer<double> blocked(1);
     measure(state, backend, {.bytes = size_of(count, 4)},
             [&] { check_finite(backend, count, gradient.data(), loss.data(), blocked.data()); });
   });
