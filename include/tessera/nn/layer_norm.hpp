@@ -6,7 +6,7 @@
 
 namespace tessera::inline TESSERA_ABI::nn {
 
-// Over the features of each row; epsilon 1e-6 as everywhere in ViT (spec 2.2).
+// Over the features of each row; epsilon 1e-6 as everywhere in ViT (docs/method.md, 2.2).
 template <int features>
 struct LayerNorm {
   static constexpr int in = features, out = features;

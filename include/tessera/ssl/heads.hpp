@@ -1,4 +1,4 @@
-// Projection and prediction heads (spec 2.6).
+// Projection and prediction heads (docs/method.md, 2.7).
 #pragma once
 
 #include "tessera/nn/activation.hpp"

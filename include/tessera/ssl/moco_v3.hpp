@@ -1,4 +1,4 @@
-// MoCo v3: contrast of two views, with a momentum encoder and a predictor (spec 1).
+// MoCo v3: contrast of two views, with a momentum encoder and a predictor (docs/method.md, 7).
 #pragma once
 
 #include <type_traits>
@@ -131,8 +131,8 @@ struct MoCoV3 {
     }
   }
 
-  // *loss = this rank's share of ctr(q1, k2) + ctr(q2, k1) of spec 1.3, and dq its gradient with respect to q. keys
-  // have unit rows. temperature and loss are in memory of the backend.
+  // *loss = this rank's share of ctr(q1, k2) + ctr(q2, k1) of docs/method.md, 7.2, and dq its gradient with respect to
+  // q. keys have unit rows. temperature and loss are in memory of the backend.
   template <class Context, class Scalar>
   static void contrast(Context& context, Rows<const Scalar, out> q, Rows<const Scalar, out> keys,
                        const double* temperature, double* loss, Rows<Scalar, out> dq) {

@@ -78,7 +78,7 @@ struct Recipe {
     return iterations;
   }
 
-  // At a fractional epoch (spec 1.5).
+  // At a fractional epoch (docs/method.md, 4.6).
   [[nodiscard]] double learning_rate(double epoch) const {
     return optim::learning_rate(lr * batch_size / 256, epoch, warmup_epochs, epochs);
   }
