@@ -18,7 +18,7 @@ Image blurred(Image image, float sigma) {
   return image;
 }
 
-// One pass along one axis by the formula of spec 3.5.
+// One pass along one axis by the formula of docs/method.md, 3.5.
 Image box_pass(const Image& image, const BoxBlur& box, bool horizontal) {
   Image out = image;
   const auto at = [&](int y, int x, int c, int step) -> std::uint32_t {
@@ -62,7 +62,7 @@ TEST(Blur, KeepsAConstant) {
   }
 }
 
-TEST(Blur, OfAPoint) {  // spec 9.13
+TEST(Blur, OfAPoint) {  // docs/method.md, 3.5
   Image image;
   image.resize(9, 9, 1);
   image.pixels[40] = 255;
@@ -74,7 +74,7 @@ TEST(Blur, OfAPoint) {  // spec 9.13
   EXPECT_EQ(middle(0.5f), (Values{0, 0, 1, 21, 154, 21, 1, 0, 0}));
 }
 
-TEST(Blur, Boxes) {  // spec 3.5
+TEST(Blur, Boxes) {  // docs/method.md, 3.5
   struct Line {
     float sigma;
     int whole;

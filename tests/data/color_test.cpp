@@ -13,7 +13,7 @@ namespace {
 using namespace data;
 using Values = std::vector<std::uint8_t>;
 
-// The formulas of spec 3.4 as they stand there; what is volatile cannot be fused with the next operation.
+// The formulas of docs/method.md, 3.4 as they stand there; what is volatile cannot be fused with the next operation.
 
 int blend(int degenerate, int value, float factor) {
   const volatile float product = factor * static_cast<float>(value - degenerate);
@@ -158,7 +158,7 @@ TEST(Color, HueZeroGoesToHsvAndBack) {
   }
 }
 
-TEST(Color, HueOfSingleColours) {  // spec 9.15
+TEST(Color, HueOfSingleColours) {  // docs/method.md, 3.4
   const auto turned = [](Values rgb, float shift) {
     Image image = image_of(1, 1, 3, std::move(rgb));
     adjust_hue(image, shift);
@@ -173,13 +173,13 @@ TEST(Color, HueOfSingleColours) {  // spec 9.15
   EXPECT_EQ(turned({90, 90, 90}, 0.1f), (Values{90, 90, 90}));
 }
 
-TEST(Color, Luminance) {  // spec 9.12
+TEST(Color, Luminance) {  // docs/method.md, 3.4
   EXPECT_EQ(luminance(255, 0, 0), 76);
   EXPECT_EQ(luminance(0, 255, 0), 150);
   EXPECT_EQ(luminance(0, 0, 255), 29);
 }
 
-TEST(Color, Solarize) {  // spec 9.12
+TEST(Color, Solarize) {  // docs/method.md, 3.6
   Image row = row_of({0, 127, 128, 255});
   solarize(row);
   EXPECT_EQ(row.pixels, (Values{0, 127, 127, 0}));

@@ -37,7 +37,7 @@ double kernel(Filter filter, double x) {
   return x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0;
 }
 
-// Position x of a line of `in` values resized to `out`, by the formulas of spec 3.3; value(t) is the line.
+// Position x of a line of `in` values resized to `out`, by the formulas of docs/method.md, 3.3; value(t) is the line.
 template <class Value>
 std::uint8_t resized_value(int x, int in, int out, Filter filter, Value value) {
   const double scale = static_cast<double>(in) / out, stretch = std::max(scale, 1.0), center = (x + 0.5) * scale;
@@ -112,7 +112,7 @@ TEST(Resize, KeepsAConstant) {
   }
 }
 
-TEST(Resize, OfASmallRow) {  // spec 9.14
+TEST(Resize, OfASmallRow) {  // docs/method.md, 3.3
   const Image row = row_of({0, 10, 40, 90, 160, 250, 30, 70});
   const auto to = [&](int width, Filter filter) { return resized(row, whole(row), 1, width, filter).pixels; };
   EXPECT_EQ(to(4, Filter::bilinear), (Values{10, 70, 169, 79}));

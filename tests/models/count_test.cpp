@@ -1,4 +1,4 @@
-// Parameter counts of spec 2.8, names and order of 8.2, starting values of 2.3 and 2.4.
+// Position table, initial values, parameter counts and names of docs/method.md, 2.5, 2.6, 2.10 and 2.11.
 #include <gtest/gtest.h>
 
 #include <cmath>

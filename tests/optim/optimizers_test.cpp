@@ -9,7 +9,7 @@
 namespace tessera::test {
 namespace {
 
-TEST(Schedules, EqualTheSpecification) {  // spec 9.7
+TEST(Schedules, EqualTheSpecification) {  // docs/method.md, 4.6
   const double peak = 1.5e-4 * 4096 / 256;
   EXPECT_EQ(optim::learning_rate(peak, 0, 40, 300), 0);
   EXPECT_NEAR(optim::learning_rate(peak, 20, 40, 300), 1.2e-3, 1e-15);
@@ -43,13 +43,13 @@ std::vector<double> one_step(Optimizer optimizer, double gradient) {
   return weights;
 }
 
-TEST(AdamW, DecaysWithoutGradient) {  // spec 9.8
+TEST(AdamW, DecaysWithoutGradient) {  // docs/method.md, 4.1
   const auto weights = one_step(optim::AdamW{.weight_decay = 0.3}, 0.0);
   EXPECT_DOUBLE_EQ(weights[0], 0.5 * (1 - 0.1 * 0.3));
   EXPECT_DOUBLE_EQ(weights[bias], 0.5 * (1 - 0.1 * 0.3));
 }
 
-TEST(Lars, LeavesBiasesToPlainMomentum) {  // spec 9.8
+TEST(Lars, LeavesBiasesToPlainMomentum) {  // docs/method.md, 4.3
   const auto weights = one_step(optim::Lars{.weight_decay = 0.3}, 2.0);
   EXPECT_DOUBLE_EQ(weights[bias], 0.5 - 0.1 * 2.0);
   EXPECT_NEAR(weights[0], 0.5 - 0.1 * 0.001 * 0.5, 1e-12);  // d / |d| = 1 / sqrt 6, |p| = 0.5 sqrt 6
@@ -64,7 +64,7 @@ TEST(Sgd, FirstStepIsTheGradient) {
   EXPECT_DOUBLE_EQ(one_step(optim::Sgd{.weight_decay = 0.5}, 2.0)[0], 0.5 - 0.1 * (2.0 + 0.5 * 0.5));
 }
 
-TEST(MovingAverage, EndsAreExact) {  // spec 9.6
+TEST(MovingAverage, EndsAreExact) {  // docs/method.md, 7.3
   cpu::Backend<double, cpu::EigenMatmul> backend(1);
   static_cast<void>(backend.arena().take<double>(1));
   backend.arena().commit();

@@ -1,5 +1,5 @@
-// Reference tensors written by the PyTorch oracle, and comparison with them. Reads the files by itself, so that the
-// library's own reader is not trusted to test the rest.
+// Reference tensors written by the PyTorch oracle (tests/reference), and comparison with them. Reads the files by
+// itself, so that the library's own reader is not trusted to test the rest.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -142,7 +142,7 @@ void check_trajectory(Backend& backend, const char* name, Rule rule, double boun
   run.expect_after(bound);
 }
 
-// The variants of spec 2.5 that have a fixture.
+// The variants of docs/method.md, 2.4 that have a fixture.
 namespace variant {
 
 struct Plain {

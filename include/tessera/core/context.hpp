@@ -32,7 +32,8 @@ struct Context {
   Communicator& communicator;
   Mode mode = Mode::train;
   int views = 1;
-  bool frozen_gradients = false;  // also compute the gradients of frozen parameters, to look at them (spec 7.1)
+  // Backward also computes the gradients of frozen parameters, to look at them (docs/method.md, 7.6).
+  bool frozen_gradients = false;
 
   Exchange* exchange = nullptr;  // there if ranks share the step
 

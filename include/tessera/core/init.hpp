@@ -1,4 +1,4 @@
-// Starting values of a model's tensors (spec 2.3, 2.4, 2.6).
+// Starting values of a model's tensors (docs/method.md, 2.5, 2.6).
 #pragma once
 
 #include <cmath>

@@ -61,7 +61,7 @@ struct Shape {
   constexpr bool operator==(const Shape&) const = default;
 };
 
-// How a tensor starts (spec 2.3, 2.6).
+// How a tensor starts (docs/method.md, 2.6).
 struct Initial {
   enum class Kind { constant, uniform, normal, sincos_2d };
   Kind kind = Kind::constant;

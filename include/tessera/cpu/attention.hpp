@@ -183,8 +183,8 @@ void for_heads(Backend<Scalar, Matmul>& backend, index images, index size, Body&
 
 }  // namespace detail
 
-// out = softmax(q k^T / sqrt(dim)) v for every head; spec 2.2. qkv (images*tokens x 3 width) holds q, k and v of all
-// heads in this order, out (images*tokens x width), log_sums (images*heads x tokens) receives each query's
+// out = softmax(q k^T / sqrt(dim)) v for every head; docs/method.md, 2.3. qkv (images*tokens x 3 width) holds q, k and
+// v of all heads in this order, out (images*tokens x width), log_sums (images*heads x tokens) receives each query's
 // log(sum over keys of exp(score)), from which backward computes the weights again.
 template <int tokens, int heads, class Scalar, class Matmul, int width>
 void attention_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * width> qkv, Rows<Scalar, width> out,

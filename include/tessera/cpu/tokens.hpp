@@ -9,7 +9,7 @@ inline namespace TESSERA_ABI {
 namespace cpu {
 
 // patches (images * grid^2 x channels * patch^2) from planar images (channels, size, size): patch p = row * grid + col,
-// its values in the order (channel, y, x). spec 2.2.
+// its values in the order (channel, y, x). docs/method.md, 2.2.
 template <int channels, int size, int patch, class Scalar, class Matmul>
 void patchify(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * size * size> images,
               Rows<Scalar, channels * patch * patch> patches) {

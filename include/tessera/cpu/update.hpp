@@ -47,7 +47,7 @@ void check_finite(Backend<Scalar, Matmul>& backend, index count, const Scalar* v
   *blocked = math::all_finite(loss, 1) && math::all_finite(values, count) ? 0 : 1;
 }
 
-// AdamW, spec 4.2: weights first decay by learning_rate * weight_decay.
+// AdamW, docs/method.md, 4.1: weights first decay by learning_rate * weight_decay.
 template <class Scalar, class Matmul>
 void adamw_update(Backend<Scalar, Matmul>& backend, index count, const AdamCoefficients* coefficients,
                   const double* blocked, const Scalar* gradient, Scalar* weight, Scalar* moment1, Scalar* moment2) {
@@ -111,8 +111,8 @@ template <class Scalar>
 
 }  // namespace detail
 
-// LAMB for one tensor, spec 4.4: Adam's bias-corrected direction + weight_decay * weight, scaled by |weight| /
-// |direction|.
+// LAMB for one tensor, docs/method.md, 4.4: Adam's bias-corrected direction + weight_decay * weight, scaled by
+// |weight| / |direction|.
 template <class Scalar, class Matmul>
 void lamb_update(Backend<Scalar, Matmul>& backend, index count, const AdamCoefficients* coefficients,
                  const double* blocked, const Scalar* gradient, Scalar* weight, Scalar* moment1, Scalar* moment2,
@@ -144,7 +144,7 @@ void lamb_update(Backend<Scalar, Matmul>& backend, index count, const AdamCoeffi
   detail::scale_and_add(backend, count, -c.learning_rate * ratio, static_cast<const Scalar*>(direction), 1.0, weight);
 }
 
-// Momentum SGD with coupled weight decay, spec 4.5.
+// Momentum SGD with coupled weight decay, docs/method.md, 4.2.
 template <class Scalar, class Matmul>
 void sgd_update(Backend<Scalar, Matmul>& backend, index count, const SgdCoefficients* coefficients,
                 const double* blocked, const Scalar* gradient, Scalar* weight, Scalar* velocity) {
@@ -156,8 +156,8 @@ void sgd_update(Backend<Scalar, Matmul>& backend, index count, const SgdCoeffici
   detail::scale_and_add(backend, count, -c.learning_rate, static_cast<const Scalar*>(velocity), 1.0, weight);
 }
 
-// LARS for one tensor, spec 4.3: a matrix decays, and its rate is trust * |weight| / |gradient + decay|; other tensors
-// have neither.
+// LARS for one tensor, docs/method.md, 4.3: a matrix decays, and its rate is trust * |weight| / |gradient + decay|;
+// other tensors have neither.
 template <class Scalar, class Matmul>
 void lars_update(Backend<Scalar, Matmul>& backend, index count, const SgdCoefficients* coefficients,
                  const double* blocked, bool matrix, const Scalar* gradient, Scalar* weight, Scalar* velocity) {

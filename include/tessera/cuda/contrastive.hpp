@@ -194,9 +194,9 @@ void normalize_rows_backward(Backend<Scalar>& backend, Rows<const Scalar, column
 }
 
 // Cross entropy of softmax(q k^T / *temperature) with row n's label first_label + n, times 2 *temperature / total,
-// summed over rows and added to *loss; spec 1.3. q (n x columns) and k (keys x columns) have unit rows; total is the
-// number of queries on all ranks. d_q, if wanted, is assigned the gradient with respect to q; k has none. temperature
-// and loss are in device memory.
+// summed over rows and added to *loss; docs/method.md, 7.2. q (n x columns) and k (keys x columns) have unit rows;
+// total is the number of queries on all ranks. d_q, if wanted, is assigned the gradient with respect to q; k has none.
+// temperature and loss are in device memory.
 template <class Scalar, int columns>
 void contrastive_loss(Backend<Scalar>& backend, Rows<const Scalar, columns> q, Rows<const Scalar, columns> k,
                       const double* temperature, index first_label, index total, double* loss,

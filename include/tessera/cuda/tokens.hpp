@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(token_threads) mean_tokens_gradient_kernel(con
 }  // namespace detail
 
 // patches (images * grid^2 x channels * patch^2) from planar images (channels, size, size): patch p = row * grid + col,
-// its values in the order (channel, y, x). spec 2.2.
+// its values in the order (channel, y, x). docs/method.md, 2.2.
 template <int channels, int size, int patch, class Scalar>
 void patchify(Backend<Scalar>& backend, Rows<const Scalar, channels * size * size> images,
               Rows<Scalar, channels * patch * patch> patches) {

@@ -315,7 +315,7 @@ void check_finite(Backend<Scalar>& backend, index count, const Accumulator<Scala
          detail::check_finite_kernel<Accumulator<Scalar>>, count, values, loss, blocked);
 }
 
-// AdamW, spec 4.2: weights first decay by learning_rate * weight_decay.
+// AdamW, docs/method.md, 4.1: weights first decay by learning_rate * weight_decay.
 template <class Scalar>
 void adamw_update(Backend<Scalar>& backend, index count, const AdamCoefficients* coefficients, const double* blocked,
                   const Accumulator<Scalar>* gradient, Parameter<Scalar> weight, Accumulator<Scalar>* moment1,
@@ -324,8 +324,8 @@ void adamw_update(Backend<Scalar>& backend, index count, const AdamCoefficients*
          detail::adamw_kernel<Scalar>, count, coefficients, blocked, gradient, weight, moment1, moment2);
 }
 
-// LAMB for one tensor, spec 4.4: Adam's bias-corrected direction + weight_decay * weight, scaled by |weight| /
-// |direction|.
+// LAMB for one tensor, docs/method.md, 4.4: Adam's bias-corrected direction + weight_decay * weight, scaled by
+// |weight| / |direction|.
 template <class Scalar>
 void lamb_update(Backend<Scalar>& backend, index count, const AdamCoefficients* coefficients, const double* blocked,
                  const Accumulator<Scalar>* gradient, Parameter<Scalar> weight, Accumulator<Scalar>* moment1,
@@ -341,7 +341,7 @@ void lamb_update(Backend<Scalar>& backend, index count, const AdamCoefficients* 
          coefficients, blocked, direction, weight, parts, squares);
 }
 
-// Momentum SGD with coupled weight decay, spec 4.5.
+// Momentum SGD with coupled weight decay, docs/method.md, 4.2.
 template <class Scalar>
 void sgd_update(Backend<Scalar>& backend, index count, const SgdCoefficients* coefficients, const double* blocked,
                 const Accumulator<Scalar>* gradient, Parameter<Scalar> weight, Accumulator<Scalar>* velocity) {
@@ -349,8 +349,8 @@ void sgd_update(Backend<Scalar>& backend, index count, const SgdCoefficients* co
          detail::momentum_kernel<Scalar>, count, coefficients, blocked, true, 0, nullptr, gradient, weight, velocity);
 }
 
-// LARS for one tensor, spec 4.3: a matrix decays, and its rate is trust * |weight| / |gradient + decay|; other tensors
-// have neither.
+// LARS for one tensor, docs/method.md, 4.3: a matrix decays, and its rate is trust * |weight| / |gradient + decay|;
+// other tensors have neither.
 template <class Scalar>
 void lars_update(Backend<Scalar>& backend, index count, const SgdCoefficients* coefficients, const double* blocked,
                  bool matrix, const Accumulator<Scalar>* gradient, Parameter<Scalar> weight,

@@ -1,4 +1,4 @@
-// The random views of an image that contrastive learning compares (spec 3.1, 3.2).
+// The random views of an image that contrastive learning compares (docs/method.md, 3.1, 3.2).
 #pragma once
 
 #include <array>

@@ -1,4 +1,4 @@
-// Gaussian blur by three box blurs per axis, as Pillow does it (spec 3.5).
+// Gaussian blur by three box blurs per axis, as Pillow does it (docs/method.md, 3.5).
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// Colour operations on 8-bit images, equal to torchvision's on Pillow images (spec 3.4, 3.6). All work in place. Grey
-// images keep to Pillow's mode "L": saturation, hue and grayscale leave them as they are.
+// Colour operations on 8-bit images, equal to torchvision's on Pillow images (docs/method.md, 3.4, 3.6). All work in
+// place. Grey images keep to Pillow's mode "L": saturation, hue and grayscale leave them as they are.
 #pragma once
 
 #include <algorithm>

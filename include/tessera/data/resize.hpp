@@ -1,4 +1,4 @@
-// Crop and antialiased resize of 8-bit images, equal to Pillow's pixel for pixel (spec 3.3).
+// Crop and antialiased resize of 8-bit images, equal to Pillow's pixel for pixel (docs/method.md, 3.3).
 #pragma once
 
 #include <algorithm>

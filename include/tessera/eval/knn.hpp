@@ -1,4 +1,4 @@
-// Weighted k-nearest-neighbour classification of features (spec 6.1).
+// Weighted k-nearest-neighbour classification of features (docs/method.md, 5.2).
 #pragma once
 
 #include <Eigen/Core>

@@ -10,8 +10,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace attention {
 
-// softmax(q k^T / sqrt(head width)) v, spec 2.2. Keeps one number per query and head; the weights are computed again in
-// backward.
+// softmax(q k^T / sqrt(head width)) v, docs/method.md, 2.3. Keeps one number per query and head; the weights are
+// computed again in backward.
 struct SoftmaxAttention {
   template <class Scalar, int tokens, int heads>
   struct Saved {

@@ -9,7 +9,7 @@ inline namespace TESSERA_ABI {
 namespace nn {
 
 // Over the rows of each feature, on all ranks, each view a batch of its own; epsilon 1e-5, running statistics move by
-// 0.1 (spec 2.6). affine = false leaves gain and bias out.
+// 0.1 (docs/method.md, 2.8). affine = false leaves gain and bias out.
 template <int features, bool affine = true>
 struct BatchNorm {
   static constexpr int in = features, out = features;

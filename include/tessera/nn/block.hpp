@@ -11,7 +11,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// x2 = x + attention(norm1(x)); y = x2 + mlp(norm2(x2)). MlpNorm is LayerNorm or, in ViT-BN, BatchNorm (spec 2.5).
+// x2 = x + attention(norm1(x)); y = x2 + mlp(norm2(x2)). MlpNorm is LayerNorm or, in ViT-BN, BatchNorm
+// (docs/method.md, 2.4).
 template <class Attention_, class Mlp_, template <int> class MlpNorm = LayerNorm>
 struct Block {
   static_assert(Attention_::width == Mlp_::width, "tessera: attention and MLP of a block must have the same width");

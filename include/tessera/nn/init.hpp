@@ -1,4 +1,4 @@
-// Starting distributions of weights, as policies of Linear and the convolutions (spec 2.3, 2.6).
+// Starting distributions of weights, as policies of Linear and the convolutions (docs/method.md, 2.6).
 #pragma once
 
 #include "tessera/core/layout.hpp"

@@ -8,7 +8,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// Over the features of each row; epsilon 1e-6 as everywhere in ViT (spec 2.2).
+// Over the features of each row; epsilon 1e-6 as everywhere in ViT (docs/method.md, 2.2).
 template <int features>
 struct LayerNorm {
   static constexpr int in = features, out = features;

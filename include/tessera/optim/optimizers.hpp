@@ -77,7 +77,7 @@ void for_trained_stretches(std::span<const Entry> entries, std::span<const Part>
           1.0 / (1.0 - std::pow(beta2, step))};
 }
 
-// AdamW with decoupled weight decay on every trained tensor, biases and gains included (spec 4.2).
+// AdamW with decoupled weight decay on every trained tensor, biases and gains included (docs/method.md, 4.1).
 struct AdamW {
   static constexpr const char* name = "adamw";
   static constexpr int states = 2;
@@ -99,7 +99,7 @@ struct AdamW {
 };
 
 // Momentum SGD with a rate for each tensor; tensors of at most one dimension get neither decay nor that rate
-// (spec 4.3).
+// (docs/method.md, 4.3).
 struct Lars {
   static constexpr const char* name = "lars";
   static constexpr int states = 1;
@@ -120,8 +120,8 @@ struct Lars {
   }
 };
 
-// Adam's direction with decoupled decay, scaled for each tensor by |weight| / |direction| (spec 4.4), without the
-// global clipping of timm's variant.
+// Adam's direction with decoupled decay, scaled for each tensor by |weight| / |direction| (docs/method.md, 4.4),
+// without the global clipping of timm's variant.
 struct Lamb {
   static constexpr const char* name = "lamb";
   static constexpr int states = 3;             // two moments and the direction
@@ -142,7 +142,7 @@ struct Lamb {
   }
 };
 
-// Momentum SGD with coupled weight decay; no dampening, no Nesterov (spec 4.5).
+// Momentum SGD with coupled weight decay; no dampening, no Nesterov (docs/method.md, 4.2).
 struct Sgd {
   static constexpr const char* name = "sgd";
   static constexpr int states = 1;

@@ -1,4 +1,4 @@
-// Learning rate and momentum coefficient over training (spec 1.5).
+// Learning rate and momentum coefficient over training (docs/method.md, 4.6).
 #pragma once
 
 #include <cmath>

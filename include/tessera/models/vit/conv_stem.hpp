@@ -10,7 +10,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace embed {
 
-// Convolution 3x3 stride 2, BatchNorm and ReLU four times, then a 1x1 convolution: total stride 16 (spec 2.5).
+// Convolution 3x3 stride 2, BatchNorm and ReLU four times, then a 1x1 convolution: total stride 16
+// (docs/method.md, 2.4).
 struct ConvStem {
   template <class Image, class Patch, int width>
   struct Layer {

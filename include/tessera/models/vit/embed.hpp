@@ -22,7 +22,8 @@ struct patch {
 
 namespace embed {
 
-// The projection that Patches and FrozenPatches share. Rows of images to images * grid^2 rows of `width` (spec 2.2).
+// The projection that Patches and FrozenPatches share. Rows of images to images * grid^2 rows of `width`
+// (docs/method.md, 2.2).
 template <class Image, class Patch, int width, Role role>
 struct PatchProjection {
   static_assert(Image::size % Patch::size == 0, "tessera: the patch size must divide the image size");
@@ -82,7 +83,7 @@ struct Patches {
 };
 
 // A random projection that stays as it was initialised: the study's remedy against instability, the reference's
-// --stop-grad-conv1 (spec 2.3).
+// --stop-grad-conv1 (docs/method.md, 2.4).
 struct FrozenPatches {
   template <class Image, class Patch, int width>
   using Layer = PatchProjection<Image, Patch, width, Role::frozen>;

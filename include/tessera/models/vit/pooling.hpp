@@ -1,4 +1,4 @@
-// From the tokens of the last block to one feature vector per image (spec 2.5).
+// From the tokens of the last block to one feature vector per image (docs/method.md, 2.4).
 #pragma once
 
 #include "tessera/core/abi.hpp"

@@ -1,4 +1,4 @@
-// Position embeddings: what is added to the tokens (spec 2.4).
+// Position embeddings: what is added to the tokens (docs/method.md, 2.5).
 #pragma once
 
 #include "tessera/core/layout.hpp"

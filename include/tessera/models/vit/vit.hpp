@@ -65,8 +65,8 @@ struct policies {
 
 }  // namespace vit
 
-// Images to feature vectors (spec 2.2): patch embedding, class token and positions, `depth` blocks, norm, pooling.
-// Tensors have the names and the order of timm's and MoCo v3's checkpoints.
+// Images to feature vectors (docs/method.md, 2.2): patch embedding, class token and positions, `depth` blocks, norm,
+// pooling. Tensors have the names and the order of timm's and MoCo v3's checkpoints.
 template <class Image_, class Patch, int width_, int depth_, int heads_, int mlp_ratio = 4,
           class Policies = vit::policies<>>
 struct VisionTransformer {
@@ -277,7 +277,7 @@ struct VisionTransformer {
 
 namespace vit {
 
-// The variants of spec 2.1; Image, Patch and Policies are the user's. S has 12 heads (DeiT's has 6).
+// The variants of docs/method.md, 2.1; Image, Patch and Policies are the user's. S has 12 heads (DeiT's has 6).
 template <class Image = image<224>, class Patch = patch<16>, class Policies = policies<>>
 using Small = VisionTransformer<Image, Patch, 384, 12, 12, 4, Policies>;
 template <class Image = image<224>, class Patch = patch<16>, class Policies = policies<>>
@@ -287,7 +287,7 @@ using Large = VisionTransformer<Image, Patch, 1024, 24, 16, 4, Policies>;
 template <class Image = image<224>, class Patch = patch<14>, class Policies = policies<>>
 using Huge = VisionTransformer<Image, Patch, 1280, 32, 16, 4, Policies>;
 
-// One block fewer: the stem does its work (spec 2.5).
+// One block fewer: the stem does its work (docs/method.md, 2.4).
 template <class Image = image<224>, class Policies = policies<embed::ConvStem>>
 using ConvSmall = VisionTransformer<Image, patch<16>, 384, 11, 12, 4, Policies>;
 template <class Image = image<224>, class Policies = policies<embed::ConvStem>>
