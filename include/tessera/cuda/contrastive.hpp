@@ -35,7 +35,7 @@ __global__ void normalize_rows_kernel(index rows, const Scalar* x, Scalar* y, fl
   if (row >= rows) return;
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   x += row * columns;
-  y += row * columns;
+  auto* const to = reinterpret_cast<Vector<Scalar, width>*>(y + row * columns);
   float squares = 0;
   for (int at = lane * width; at < columns; at += stride) {
     float value[width];
@@ -51,7 +51,7 @@ __global__ void normalize_rows_kernel(index rows, const Scalar* x, Scalar* y, fl
     load<width>(x + at, value);
     TESSERA_UNROLL
     for (int i = 0; i < width; ++i) value[i] *= inverse;
-    store<width>(y + at, value);
+    store<width>(reinterpret_cast<Scalar*>(to + at / width), value);
   }
 }
 
@@ -64,7 +64,7 @@ __global__ void normalize_rows_gradient_kernel(index rows, const Scalar* y, cons
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   y += row * columns;
   dy += row * columns;
-  dx += row * columns;
+  auto* const to = reinterpret_cast<Vector<Scalar, width>*>(dx + row * columns);
   float along = 0;
   for (int at = lane * width; at < columns; at += stride) {
     float value[width], gradient[width];
@@ -81,7 +81,7 @@ __global__ void normalize_rows_gradient_kernel(index rows, const Scalar* y, cons
     load<width>(dy + at, gradient);
     TESSERA_UNROLL
     for (int i = 0; i < width; ++i) gradient[i] = (gradient[i] - value[i] * along) * inverse;
-    store<width>(dx + at, gradient);
+    store<width>(reinterpret_cast<Scalar*>(to + at / width), gradient);
   }
 }
 

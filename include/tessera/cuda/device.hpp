@@ -46,7 +46,8 @@ __device__ inline void load(const Scalar* from, Accumulator<Scalar> (&to)[count]
   }
 }
 
-// The other direction, rounding to nearest; two bf16 in one instruction.
+// The other direction, rounding to nearest; two bf16 in one instruction. In loops and under conditions `to` is computed
+// by counting vectors, not elements: nvcc 13 cuts stores at an address of the other kind into single elements.
 template <int count, class Scalar>
 __device__ inline void store(Scalar* to, const Accumulator<Scalar> (&from)[count]) {
   if constexpr (std::is_same_v<Scalar, bf16> && count % 2 == 0) {

@@ -40,8 +40,6 @@ struct RowShare {
     }
   }
 
-  // The vectors are counted, not their elements: nvcc 13 cuts stores at an address of the other kind into single
-  // elements.
   template <class Element>
   static __device__ void store_part(Element* row, const Part& part) {
     auto* const to = reinterpret_cast<Vector<Element, width>*>(row);

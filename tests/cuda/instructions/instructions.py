@@ -10,11 +10,18 @@ import sys
 import tempfile
 
 # A part of a kernel's mangled name; the most instructions it has; how many 16-byte stores at least, and how many stores
-# of less at most. Instructions: GELU takes 23 for each of 8 values, and 28 with its gradient; by erfc and an IEEE division it
+# of less at most: a float for each row, where the kernel keeps one. Instructions: GELU takes 23 for each of 8 values, and 28 with its gradient; by erfc and an IEEE division it
 # took more than three times as many.
 RULES = [
     ("transform_kernel.*Gelu", 210, 1, 0),
     ("activation_gradient_kernel.*Gelu", 260, 2, 0),
+    ("normalize_rows_kernel", None, 1, 1),
+    ("normalize_rows_gradient_kernel", None, 1, 0),
+    ("resident_forward_kernel", None, 4, 2),
+    ("whole_backward_kernel", None, 10, 0),
+    ("streamed_forward_kernel", None, 8, 4),
+    ("query_backward_kernel", None, 8, 4),
+    ("key_backward_kernel", None, 8, 0),
 ]
 
 

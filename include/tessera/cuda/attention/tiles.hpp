@@ -144,6 +144,7 @@ __device__ void load_left(const bf16* from, std::uint32_t (&a)[slices][4]) {
 }
 
 // Sums times `factor` (one for each half of the rows) to columns [first, ...) of 16 rows of a head in global memory.
+// Addresses count vectors, for the reason given at store().
 template <int dim, int blocks>
 __device__ void store_sums(const float (&sums)[blocks][4], const float (&factor)[2], bf16* to, int stride, int there,
                            int first = 0) {
@@ -160,8 +161,8 @@ __device__ void store_sums(const float (&sums)[blocks][4], const float (&factor)
     for (int block = 0; block < vectors; block += 4) {
       Vector<std::uint32_t, 4> vector{{pair(block), pair(block + 1), pair(block + 2), pair(block + 3)}};
       transpose_quad(vector.values);
-      const int c = first + 8 * (block + t);
-      if (exists && c < dim) *reinterpret_cast<Vector<std::uint32_t, 4>*>(at + c) = vector;
+      if (exists && first + 8 * (block + t) < dim)
+        reinterpret_cast<Vector<std::uint32_t, 4>*>(at + first)[block + t] = vector;
     }
     TESSERA_UNROLL
     for (int block = vectors; block < blocks; ++block)
