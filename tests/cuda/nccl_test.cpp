@@ -1,6 +1,7 @@
 #include "tessera/comm/nccl.hpp"
 
 #include <atomic>
+#include <cstdlib>
 #include <functional>
 
 #include "cuda/collectives.hpp"
@@ -84,6 +85,52 @@ struct Values {
   RankBackend backend;
   RankValues<float> values{std::vector<float>(10)};
 };
+
+// The tests of what NCCL is asked for set the variable themselves.
+class EmulatedNcclOrder : public EmulatedNccl {
+ protected:
+  static constexpr const char* variable = "NCCL_LAUNCH_ORDER_IMPLICIT";
+
+  void TearDown() override {
+    ASSERT_EQ(::setenv(variable, "1", 1), 0);
+    EmulatedNccl::TearDown();
+  }
+};
+
+TEST_F(EmulatedNcclOrder, IsAskedForBeforeTheFirstCall) {
+  ASSERT_EQ(::unsetenv(variable), 0);
+  const ncclUniqueId id = Nccl::new_id();
+  EXPECT_STREQ(std::getenv(variable), "1");
+  ASSERT_EQ(::unsetenv(variable), 0);
+  const Nccl communicator(0, 1, id);
+  EXPECT_STREQ(std::getenv(variable), "1");
+}
+
+TEST_F(EmulatedNcclOrder, IsNotTakenAway) {
+  const ncclUniqueId id = Nccl::new_id();
+  for (const char* value : {"0", "off", ""}) {
+    ASSERT_EQ(::setenv(variable, value, 1), 0);
+    const auto refuses =
+        testing::ThrowsMessage<Error>(testing::HasSubstr(fmt::format("NCCL_LAUNCH_ORDER_IMPLICIT is '{}'", value)));
+    EXPECT_THAT([] { static_cast<void>(Nccl::new_id()); }, refuses);
+    EXPECT_THAT([&] { Nccl(0, 1, id); }, refuses);
+    EXPECT_STREQ(std::getenv(variable), value) << "the user's value is gone";
+  }
+}
+
+TEST_F(EmulatedNcclOrder, NeedsAnNcclThatKnowsIt) {
+  const ncclUniqueId id = Nccl::new_id();
+  for (const auto& [version, name] :
+       {std::pair{22505, "2.25.5"}, std::pair{20902, "2.9.2"}, std::pair{2804, "2.8.4"}}) {
+    machine.nccl_version = version;
+    const auto refuses = testing::ThrowsMessage<Error>(
+        testing::HasSubstr(fmt::format("NCCL {} was found, but 2.26 or later is needed", name)));
+    EXPECT_THAT([] { static_cast<void>(Nccl::new_id()); }, refuses);
+    EXPECT_THAT([&] { Nccl(0, 1, id); }, refuses);
+  }
+  machine.nccl_version = 22602;
+  EXPECT_NO_THROW(static_cast<void>(Nccl::new_id()));
+}
 
 TEST_F(EmulatedNccl, EndsWithoutAborting) {
   for_ranks(3, [](Nccl& communicator) {

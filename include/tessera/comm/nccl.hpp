@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -41,6 +42,30 @@ namespace detail {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   return config;
+}
+
+// Comes before the first call of NCCL: asks it for one order of the calls of all communicators on a device, without
+// which those that run at the same time can wait for each other for ever. Throws Error where the environment forbids it
+// or NCCL is too old for it. Changes the environment, where the variable is missing, and so comes before threads that
+// read it.
+inline void prepare_nccl() {
+  constexpr const char* variable = "NCCL_LAUNCH_ORDER_IMPLICIT";
+  constexpr int needed = NCCL_VERSION(2, 26, 0);
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  if (::setenv(variable, "1", 0) != 0) fail("{}=1 cannot be set in the environment", variable);
+  // NCCL reads it as strtoll does, and takes what is no number for 0.
+  if (const char* const value = std::getenv(variable); std::strtoll(value, nullptr, 0) == 0)
+    fail("{} is '{}', with which calls of NCCL that run at the same time can deadlock; set it to 1 or unset it",
+         variable, value);
+  int version = 0;
+  if (const ncclResult_t result = ncclGetVersion(&version); result != ncclSuccess)
+    fail("NCCL does not tell its version: {}", ncclGetErrorString(result));
+  if (version < needed) {
+    const int major = version < 10000 ? 1000 : 10000;  // before 2.9 a version had a digit less
+    fail("NCCL {}.{}.{} was found, but 2.26 or later is needed: older ones do not know {}", version / major,
+         version % major / 100, version % 100, variable);
+  }
 }
 
 // Pauses between questions: none at first, a tenth of a millisecond at last.
@@ -203,25 +228,30 @@ class NcclGroup {
 // One rank's end of a group of devices. Calls are put on the queue's stream, where they can be recorded into a CUDA
 // graph; the host waits in wait(queue), and for NCCL to take a call on. Sums have the order of the algorithm that NCCL
 // picks: the same bits again ask for the same ranks, and for NCCL_ALGO=Ring in the environment. A communicator and its
-// duplicates whose calls may run at the same time need NCCL_LAUNCH_ORDER_IMPLICIT=1 and one order of all their calls.
+// duplicates whose calls may run at the same time need one order of all their calls, and NCCL 2.26 or later, which
+// keeps it by NCCL_LAUNCH_ORDER_IMPLICIT=1: that is set here unless the environment has it, and 0 is refused.
 //
 // Recordings must be gone before the communicator is: NCCL keeps what they use until then. One that goes while an
 // exception is on its way aborts, for the other ranks would wait.
 class Nccl {
  public:
-  // What all ranks of a group need to find each other: one of them makes it and gives it to the others.
+  // What all ranks of a group need to find each other: one of them makes it and gives it to the others. Throws Error if
+  // NCCL cannot be used.
   [[nodiscard]] static ncclUniqueId new_id() {
+    detail::prepare_nccl();
     ncclUniqueId id;
     if (const ncclResult_t result = ncclGetUniqueId(&id); result != ncclSuccess)
       fail("NCCL cannot make an id: {}: {}", ncclGetErrorString(result), ncclGetLastError(nullptr));
     return id;
   }
 
-  // Rank `rank` of `size`, on the thread's current device; returns when all have come. Throws Error for wrong numbers
-  // or a device that another rank has, RankLost if a rank does not come within the deadline.
+  // Rank `rank` of `size`, on the thread's current device; returns when all have come. Throws Error for wrong numbers,
+  // a device that another rank has, or an NCCL that cannot be used, RankLost if a rank does not come within the
+  // deadline.
   Nccl(int rank, int size, const ncclUniqueId& id, std::chrono::milliseconds deadline = default_deadline)
       : Nccl(std::make_shared<detail::NcclGroup>(deadline), rank, size) {
     if (size < 1 || rank < 0 || rank >= size) fail("rank {} of {} ranks: there is no such rank", rank, size);
+    detail::prepare_nccl();
     const std::string what = fmt::format("rank {} of {} meets the others", rank, size);
     ncclConfig_t config = detail::nonblocking();
     group_->call(*member_, what, [&] { return ncclCommInitRankConfig(&member_->handle, size, id, rank, &config); });

@@ -45,6 +45,7 @@ struct Machine {
   bool bias_gradients = true;        // whether cuBLASLt sums them
   int algorithms = 1;                // that cuBLASLt proposes
   Order order = Order::submitted;
+  int nccl_version = 22800;      // 2.28.0
   bool silent_network = false;   // NCCL's calls never end
   bool failing_network = false;  // NCCL reports that a peer is gone
   long allocations = 0, waits = 0, launches = 0;

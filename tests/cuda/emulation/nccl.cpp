@@ -3,8 +3,8 @@
 //
 // As strict as NCCL may be: communicators must not block; what is asked for is under way, or on the stream, only when
 // the caller has asked twice whether it is; a communicator that was aborted or destroyed must not be used, and
-// one must not be closed while a recording refers to it. Sums are taken in the opposite order of ranks. Calls that
-// differ between ranks never end.
+// one must not be closed while a recording refers to it; NCCL_LAUNCH_ORDER_IMPLICIT must be 1 from the first call on.
+// Sums are taken in the opposite order of ranks. Calls that differ between ranks never end.
 #include <nccl.h>
 
 #include <cstdio>
@@ -227,6 +227,12 @@ Step meet(ncclComm_t communicator, const std::shared_ptr<const std::vector<Trans
   };
 }
 
+void check_environment() {
+  const char* const order = std::getenv("NCCL_LAUNCH_ORDER_IMPLICIT");
+  if (order == nullptr || std::strcmp(order, "1") != 0)
+    stop("NCCL: NCCL_LAUNCH_ORDER_IMPLICIT is not 1: calls of several communicators could deadlock");
+}
+
 ncclResult_t begin(ncclComm_t handle, cudaStream_t stream, std::vector<Transfer> calls) {
   const std::lock_guard guard(lock());
   auto shared = std::make_shared<const std::vector<Transfer>>(std::move(calls));
@@ -249,8 +255,14 @@ using emulation::Kind, emulation::machine, emulation::usable;
 
 extern "C" {
 
+ncclResult_t ncclGetVersion(int* version) {
+  *version = machine.nccl_version;
+  return ncclSuccess;
+}
+
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   const std::lock_guard guard(emulation::lock());
+  emulation::check_environment();
   static long number = 0;
   *id = {};
   std::snprintf(id->internal, sizeof(id->internal), "world %ld", ++number);
@@ -260,6 +272,7 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* communicator, int size, ncclUniqueId id, int rank,
                                     ncclConfig_t* config) {
   const std::lock_guard guard(emulation::lock());
+  emulation::check_environment();
   if (config->blocking != 0) emulation::stop("NCCL: a communicator that blocks");
   auto& world = emulation::worlds[id.internal];
   if (!world) world = std::make_shared<emulation::World>(size);
