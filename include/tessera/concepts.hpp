@@ -99,13 +99,5 @@ concept ActivationFunction = requires(simd::Pack<float> pack, double scalar) {
   Candidate::value_and_slope(pack).slope;
 };
 
-// struct Images { int size(); ImageView image(int i); int label(int i); };
-template <class Candidate>
-concept Dataset = requires(const Candidate& images, int i) {
-  { images.size() } -> std::convertible_to<int>;
-  { images.image(i).channels } -> std::convertible_to<int>;
-  { images.label(i) } -> std::convertible_to<int>;
-};
-
 }  // namespace TESSERA_ABI
 }  // namespace tessera
