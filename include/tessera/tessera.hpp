@@ -28,6 +28,8 @@
 #include "tessera/models/heads.hpp"
 #include "tessera/models/vit/conv_stem.hpp"
 #include "tessera/models/vit/embed.hpp"
+#include "tessera/models/vit/policies.hpp"
+#include "tessera/models/vit/pooling.hpp"
 #include "tessera/models/vit/position.hpp"
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/moco_v3.hpp"

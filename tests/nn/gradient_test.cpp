@@ -43,8 +43,7 @@ struct Residual {
 
 template <class Embed, class Position, class Pooling, class MlpNorm = mlp_norm::LayerNorm, class Activation = nn::Gelu>
 using SmallViT =
-    VisionTransformer<image<8, 2>, patch<4>, 12, 2, 3, 2,
-                      vit::policies<Embed, Position, attention::SoftmaxAttention, Pooling, MlpNorm, Activation>>;
+    VisionTransformer<image<8, 2>, patch<4>, 12, 2, 3, 2, vit::policies<Embed, Position, Pooling, MlpNorm, Activation>>;
 template <int tokens, int heads, int width>
 using Attention = Residual<nn::Attention<width, tokens, heads>, width>;
 

@@ -12,8 +12,7 @@ namespace {
 TEST(ReluAttention, GradientsEqualFiniteDifferencesNearly) {
   // The bound is wide: a difference that straddles the kink of a ReLU is not the derivative.
   EXPECT_LT(
-      (gradient_error<VisionTransformer<image<8, 1>, patch<4>, 12, 2, 3, 4,
-                                        vit::policies<embed::Patches, position::SinCos2d, examples::ReluAttention>>>(
+      (gradient_error<VisionTransformer<image<8, 1>, patch<4>, 12, 2, 3, 4, vit::policies<examples::ReluAttention>>>(
           3)),
       1e-3);
 }

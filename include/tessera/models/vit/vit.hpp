@@ -10,60 +10,14 @@
 #include "tessera/core/layout.hpp"
 #include "tessera/models/vit/conv_stem.hpp"
 #include "tessera/models/vit/embed.hpp"
-#include "tessera/models/vit/pooling.hpp"
-#include "tessera/models/vit/position.hpp"
+#include "tessera/models/vit/policies.hpp"
 #include "tessera/nn/attention.hpp"
-#include "tessera/nn/batch_norm.hpp"
 #include "tessera/nn/block.hpp"
 #include "tessera/nn/layer_norm.hpp"
 #include "tessera/nn/mlp.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
-
-// The norm in front of a block's MLP: a layer for each number of features, with `each_row_alone` telling whether it
-// treats a token without regard to the others.
-namespace mlp_norm {
-struct LayerNorm {
-  template <int features>
-  using Layer = nn::LayerNorm<features>;
-};
-struct BatchNorm {
-  template <int features>
-  using Layer = nn::BatchNorm<features>;
-};
-}  // namespace mlp_norm
-
-// What a block keeps for backward: everything, or only its input (activation checkpointing: nearly two thirds of a
-// forward pass more work, a twelfth of the memory).
-namespace recompute {
-struct None {
-  template <class Block>
-  using Layer = Block;
-};
-struct Blocks {
-  template <class Block>
-  using Layer = nn::RecomputedBlock<Block>;
-};
-}  // namespace recompute
-
-namespace vit {
-
-// What a user may swap; every one has the reference's choice as its default.
-template <class Embed_ = embed::Patches, class Position_ = position::SinCos2d,
-          class Attention_ = attention::SoftmaxAttention, class Pooling_ = pooling::ClassToken,
-          class MlpNorm_ = mlp_norm::LayerNorm, class Activation_ = nn::Gelu, class Recompute_ = recompute::None>
-struct policies {
-  using Embed = Embed_;
-  using Position = Position_;
-  using Attention = Attention_;
-  using Pooling = Pooling_;
-  using MlpNorm = MlpNorm_;
-  using Activation = Activation_;
-  using Recompute = Recompute_;
-};
-
-}  // namespace vit
 
 // Images to feature vectors (docs/method.md, 2.2): patch embedding, class token and positions, `depth` blocks, norm,
 // pooling. Tensors have the names and the order of timm's and MoCo v3's checkpoints.
