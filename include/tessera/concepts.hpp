@@ -75,6 +75,16 @@ concept AttentionPolicy = requires(archetype::Context& context, Rows<const float
   Candidate::template backward<4, 2>(context, qkv, d_out, saved, d_out, d_qkv);
 };
 
+// An attention policy whose weights can be drawn: weights (images*heads*tokens x tokens) of every query for every key,
+// as forward applies them to v. A policy without has no attention maps. columns = 3 * width.
+//   template <int tokens, int heads, class Context, class Scalar, int columns>
+//   static void weights(Context&, Rows<const Scalar, columns> qkv, Rows<Scalar, tokens> weights);
+template <class Candidate>
+concept AttentionWeights = AttentionPolicy<Candidate> &&
+    requires(archetype::Context& context, Rows<const float, 24> qkv, Rows<float, 4> weights) {
+  Candidate::template weights<4, 2>(context, qkv, weights);
+};
+
 // struct Patches { template <class Image, class Patch, int width> using Layer = ...; };
 // The layer takes images (rows of Image::values) to images * tokens rows of `width`; it has grid, tokens and trained.
 template <class Candidate>

@@ -36,6 +36,12 @@ struct SoftmaxAttention {
     attention_backward<tokens, heads>(context.backend, qkv, out,
                                       Rows<const Accumulator<Scalar>, tokens>(saved.log_sums), d_out, d_qkv);
   }
+
+  // The softmax itself (images*heads*tokens x tokens), for drawing.
+  template <int tokens, int heads, class Context, class Scalar, int columns>
+  static void weights(Context& context, Rows<const Scalar, columns> qkv, Rows<Scalar, tokens> weights) {
+    attention_weights<tokens, heads, columns / 3>(context.backend, qkv, weights);
+  }
 };
 
 }  // namespace attention
@@ -47,14 +53,15 @@ inline namespace TESSERA_ABI {
 namespace nn {
 
 // qkv projection, Policy, output projection with the residual added. Rows of tokens: images * tokens x width.
-template <int width_, int tokens_, int heads_, class Policy = attention::SoftmaxAttention>
+template <int width_, int tokens_, int heads_, class Policy_ = attention::SoftmaxAttention>
 struct Attention {
   static_assert(heads_ > 0 && width_ % heads_ == 0,
                 "tessera: the number of heads must divide the width of the attention");
-  static_assert(AttentionPolicy<Policy>,
+  static_assert(AttentionPolicy<Policy_>,
                 "tessera: an attention policy needs Saved<Scalar, tokens, heads>, forward and backward; "
                 "docs/writing-a-policy.md shows one");
   static constexpr int width = width_, tokens = tokens_, heads = heads_;
+  using Policy = Policy_;
   using Qkv = Linear<width, 3 * width, true, XavierUniform<3>>;
   using Proj = Linear<width, width>;
 

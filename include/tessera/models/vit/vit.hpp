@@ -48,6 +48,7 @@ struct VisionTransformer {
   using LastBlock = std::conditional_t<class_token_alone, nn::ClassTokenBlock<PlainBlock>, PlainBlock>;
   static constexpr int last_tokens = class_token_alone ? 1 : tokens;  // of an image, behind the last block
   using Norm = nn::LayerNorm<width>;
+  static constexpr bool has_attention_maps = AttentionWeights<typename Policies::Attention>;
 
   template <class Leaf>
   struct Parameters {
@@ -119,10 +120,13 @@ struct VisionTransformer {
     }
   }
 
-  // The attention weights of one block (images*heads*tokens x tokens), for looking at.
+  // The attention weights of one block (images*heads*tokens x tokens), as the attention policy gives them.
   template <class Context, class Scalar>
   static void encode_attention(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                                int block, Rows<Scalar, tokens> weights) {
+    static_assert(has_attention_maps,
+                  "tessera: the attention policy has no weights(), and so no attention maps; docs/writing-a-policy.md "
+                  "shows one that has");
     const auto frame = context.frame();
     const Rows<const Scalar, width> x = run_blocks(context, p, images, block);
     const auto& parameters = p.blocks[static_cast<std::size_t>(block)];
@@ -130,7 +134,7 @@ struct VisionTransformer {
     const auto qkv = context.template take<3 * width>(x.rows);
     Norm::forward(context, parameters.norm1, x, normed);
     Block::Attention::Qkv::forward(context, parameters.attn.qkv, Rows<const Scalar, width>(normed), qkv);
-    attention_weights<tokens, heads, width>(context.backend, Rows<const Scalar, 3 * width>(qkv), weights);
+    Policies::Attention::template weights<tokens, heads>(context, Rows<const Scalar, 3 * width>(qkv), weights);
   }
 
   // Assigns all gradients g and, if d_images is wanted, that of the images.
