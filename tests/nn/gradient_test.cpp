@@ -72,6 +72,10 @@ using Layers =
                    Case<SmallViT<Patches, Learned, MeanNorm>, 3>, Case<SmallViT<Patches, None, MeanNorm>, 3>,
                    Case<SmallViT<Patches, SinCos2d, Mean>, 3>, Case<SmallViT<Patches, Learned, Mean>, 3>,
                    Case<SmallViT<FrozenPatches, None, Mean>, 3>,
+                   Case<SmallViT<Patches, Learned, ClassToken>::at<image<12, 2>>, 3>,
+                   Case<SmallViT<Patches, Learned, MeanNorm>::at<image<16, 2>>, 2>,
+                   Case<SmallViT<Patches, SinCos2d, Mean>::at<image<4, 2>>, 3>,
+                   Case<SmallViT<Patches, None, ClassToken>::at<image<12, 2>>, 2>,
                    Case<SmallViT<FrozenPatches, SinCos2d, ClassToken, mlp_norm::BatchNorm>, 4, 2>,
                    Case<SmallViT<Patches, Learned, MeanNorm, mlp_norm::BatchNorm, nn::GeluTanh>, 4, 2>>;
 
