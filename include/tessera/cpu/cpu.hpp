@@ -13,5 +13,6 @@
 #include "tessera/cpu/linear.hpp"
 #include "tessera/cpu/matmul.hpp"
 #include "tessera/cpu/mixing.hpp"
+#include "tessera/cpu/positions.hpp"
 #include "tessera/cpu/tokens.hpp"
 #include "tessera/cpu/update.hpp"
