@@ -7,6 +7,7 @@
 #include "tessera/cpu/batch_norm.hpp"
 #include "tessera/cpu/contrastive.hpp"
 #include "tessera/cpu/conv.hpp"
+#include "tessera/cpu/drop_path.hpp"
 #include "tessera/cpu/layer_norm.hpp"
 #include "tessera/cpu/linear.hpp"
 #include "tessera/cpu/matmul.hpp"

@@ -7,6 +7,7 @@
 #include "tessera/cuda/batch_norm.hpp"
 #include "tessera/cuda/contrastive.hpp"
 #include "tessera/cuda/conv.hpp"
+#include "tessera/cuda/drop_path.hpp"
 #include "tessera/cuda/layer_norm.hpp"
 #include "tessera/cuda/linear.hpp"
 #include "tessera/cuda/positions.hpp"
