@@ -149,7 +149,7 @@ TEST(SupervisedGradient, EqualsDifferences) {
   double* const weights = run.trainer().networks().online().parameters();
   for (const Entry& entry : Online::entries) {
     double error = 0, magnitude = 1e-2;
-    const index step = entry.size() > 4 ? entry.size() / 4 : 1;
+    const index step = entry.size() > 2 ? entry.size() / 2 : 1;
     for (index i = entry.offset; i < entry.offset + entry.size(); i += step) {
       constexpr double h = 1e-3;
       const double at = weights[i];

@@ -9,6 +9,7 @@
 #include "tessera/cpu/conv.hpp"
 #include "tessera/cpu/cross_entropy.hpp"
 #include "tessera/cpu/draws.hpp"
+#include "tessera/cpu/drop_path.hpp"
 #include "tessera/cpu/layer_norm.hpp"
 #include "tessera/cpu/linear.hpp"
 #include "tessera/cpu/matmul.hpp"
