@@ -43,8 +43,7 @@ struct Residual {
 
 template <class Embed, class Position, class Pooling, class MlpNorm = mlp_norm::LayerNorm, class Activation = nn::Gelu>
 using SmallViT =
-    VisionTransformer<image<8, 2>, patch<4>, 12, 2, 3, 2,
-                      vit::policies<Embed, Position, attention::SoftmaxAttention, Pooling, MlpNorm, Activation>>;
+    VisionTransformer<image<8, 2>, patch<4>, 12, 2, 3, 2, vit::policies<Embed, Position, Pooling, MlpNorm, Activation>>;
 template <int tokens, int heads, int width>
 using Attention = Residual<nn::Attention<width, tokens, heads>, width>;
 
@@ -73,6 +72,10 @@ using Layers =
                    Case<SmallViT<Patches, Learned, MeanNorm>, 3>, Case<SmallViT<Patches, None, MeanNorm>, 3>,
                    Case<SmallViT<Patches, SinCos2d, Mean>, 3>, Case<SmallViT<Patches, Learned, Mean>, 3>,
                    Case<SmallViT<FrozenPatches, None, Mean>, 3>,
+                   Case<SmallViT<Patches, Learned, ClassToken>::at<image<12, 2>>, 3>,
+                   Case<SmallViT<Patches, Learned, MeanNorm>::at<image<16, 2>>, 2>,
+                   Case<SmallViT<Patches, SinCos2d, Mean>::at<image<4, 2>>, 3>,
+                   Case<SmallViT<Patches, None, ClassToken>::at<image<12, 2>>, 2>,
                    Case<SmallViT<FrozenPatches, SinCos2d, ClassToken, mlp_norm::BatchNorm>, 4, 2>,
                    Case<SmallViT<Patches, Learned, MeanNorm, mlp_norm::BatchNorm, nn::GeluTanh>, 4, 2>>;
 

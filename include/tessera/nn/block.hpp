@@ -11,24 +11,45 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// x2 = x + attention(norm1(x)); y = x2 + mlp(norm2(x2)). MlpNorm is LayerNorm or, in ViT-BN, BatchNorm
-// (docs/method.md, 2.4).
-template <class Attention_, class Mlp_, template <int> class MlpNorm = LayerNorm>
-struct Block {
-  static_assert(Attention_::width == Mlp_::width, "tessera: attention and MLP of a block must have the same width");
-  using Attention = Attention_;
-  using Mlp = Mlp_;
-  static constexpr int width = Attention::width, in = width, out = width;
-  using Norm1 = LayerNorm<width>;
-  using Norm2 = MlpNorm<width>;
+// The tensors of Block.
+template <class AttentionTensors, class Mlp, template <int> class MlpNorm = LayerNorm>
+struct BlockTensors {
+  using Norm1 = LayerNorm<Mlp::width>;
+  using Norm2 = MlpNorm<Mlp::width>;
 
   template <class Leaf>
   struct Parameters {
     typename Norm1::template Parameters<Leaf> norm1;
-    typename Attention::template Parameters<Leaf> attn;
+    typename AttentionTensors::template Parameters<Leaf> attn;
     typename Norm2::template Parameters<Leaf> norm2;
     typename Mlp::template Parameters<Leaf> mlp;
   };
+
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name) {
+    Parameters<typename Visit::Leaf> p;
+    p.norm1 = Norm1::declare(visit, name / "norm1");
+    p.attn = AttentionTensors::declare(visit, name / "attn");
+    p.norm2 = Norm2::declare(visit, name / "norm2");
+    p.mlp = Mlp::declare(visit, name / "mlp");
+    return p;
+  }
+};
+
+// x2 = x + attention(norm1(x)); y = x2 + mlp(norm2(x2)). MlpNorm is LayerNorm or, in ViT-BN, BatchNorm
+// (docs/method.md, 2.4).
+template <class Attention_, class Mlp_, template <int> class MlpNorm = LayerNorm>
+struct Block : BlockTensors<typename Attention_::Tensors, Mlp_, MlpNorm> {
+  static_assert(Attention_::width == Mlp_::width, "tessera: attention and MLP of a block must have the same width");
+  using Attention = Attention_;
+  using Mlp = Mlp_;
+  static constexpr int width = Attention::width, in = width, out = width;
+  using Tensors = BlockTensors<typename Attention::Tensors, Mlp, MlpNorm>;
+  using Tensors::declare;
+  using typename Tensors::Norm1, typename Tensors::Norm2;
+
+  template <class Leaf>
+  using Parameters = typename Tensors::template Parameters<Leaf>;
   template <class Scalar>
   struct Saved {
     Rows<Scalar, width> normed1, middle, normed2;
@@ -37,16 +58,6 @@ struct Block {
     typename Norm2::template Saved<Scalar> norm2;
     typename Mlp::template Saved<Scalar> mlp;
   };
-
-  template <class Visit>
-  static constexpr auto declare(Visit& visit, const Name& name) {
-    Parameters<typename Visit::Leaf> p;
-    p.norm1 = Norm1::declare(visit, name / "norm1");
-    p.attn = Attention::declare(visit, name / "attn");
-    p.norm2 = Norm2::declare(visit, name / "norm2");
-    p.mlp = Mlp::declare(visit, name / "mlp");
-    return p;
-  }
 
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,

@@ -110,7 +110,9 @@ template <class Objective, class Trainer>
                   features_of(trainer, pictures.train, pictures.normalization, recipe.knn_bank),
                   features_of(trainer, pictures.test, pictures.normalization),
                   {}};
-  if constexpr (requires { requires Objective::Encoder::has_attention_maps; })
+  if constexpr (requires {
+                  requires Objective::Encoder::has_attention_maps && Objective::Encoder::Pooling::class_token;
+                })
     if (trainer.communicator().rank() == 0)
       results.attention = attention_of(trainer, pictures.test, pictures.normalization,
                                        std::min({8, pictures.test.size(), static_cast<int>(trainer.images_at_once())}));
