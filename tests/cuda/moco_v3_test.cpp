@@ -27,11 +27,11 @@ TEST_F(DeviceMoCoV3, OneStepInFloatWithFrozenPatches) {
 
 // Small ViTs as training starts them.
 template <class Image, int width, int depth>
-using Method =
+using MoCo =
     objectives::MoCoV3<VisionTransformer<Image, patch<7>, width, depth, 4, 4, vit::policies<embed::FrozenPatches>>,
                        heads::Mlp<3, 2 * width, width>, heads::Mlp<2, 2 * width, width>>;
-using Small = Method<image<28, 1>, 64, 3>;
-using Tiny = Method<image<14, 1>, 32, 2>;
+using Small = MoCo<image<28, 1>, 64, 3>;
+using Tiny = MoCo<image<14, 1>, 32, 2>;
 
 // Two noisy looks at each of some patterns.
 std::vector<double> noisy_views(std::uint32_t step, index values) {
@@ -44,25 +44,26 @@ std::vector<double> noisy_views(std::uint32_t step, index values) {
   return views;
 }
 
-template <class Method, class Backend, index batch>
+template <class Objective, class Backend, index batch>
 class Training {
  public:
   using Scalar = typename Backend::Scalar;
 
   double step(std::uint32_t number, double learning_rate) {
-    images_.assign(noisy_views(number, batch * Method::in));
-    return trainer_.step({images_.data(), 2 * batch}, {learning_rate, {}});
+    images_.assign(noisy_views(number, batch * Objective::Encoder::in));
+    return trainer_.step(batch_of<Objective>(static_cast<const Scalar*>(images_.data()), batch),
+                         {.learning_rate = learning_rate});
   }
   [[nodiscard]] auto gradient() {
-    return downloaded(backend_, static_cast<const Accumulator<Scalar>*>(trainer_.state().gradient),
-                      Layout<Method>::parameters);
+    return downloaded(backend_, static_cast<const Accumulator<Scalar>*>(trainer_.gradient()),
+                      OnlineLayout<Objective>::parameters);
   }
 
  private:
   Backend backend_;
   comm::Serial communicator_;
-  Trainer<Method, optim::AdamW, Backend, comm::Serial> trainer_{backend_, communicator_, {}, batch, 8};
-  Held<Scalar, Backend> images_{backend_, 2 * batch* Method::in};
+  TrainerOn<Objective, Backend> trainer_{backend_, communicator_, optim::AdamW{}, {.batch = batch, .seed = 8}};
+  Held<Scalar, Backend> images_{backend_, 2 * batch* Objective::Encoder::in};
 };
 
 double cosine(const std::vector<float>& a, const std::vector<float>& b) {
@@ -100,7 +101,7 @@ TEST_F(DeviceMoCoV3, TrainsAsTheProcessorDoes) {
 TEST_F(DeviceMoCoV3, Bf16StaysCloseToTheReferencesLoss) {
   const Fixture fixture("moco_step");
   LowBackend backend;
-  Session<Learned, LowBackend, optim::AdamW> run(backend, fixture, fixture.tensor("x1").shape[0]);
+  Session<Learned, LowBackend> run(backend, fixture, fixture.tensor("x1").shape[0], optim::AdamW{});
   EXPECT_NEAR(run.step(0, fixture.number("lr"), fixture.number("m")), fixture.tensor("loss").values[0], 2e-2);
 }
 

@@ -21,7 +21,7 @@ TEST_F(DeviceNcclRanks, TrainAsStagedOnes) {
   const auto replicated = train_by_nccl.template operator()<Replicated>();
   const auto staged =
       on_device<Replicated, optim::Sgd>(ranks, [](comm::Threads& place) { return comm::Staged<comm::Threads>(place); });
-  EXPECT_LE(tensor_error<Layout<Learned>>(replicated[0].student, staged[0].student), 1e-4);
+  EXPECT_LE(tensor_error<OnlineLayout<Learned>>(replicated[0].student, staged[0].student), 1e-4);
   for (auto split : train_by_nccl.template operator()<ZeroStage1>()) {
     split.gradient = replicated[0].gradient;
     EXPECT_TRUE(split == replicated[0]) << "with split states";

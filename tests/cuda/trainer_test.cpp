@@ -16,13 +16,13 @@ namespace {
 
 class DeviceTrainer : public DeviceTest<float> {};
 
-using Method =
+using Objective =
     objectives::MoCoV3<VisionTransformer<image<14, 1>, patch<7>, 24, 2, 2, 4, vit::policies<embed::FrozenPatches>>,
                        heads::Mlp<3, 32, 16>, heads::Mlp<2, 32, 16>>;
 
 std::vector<double> random_images(index batch, std::uint32_t step) {
   Random random(3, Purpose::test, step, 0);
-  std::vector<double> images(static_cast<std::size_t>(2 * batch * Method::in));
+  std::vector<double> images(static_cast<std::size_t>(2 * batch * Objective::Encoder::in));
   for (double& value : images) value = random.normal();
   return images;
 }
@@ -30,22 +30,22 @@ std::vector<double> random_images(index batch, std::uint32_t step) {
 template <class Backend>
 struct Training {
   using Scalar = typename Backend::Scalar;
-  using ThisTrainer = Trainer<Method, optim::AdamW, Backend, comm::Serial>;
+  using ThisTrainer = TrainerOn<Objective, Backend>;
 
-  explicit Training(index batch = 6) : trainer(backend, communicator, {}, batch, 11) {}
+  explicit Training(index batch = 6) : trainer(backend, communicator, optim::AdamW{}, {.batch = batch, .seed = 11}) {}
 
+  [[nodiscard]] auto batch() const {
+    return batch_of<Objective>(static_cast<const Scalar*>(images.data()), trainer.batch());
+  }
   double step(std::uint32_t number) {
     images.assign(random_images(trainer.batch(), number));
-    return trainer.step({images.data(), 2 * trainer.batch()}, {1e-3, {}, number % 2 == 1});
-  }
-  [[nodiscard]] std::vector<float> weights() {
-    return downloaded(backend, static_cast<const float*>(trainer.state().student), ThisTrainer::Student::parameters);
+    return trainer.step(batch(), {.learning_rate = 1e-3, .frozen_gradients = number % 2 == 1});
   }
 
   Backend backend;
   comm::Serial communicator;
   ThisTrainer trainer;
-  Held<Scalar, Backend> images{backend, 2 * trainer.batch() * Method::in};
+  Held<Scalar, Backend> images{backend, 2 * trainer.batch() * Objective::Encoder::in};
 };
 
 using Low = Training<cuda::Backend<bf16>>;
@@ -53,7 +53,7 @@ using Low = Training<cuda::Backend<bf16>>;
 TEST_F(DeviceTrainer, RepeatsItsBits) {
   Low one, two;
   for (std::uint32_t i = 0; i < 4; ++i) EXPECT_EQ(one.step(i), two.step(i));
-  EXPECT_EQ(one.weights(), two.weights());
+  EXPECT_EQ(weights_of(one.trainer), weights_of(two.trainer));
 }
 
 // Weights trained on a device go on anywhere, and the other way round.
@@ -67,7 +67,7 @@ TEST_F(DeviceTrainer, SharesCheckpointsWithTheProcessor) {
   EXPECT_EQ(second.trainer.steps(), 3);
   const double next = first.step(3);
   EXPECT_EQ(second.step(3), next);
-  EXPECT_EQ(second.weights(), first.weights());
+  EXPECT_EQ(weights_of(second.trainer), weights_of(first.trainer));
 
   Training<cpu::Backend<float>> host;
   load_checkpoint(path, host.trainer, {{"arch", "test"}});
@@ -78,16 +78,13 @@ TEST_F(DeviceTrainer, SharesCheckpointsWithTheProcessor) {
 TEST_F(DeviceTrainer, LeavesWeightsAsTheyWereIfAGradientIsNotFinite) {
   Low run;
   run.step(0);
-  const auto before = run.weights();
+  const auto before = weights_of(run.trainer);
   auto images = random_images(6, 1);
   images[5] = std::numeric_limits<double>::quiet_NaN();
   run.images.assign(images);
-  EXPECT_THAT(
-      [&] {
-        run.trainer.step({run.images.data(), 12}, {1e-3, {}});
-      },
-      testing::ThrowsMessage<Error>(testing::HasSubstr("not finite; weights were left as they were")));
-  EXPECT_EQ(run.weights(), before);
+  EXPECT_THAT([&] { run.trainer.step(run.batch(), {.learning_rate = 1e-3}); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("not finite; weights were left as they were")));
+  EXPECT_EQ(weights_of(run.trainer), before);
   EXPECT_EQ(run.trainer.steps(), 1);
 }
 
@@ -109,7 +106,7 @@ TEST_F(DeviceTrainer, AllocatesAndWaitsForNothingInAStep) {
   run.step(0);
   run.images.assign(random_images(6, 2));
   emulation::machine.allocations = emulation::machine.waits = 0;
-  run.trainer.start({run.images.data(), 12}, {1e-3, {}});
+  run.trainer.start(run.batch(), {.learning_rate = 1e-3});
   EXPECT_EQ(emulation::machine.allocations, 0);
   EXPECT_EQ(emulation::machine.waits, 0);
   run.trainer.finish();
@@ -120,7 +117,7 @@ TEST_F(DeviceTrainer, SaysWhichBatchFits) {
   const auto start = [](index batch) {
     cuda::Backend<bf16> backend;
     comm::Serial communicator;
-    const Low::ThisTrainer trainer(backend, communicator, {}, batch, 11);
+    const Low::ThisTrainer trainer(backend, communicator, optim::AdamW{}, {.batch = batch, .seed = 11});
   };
   index fits = 0;
   try {

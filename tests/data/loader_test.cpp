@@ -28,10 +28,17 @@ data::IdxDataset noise(int count) {
   return {12, 12, std::move(pixels), std::move(labels)};
 }
 
+template <int size_, int channels_ = 1>
+struct Square {
+  static constexpr int size = size_, channels = channels_, values = channels * size * size;
+};
+using TwoViews = data::Reads<data::Crops<2, Square<8>>>;
+
 data::LoaderOptions options(int threads) {
   data::LoaderOptions options;
-  options.batch_size = 10;
-  options.image_size = 8;
+  options.batch = 10;
+  const auto views = data::moco_v3_views(0.08);
+  options.views.assign(views.begin(), views.end());
   options.threads = threads;
   options.seed = 9;
   return options;
@@ -39,11 +46,11 @@ data::LoaderOptions options(int threads) {
 
 // The first `count` batches, one after the other.
 std::vector<float> stream(const data::IdxDataset& images, const data::LoaderOptions& options, int count) {
-  data::TwoViewLoader loader(images, options);
+  data::Loader loader(images, TwoViews{}, options);
   std::vector<float> all;
   for (int i = 0; i < count; ++i) {
-    const data::Batch& batch = loader.next();
-    all.insert(all.end(), batch.images.begin(), batch.images.end());
+    const auto& batch = loader.next();
+    all.insert(all.end(), batch.crops[0].begin(), batch.crops[0].end());
   }
   return all;
 }
@@ -77,27 +84,28 @@ TEST(Loader, OrdersArePermutations) {
 TEST(Loader, BatchesDoNotDependOnTheNumberOfRanks) {
   const auto images = noise(47);
   auto alone = options(2);
-  alone.batch_size = 12;
+  alone.batch = 12;
   for (const int ranks : {2, 3, 12}) {
-    std::vector<std::unique_ptr<data::TwoViewLoader<std::decay_t<decltype(images)>>>> loaders;
+    std::vector<std::unique_ptr<data::Loader<data::IdxDataset, TwoViews>>> loaders;
     for (int rank = 0; rank < ranks; ++rank) {
       auto part = alone;
-      part.batch_size = 12 / ranks;
+      part.batch = 12 / ranks;
       part.rank = rank;
       part.ranks = ranks;
-      loaders.push_back(std::make_unique<data::TwoViewLoader<std::decay_t<decltype(images)>>>(images, part));
+      loaders.push_back(std::make_unique<data::Loader<data::IdxDataset, TwoViews>>(images, TwoViews{}, part));
       ASSERT_EQ(loaders.back()->iterations_per_epoch(), 3);
     }
-    data::TwoViewLoader reference(images, alone);
+    data::Loader reference(images, TwoViews{}, alone);
     for (int i = 0; i < 9; ++i) {
-      const data::Batch& expected = reference.next();
+      const auto& expected = reference.next();
       for (int rank = 0; rank < ranks; ++rank) {
-        const data::Batch& part = loaders[static_cast<std::size_t>(rank)]->next();
+        const auto& part = loaders[static_cast<std::size_t>(rank)]->next();
         const auto count = 12 / ranks, first = rank * count;
         EXPECT_TRUE(std::equal(part.labels.begin(), part.labels.end(), expected.labels.begin() + first));
         for (int view = 0; view < 2; ++view)
-          EXPECT_TRUE(std::equal(part.images.begin() + view * count * 64, part.images.begin() + (view + 1) * count * 64,
-                                 expected.images.begin() + (view * 12 + first) * 64))
+          EXPECT_TRUE(std::equal(part.crops[0].begin() + view * count * 64,
+                                 part.crops[0].begin() + (view + 1) * count * 64,
+                                 expected.crops[0].begin() + (view * 12 + first) * 64))
               << "batch " << i << ", rank " << rank << " of " << ranks << ", view " << view;
       }
     }
@@ -109,6 +117,11 @@ TEST(Loader, StopsAtAnyTime) {
   for (int batches = 0; batches < 6; ++batches) stream(images, options(3), batches);
 }
 
+data::ImageView whole_image(const data::IdxDataset& images, int i) {
+  data::Image unused;
+  return images.decode(i, unused);
+}
+
 // Images from a function, for faults and delays.
 template <class Function>
 struct FunctionDataset {
@@ -116,7 +129,7 @@ struct FunctionDataset {
   Function function;
 
   [[nodiscard]] int size() const { return count; }
-  [[nodiscard]] data::ImageView image(int i) const { return function(i); }
+  [[nodiscard]] data::ImageView decode(int i, data::Image&) const { return function(i); }
   [[nodiscard]] int label(int i) const { return i % 10; }
 };
 
@@ -128,13 +141,13 @@ TEST(Loader, BatchesHoldTheViewsOfTheEpochsOrder) {
     for (const int threads : {1, 3})
       for (const int prefetch : {1, 4}) {
         auto some = options(threads);
-        some.batch_size = batch_size;
+        some.batch = batch_size;
         some.prefetch = prefetch;
-        data::TwoViewLoader loader(images, some);
+        data::Loader loader(images, TwoViews{}, some);
         const int per_epoch = loader.iterations_per_epoch();
         ASSERT_EQ(per_epoch, 19 / batch_size);
         for (int i = 0; i < 2 * per_epoch + 1; ++i) {
-          const data::Batch& batch = loader.next();
+          const auto& batch = loader.next();
           ASSERT_EQ(batch.epoch, i / per_epoch);
           ASSERT_EQ(batch.iteration, i % per_epoch);
           const auto order = data::epoch_order(19, some.seed, batch.epoch);
@@ -147,14 +160,119 @@ TEST(Loader, BatchesHoldTheViewsOfTheEpochsOrder) {
                             static_cast<std::uint32_t>(sample));
               std::vector<float> values(64);
               const auto& augmentation = some.views[static_cast<std::size_t>(view)];
-              to_float(random_view(images.image(sample), augmentation, 8, random, scratch), 1, some.normalization,
-                       values.data());
+              to_float(random_view(whole_image(images, sample), augmentation, 8, random, scratch), 1,
+                       some.normalization, values.data());
               ASSERT_TRUE(std::equal(values.begin(), values.end(),
-                                     batch.images.begin() + (view * batch_size + k) * std::ptrdiff_t{64}));
+                                     batch.crops[0].begin() + (view * batch_size + k) * std::ptrdiff_t{64}));
             }
           }
         }
       }
+}
+
+// Two groups of crops, five augmentations, and labels: crop c of an image is drawn from the random numbers of crop c of
+// all five, whichever group it is in.
+TEST(Loader, SeveralGroupsOfCropsHoldTheirViews) {
+  using Groups = data::Reads<data::Crops<2, Square<8>>, data::Labels, data::Crops<3, Square<6, 3>>>;
+  static_assert(Groups::labels && Groups::groups == 2 && Groups::crops == 5);
+  const auto images = noise(19);
+  auto some = options(3);
+  some.batch = 4;
+  some.views.clear();
+  for (const double crop_min : {0.1, 0.2, 0.3, 0.4, 0.5})
+    some.views.push_back(data::ViewAugmentation::crop_and_flip(crop_min));
+  some.views[3].solarize = 1;
+  data::Loader loader(images, Groups{}, some);
+  data::AugmentScratch scratch;
+  for (int i = 0; i < 9; ++i) {
+    const auto& made = loader.next();
+    const auto batch = made.batch();
+    ASSERT_EQ(batch.images(), 4);
+    ASSERT_EQ(std::get<0>(batch.crops).rows, 2 * 4);
+    ASSERT_EQ(std::get<1>(batch.crops).rows, 3 * 4);
+    for (int k = 0; k < 4; ++k) {
+      const int sample = made.samples[static_cast<std::size_t>(k)];
+      ASSERT_EQ(batch.labels[k], images.label(sample));
+      for (int crop = 0; crop < 5; ++crop) {
+        Random random(some.seed, Purpose::view, static_cast<std::uint32_t>(5 * made.epoch + crop),
+                      static_cast<std::uint32_t>(sample));
+        const bool large = crop < 2;
+        const int size = large ? 8 : 6, channels = large ? 1 : 3, row = (large ? crop : crop - 2) * 4 + k;
+        std::vector<float> values(static_cast<std::size_t>(size * size * channels));
+        to_float(
+            random_view(whole_image(images, sample), some.views[static_cast<std::size_t>(crop)], size, random, scratch),
+            channels, some.normalization, values.data());
+        const float* const group = large ? std::get<0>(batch.crops).data : std::get<1>(batch.crops).data;
+        ASSERT_TRUE(std::equal(values.begin(), values.end(), group + row * static_cast<index>(values.size())))
+            << "batch " << i << ", image " << k << ", crop " << crop;
+      }
+    }
+  }
+}
+
+TEST(Loader, LeavesLabelsOutThatNobodyReads) {
+  const auto images = noise(19);
+  data::Loader loader(images, TwoViews{}, options(1));
+  const auto& made = loader.next();
+  EXPECT_EQ(made.batch().labels, nullptr);
+  EXPECT_EQ(made.labels[0], images.label(made.samples[0]));
+}
+
+TEST(Loader, CropsAndFlipsIfNoViewsAreNamed) {
+  const auto images = noise(19);
+  auto none = options(1), named = none;
+  none.views.clear();
+  named.views.assign(2, data::ViewAugmentation::crop_and_flip());
+  EXPECT_EQ(stream(images, none, 3), stream(images, named, 3));
+}
+
+// A data set that makes its images in the caller's memory, each of another size.
+class Decoding {
+ public:
+  explicit Decoding(const data::IdxDataset& from) : from_(from) {}
+  [[nodiscard]] int size() const { return from_.size(); }
+  [[nodiscard]] data::ImageView decode(int i, data::Image& scratch) const {
+    scratch.resize(12 - i % 5, 12, 1);
+    std::copy_n(whole_image(from_, i).pixels, scratch.pixels.size(), scratch.pixels.begin());
+    return scratch;
+  }
+
+ private:
+  const data::IdxDataset& from_;
+};
+
+TEST(Loader, DecodesIntoTheScratchOfEachThread) {
+  const auto images = noise(47);
+  const Decoding decoding(images);
+  const FunctionDataset ready{47, [&](int i) {
+                                return data::ImageView{whole_image(images, i).pixels, 12 - i % 5, 12, 1};
+                              }};
+  const auto values_of = [](auto& loader) {
+    std::vector<float> all;
+    for (int i = 0; i < 9; ++i) {
+      const auto& made = loader.next();
+      all.insert(all.end(), made.crops[0].begin(), made.crops[0].end());
+    }
+    return all;
+  };
+  data::Loader expected(ready, TwoViews{}, options(1));
+  const auto values = values_of(expected);
+  for (const int threads : {1, 4}) {
+    data::Loader loader(decoding, TwoViews{}, options(threads));
+    EXPECT_EQ(values_of(loader), values) << threads << " threads";
+  }
+}
+
+TEST(Loader, IsARangeWithoutEnd) {
+  const auto images = noise(47);
+  const auto expected = stream(images, options(2), 6);
+  std::vector<float> all;
+  data::Loader loader(images, TwoViews{}, options(2));
+  for (const auto& made : loader) {
+    all.insert(all.end(), made.crops[0].begin(), made.crops[0].end());
+    if (made.epoch == 1 && made.iteration == 1) break;
+  }
+  EXPECT_EQ(all, expected);
 }
 
 // Whoever is slow, the threads or the caller, nobody waits for ever, and a batch stays as it is until the next call.
@@ -163,19 +281,19 @@ TEST(Loader, KeepsPaceWithSlowThreadsAndSlowCallers) {
   const auto images = noise(12);
   const FunctionDataset slow{12, [&](int i) {
                                if (i % 5 == 0) std::this_thread::sleep_for(200us);
-                               return images.image(i);
+                               return whole_image(images, i);
                              }};
   auto some = options(3);
-  some.batch_size = 4;
+  some.batch = 4;
   some.prefetch = 1;
   const auto expected = stream(images, some, 120);
-  data::TwoViewLoader loader(slow, some);
+  data::Loader loader(slow, TwoViews{}, some);
   auto at = expected.begin();
   for (int i = 0; i < 120; ++i) {
-    const data::Batch& batch = loader.next();
+    const auto& batch = loader.next();
     if (i % 7 == 0) std::this_thread::sleep_for(2ms);
-    ASSERT_TRUE(std::equal(batch.images.begin(), batch.images.end(), at)) << i;
-    at += static_cast<std::ptrdiff_t>(batch.images.size());
+    ASSERT_TRUE(std::equal(batch.crops[0].begin(), batch.crops[0].end(), at)) << i;
+    at += static_cast<std::ptrdiff_t>(batch.crops[0].size());
   }
 }
 
@@ -184,11 +302,11 @@ TEST(Loader, StopsWhileThreadsAreBusyOrWait) {
   const auto images = noise(47);
   const FunctionDataset slow{47, [&](int i) {
                                std::this_thread::sleep_for(300us);
-                               return images.image(i);
+                               return whole_image(images, i);
                              }};
   for (int i = 0; i < 4; ++i) {
-    data::TwoViewLoader busy(slow, options(3));
-    data::TwoViewLoader waiting(images, options(3));
+    data::Loader busy(slow, TwoViews{}, options(3));
+    data::Loader waiting(images, TwoViews{}, options(3));
     std::this_thread::sleep_for(i * 1ms);
   }
 }
@@ -201,9 +319,9 @@ TEST(Loader, NextRethrowsWhatADatasetThrew) {
       const FunctionDataset faulty{47, [&](int i) {
                                      if (seen++ >= good)
                                        throw std::out_of_range("image " + std::to_string(i) + " is torn");
-                                     return images.image(i);
+                                     return whole_image(images, i);
                                    }};
-      data::TwoViewLoader loader(faulty, options(threads));
+      data::Loader loader(faulty, TwoViews{}, options(threads));
       const auto message = [&] {
         try {
           for (int i = 0; i < 8; ++i) loader.next();
@@ -218,24 +336,25 @@ TEST(Loader, NextRethrowsWhatADatasetThrew) {
     }
 }
 
+template <int channels>
+void expect_unfit(data::ImageView image) {
+  const FunctionDataset images{10, [&](int) { return image; }};
+  const auto some = options(2);
+  data::Loader loader(images, data::Reads<data::Crops<2, Square<8, channels>>>{}, some);
+  EXPECT_THAT([&] { loader.next(); }, testing::ThrowsMessage<Error>(testing::HasSubstr("cannot be made of it")));
+  std::vector<float> values(192);
+  data::AugmentScratch scratch;
+  EXPECT_THROW(evaluation_batch(images, 0, 1, 8, channels, some.normalization, values.data(), scratch), Error);
+}
+
 TEST(Loader, RefusesImagesThatDoNotFit) {
   const std::vector<std::uint8_t> pixels(300);
-  const auto expect_refused = [](data::ImageView image, int channels) {
-    const FunctionDataset images{10, [&](int) { return image; }};
-    auto some = options(2);
-    some.channels = channels;
-    data::TwoViewLoader loader(images, some);
-    EXPECT_THAT([&] { loader.next(); }, testing::ThrowsMessage<Error>(testing::HasSubstr("cannot be made of it")));
-    std::vector<float> values(192);
-    data::AugmentScratch scratch;
-    EXPECT_THROW(evaluation_batch(images, 0, 1, 8, channels, some.normalization, values.data(), scratch), Error);
-  };
-  expect_refused({pixels.data(), 10, 10, 3}, 1);
-  expect_refused({pixels.data(), 10, 10, 2}, 3);
-  expect_refused({pixels.data(), 10, 10, 4}, 3);
-  expect_refused({pixels.data(), 0, 10, 1}, 1);
-  expect_refused({pixels.data(), 10, 0, 1}, 3);
-  expect_refused({}, 1);
+  expect_unfit<1>({pixels.data(), 10, 10, 3});
+  expect_unfit<3>({pixels.data(), 10, 10, 2});
+  expect_unfit<3>({pixels.data(), 10, 10, 4});
+  expect_unfit<1>({pixels.data(), 0, 10, 1});
+  expect_unfit<3>({pixels.data(), 10, 0, 1});
+  expect_unfit<1>({});
 }
 
 TEST(Loader, NamesAWrongOption) {
@@ -243,16 +362,15 @@ TEST(Loader, NamesAWrongOption) {
   const auto expect_refused = [&](const std::string& sentence, auto change) {
     auto some = options(1);
     change(some);
-    EXPECT_THAT([&] { data::TwoViewLoader loader(images, some); },
+    EXPECT_THAT([&] { data::Loader loader(images, TwoViews{}, some); },
                 testing::ThrowsMessage<Error>(testing::HasSubstr(sentence)))
         << sentence;
   };
   using Options = data::LoaderOptions;
-  expect_refused("batch_size must be at least 1, not 0", [](Options& o) { o.batch_size = 0; });
-  expect_refused("--batch-size", [](Options& o) { o.batch_size = 48; });
-  expect_refused("image_size must lie between 1 and 16384, not 0", [](Options& o) { o.image_size = 0; });
-  expect_refused("image_size must lie", [](Options& o) { o.image_size = 1 << 20; });
-  expect_refused("channels must be 1 or 3, not 2", [](Options& o) { o.channels = 2; });
+  expect_refused("batch must be at least 1, not 0", [](Options& o) { o.batch = 0; });
+  expect_refused("use a smaller batch", [](Options& o) { o.batch = 48; });
+  expect_refused("1 views, but 2 crops of an image are read", [](Options& o) { o.views.resize(1); });
+  expect_refused("3 views, but 2 crops of an image are read", [](Options& o) { o.views.resize(3); });
   expect_refused("views[0].crop_min", [](Options& o) { o.views[0].crop_min = 0; });
   expect_refused("views[1].flip must lie between 0 and 1, not 2", [](Options& o) { o.views[1].flip = 2; });
   expect_refused("normalization.deviation must be positive, not 0",
@@ -265,10 +383,10 @@ TEST(Loader, NamesAWrongOption) {
   expect_refused("ranks must be at least 1, not 0", [](Options& o) { o.ranks = 0; });
   expect_refused("rank must lie between 0 and 1, not 2", [](Options& o) { o.rank = o.ranks = 2; });
   expect_refused("rank must lie between 0 and 0, not -1", [](Options& o) { o.rank = -1; });
-  expect_refused("a batch of 50 images is larger than the 47 images of an epoch",
-                 [](Options& o) { o.batch_size = 25, o.ranks = 2; });
+  expect_refused("a batch of 50 images is larger than the data set of 47 images",
+                 [](Options& o) { o.batch = 25, o.ranks = 2; });
   const FunctionDataset none{0, [](int) { return data::ImageView{}; }};
-  EXPECT_THAT([&] { data::TwoViewLoader loader(none, options(1)); },
+  EXPECT_THAT([&] { data::Loader loader(none, TwoViews{}, options(1)); },
               testing::ThrowsMessage<Error>(testing::HasSubstr("data set is empty")));
   EXPECT_TRUE(data::epoch_order(0, 1, 0).empty());
 }
@@ -286,7 +404,7 @@ TEST(Loader, AThreadThatCannotStartIsAnException) {
     const rlimit limit{size, size};
     if (::setrlimit(RLIMIT_AS, &limit) != 0) return 1;
     try {
-      data::TwoViewLoader loader(images, options(4096));
+      data::Loader loader(images, TwoViews{}, options(4096));
     } catch (const std::system_error&) {
       return 0;
     }
@@ -322,7 +440,7 @@ TEST_F(Idx, ReadsPlainFiles) {
   const data::IdxDataset set(folder, "train");
   EXPECT_EQ(set.size(), 2);
   EXPECT_EQ(set.width(), 3);
-  EXPECT_EQ(set.image(1).pixels[0], 'd');
+  EXPECT_EQ(whole_image(set, 1).pixels[0], 'd');
   EXPECT_EQ(set.label(1), 5);
 }
 
@@ -363,7 +481,8 @@ TEST_F(Idx, ReadsGzipFilesAndRefusesEveryTruncation) {
   pack("wb", 0, 70000);
   pack("ab", 70000, images.size() - 70000);
   const data::IdxDataset set(folder, "train");
-  const std::vector<std::uint8_t> read(set.image(0).pixels, set.image(0).pixels + 2 * 513 * 515);
+  const std::uint8_t* const pixels = whole_image(set, 0).pixels;
+  const std::vector<std::uint8_t> read(pixels, pixels + 2 * 513 * 515);
   EXPECT_TRUE(std::equal(read.begin(), read.end(), images.begin() + 16, images.end(),
                          [](std::uint8_t a, char b) { return a == static_cast<std::uint8_t>(b); }));
 

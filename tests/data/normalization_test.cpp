@@ -15,7 +15,7 @@ using data::Normalization;
 struct OneColour {
   std::vector<std::uint8_t> pixels{0, 51, 7, 255, 51, 7};
   [[nodiscard]] int size() const { return 1; }
-  [[nodiscard]] data::ImageView image(int) const { return {pixels.data(), 1, 2, 3}; }
+  [[nodiscard]] data::ImageView decode(int, data::Image&) const { return {pixels.data(), 1, 2, 3}; }
 };
 
 TEST(Normalization, IsMeasuredChannelByChannel) {

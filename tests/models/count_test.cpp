@@ -32,7 +32,7 @@ static_assert(parameters<vit::Base<image<224>, patch<16>, WithBatchNorm>> == 85'
 
 using Frozen = vit::policies<embed::FrozenPatches>;
 template <class Encoder>
-constexpr index trained = Layout<objectives::MoCoV3<Encoder>>::trained_count;
+constexpr index trained = Layout<typename objectives::MoCoV3<Encoder>::Networks::Online>::trained_count;
 static_assert(trained<vit::Small<>> == 43'110'400);
 static_assert(trained<vit::Base<>> == 108'740'608);
 static_assert(trained<vit::Large<>> == 327'241'728);
@@ -43,7 +43,7 @@ static_assert(trained<vit::Large<image<224>, patch<16>, Frozen>> == 326'454'272)
 static_assert(trained<vit::Huge<image<224>, patch<14>, Frozen>> == 654'872'320);
 
 TEST(Layout, HasThePublicNamesInOrder) {
-  constexpr auto& entries = Layout<objectives::MoCoV3<vit::Small<>>>::entries;
+  constexpr auto& entries = Layout<objectives::MoCoV3<vit::Small<>>::Networks::Online>::entries;
   const std::vector<std::string_view> first{"base_encoder.cls_token",
                                             "base_encoder.pos_embed",
                                             "base_encoder.patch_embed.proj.weight",

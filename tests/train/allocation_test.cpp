@@ -6,13 +6,13 @@
 #include <cstdlib>
 #include <vector>
 
+#include "support/training.hpp"
 #include "tessera/comm/serial.hpp"
 #include "tessera/comm/threads.hpp"
 #include "tessera/cpu/cpu.hpp"
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/moco_v3.hpp"
-#include "tessera/optim/optimizers.hpp"
-#include "tessera/train/trainer.hpp"
+#include "tessera/optim/optimizer.hpp"
 
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 
@@ -71,22 +71,23 @@ struct PlainMatmul {
   }
 };
 
-template <class Encoder, class Optimizer, class Communicator, template <class, class> class Sharing = comm::Replicated>
+template <class Encoder, class Rule, class Communicator, template <class, class> class Sharing = comm::Replicated>
 long allocations_of_three_steps(Communicator& communicator) {
-  using Method = objectives::MoCoV3<Encoder, heads::Mlp<3, 32, 16>, heads::Mlp<2, 32, 16>>;
+  using Objective = objectives::MoCoV3<Encoder, heads::Mlp<3, 32, 16>, heads::Mlp<2, 32, 16>>;
   using Backend = cpu::Backend<float, PlainMatmul>;
   constexpr index batch = 40, bucket_bytes = 1 << 12;
   Backend backend(3);
-  Trainer<Method, Optimizer, Backend, Communicator, Sharing> trainer(backend, communicator, {}, batch, 11,
-                                                                     bucket_bytes);
-  std::vector<float> images(static_cast<std::size_t>(2 * batch * Method::in));
+  TrainerOn<Objective, Backend, Communicator, Sharing> trainer(
+      backend, communicator, Rule{}, {.batch = batch, .seed = 11, .bucket_bytes = bucket_bytes});
+  std::vector<float> images(static_cast<std::size_t>(2 * batch * Encoder::in));
   Random random(3, Purpose::test, 0, 0);
   for (float& value : images) value = random.uniform(-1, 1);
-  const Rows<const float, Method::in> x{images.data(), 2 * batch};
-  trainer.step(x, {1e-3, {}});
+  const auto images_of_step = batch_of<Objective>(static_cast<const float*>(images.data()), batch);
+  trainer.step(images_of_step, {.learning_rate = 1e-3});
   static_cast<void>(trainer.all_agree(true));  // no rank is in its first step any more
   const long before = allocations;
-  for (int step = 0; step < 3; ++step) trainer.step(x, {1e-3, {}, step == 2});
+  for (int step = 0; step < 3; ++step)
+    trainer.step(images_of_step, {.learning_rate = 1e-3, .frozen_gradients = step == 2});
   const long after = allocations;
   static_cast<void>(trainer.all_agree(true));
   return after - before;

@@ -58,7 +58,7 @@ void check_fixture(comm::Mpi& communicator) {
   Session<Frozen, cpu::Backend<double>, comm::Mpi> run(backend, fixture, batch, optim::Sgd{}, communicator.duplicate());
   run.step(0, 0, fixture.number("m"));
   const auto gradient = run.gradient();
-  for (const Entry& entry : Layout<Frozen>::entries) {
+  for (const Entry& entry : OnlineLayout<Frozen>::entries) {
     const std::string name = "grad." + std::string(entry.name.view());
     if (!fixture.contains(name)) continue;
     const double error = relative_error(gradient.data() + entry.offset, fixture.tensor(name).values);

@@ -6,25 +6,24 @@
 #include <filesystem>
 #include <vector>
 
+#include "support/training.hpp"
 #include "tessera/comm/serial.hpp"
 #include "tessera/cpu/cpu.hpp"
-#include "tessera/data/idx.hpp"
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/moco_v3.hpp"
+#include "tessera/optim/optimizer.hpp"
 #include "tessera/train/checkpoint.hpp"
-#include "tessera/train/pretrain.hpp"
 
 namespace tessera::test {
 namespace {
 
 using Encoder = VisionTransformer<image<14, 1>, patch<7>, 24, 2, 2, 4, vit::policies<embed::FrozenPatches>>;
-using Method = objectives::MoCoV3<Encoder, heads::Mlp<3, 32, 16>, heads::Mlp<2, 32, 16>>;
+using Objective = objectives::MoCoV3<Encoder, heads::Mlp<3, 32, 16>, heads::Mlp<2, 32, 16>>;
 using Backend = cpu::Backend<float>;
-template <class Optimizer>
-using ThisTrainer = Trainer<Method, Optimizer, Backend, comm::Serial>;
+using ThisTrainer = TrainerOn<Objective, Backend>;
 
 std::vector<float> random_images(index batch, std::uint32_t step) {
-  std::vector<float> images(static_cast<std::size_t>(2 * batch * Method::in));
+  std::vector<float> images(static_cast<std::size_t>(2 * batch * Encoder::in));
   Random random(3, Purpose::test, step, 0);
   for (float& value : images) value = random.uniform(-1, 1);
   return images;
@@ -32,18 +31,14 @@ std::vector<float> random_images(index batch, std::uint32_t step) {
 
 struct Fixture {
   explicit Fixture(int threads = 2, index batch = 6)
-      : backend(threads), trainer(backend, communicator, {}, batch, 11) {}
-  double step(std::uint32_t number) {
-    const auto images = random_images(trainer.batch(), number);
-    return trainer.step({images.data(), 2 * trainer.batch()}, {1e-3, {}});
+      : backend(threads), trainer(backend, communicator, optim::AdamW{}, {.batch = batch, .seed = 11}) {}
+  double step(const std::vector<float>& images, double learning_rate = 1e-3) {
+    return trainer.step(batch_of<Objective>(images.data(), trainer.batch()), {.learning_rate = learning_rate});
   }
-  std::vector<float> weights() {
-    const auto state = trainer.state();
-    return {state.student, state.student + ThisTrainer<optim::AdamW>::Student::parameters};
-  }
+  double step(std::uint32_t number) { return step(random_images(trainer.batch(), number)); }
   Backend backend;
   comm::Serial communicator;
-  ThisTrainer<optim::AdamW> trainer;
+  ThisTrainer trainer;
 };
 
 std::filesystem::path scratch(const std::string& name) {
@@ -54,7 +49,7 @@ std::filesystem::path scratch(const std::string& name) {
 TEST(Trainer, DoesNotDependOnTheNumberOfThreads) {
   Fixture one(1), three(3);
   for (std::uint32_t i = 0; i < 5; ++i) EXPECT_EQ(one.step(i), three.step(i));
-  EXPECT_EQ(one.weights(), three.weights());
+  EXPECT_EQ(weights_of(one.trainer), weights_of(three.trainer));
 }
 
 TEST(Trainer, ResumesBitwise) {
@@ -66,7 +61,7 @@ TEST(Trainer, ResumesBitwise) {
   load_checkpoint(path, second.trainer, {{"arch", "test"}});
   EXPECT_EQ(second.trainer.steps(), 3);
   for (std::uint32_t i = 3; i < 6; ++i) second.step(i);
-  EXPECT_EQ(second.weights(), whole.weights());
+  EXPECT_EQ(weights_of(second.trainer), weights_of(whole.trainer));
   std::filesystem::remove(path);
 }
 
@@ -81,7 +76,7 @@ TEST(Trainer, RefusesCheckpointsOfOtherRuns) {
       testing::ThrowsMessage<Error>(testing::HasSubstr("was written with arch = test, but this run has else")));
   Backend backend(1);
   comm::Serial communicator;
-  ThisTrainer<optim::Lars> lars(backend, communicator, {}, 6, 11);
+  ThisTrainer lars(backend, communicator, optim::Lars{}, {.batch = 6, .seed = 11});
   EXPECT_THAT(
       [&] {
         load_checkpoint(path, lars, {{"arch", "test"}});
@@ -95,11 +90,11 @@ TEST(Trainer, RefusesCheckpointsOfOtherRuns) {
 TEST(Trainer, NamesTheTensorWhoseGradientIsNotFinite) {
   Fixture run;
   run.step(0);
-  const auto before = run.weights();
+  const auto before = weights_of(run.trainer);
   auto images = random_images(6, 1);
   images[5] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_THROW(run.trainer.step({images.data(), 12}, {1e-3, {}}), Error);
-  EXPECT_EQ(run.weights(), before);
+  EXPECT_THROW(run.step(images), Error);
+  EXPECT_EQ(weights_of(run.trainer), before);
 }
 
 TEST(Trainer, RefusesABatchOfOne) {
@@ -109,53 +104,12 @@ TEST(Trainer, RefusesABatchOfOne) {
 TEST(Trainer, LearnsToTellImagesApart) {
   Fixture run;
   const auto images = random_images(6, 0);
-  std::vector<float> same(images.begin(), images.begin() + 6 * Method::in);
-  same.insert(same.end(), same.begin(), same.begin() + 6 * Method::in);
-  const double first = run.trainer.step({same.data(), 12}, {1e-3, {}});
+  std::vector<float> same(images.begin(), images.begin() + 6 * Encoder::in);
+  same.insert(same.end(), same.begin(), same.begin() + 6 * Encoder::in);
+  const double first = run.step(same);
   double last = first;
-  for (int i = 0; i < 60; ++i) last = run.trainer.step({same.data(), 12}, {3e-3, {}});
+  for (int i = 0; i < 60; ++i) last = run.step(same, 3e-3);
   EXPECT_LT(last, 0.5 * first);
-}
-
-// A small data set of noise.
-data::IdxDataset noise(int count) {
-  Random random(5, Purpose::test, 0, 0);
-  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(count) * 196), labels(static_cast<std::size_t>(count));
-  for (auto& pixel : pixels) pixel = static_cast<std::uint8_t>(random.below(256));
-  for (auto& label : labels) label = static_cast<std::uint8_t>(random.below(10));
-  return {14, 14, std::move(pixels), std::move(labels)};
-}
-
-TEST(Pretraining, ResumesBitwiseFromItsCheckpoint) {
-  using Run = Pretraining<Method, optim::AdamW, data::IdxDataset>;
-  const data::IdxDataset images = noise(40);
-  Recipe recipe;
-  recipe.arch = "test";
-  recipe.batch_size = 8;
-  recipe.epochs = 2;
-  recipe.warmup_epochs = 0.5;
-  recipe.out = scratch("run");
-  testing::internal::CaptureStdout();
-  const auto weights = [](Run& run) {
-    const auto state = run.trainer().state();
-    return std::vector<float>(state.student, state.student + Layout<Method>::parameters);
-  };
-  Backend one(2), two(2), three(2);
-  comm::Serial alone;
-  Run whole(one, alone, recipe, images, images, data::imagenet_normalization);
-  EXPECT_TRUE(whole.run());
-
-  {
-    Run stopped(two, alone, recipe, images, images, data::imagenet_normalization);
-    stopped.save();
-  }
-  recipe.resume = recipe.out / "checkpoint.safetensors";
-  recipe.workers = 2;
-  Run resumed(three, alone, recipe, images, images, data::imagenet_normalization);
-  EXPECT_TRUE(resumed.run());
-  testing::internal::GetCapturedStdout();
-  EXPECT_EQ(weights(whole), weights(resumed));
-  std::filesystem::remove_all(recipe.out);
 }
 
 }  // namespace

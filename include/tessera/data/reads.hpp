@@ -16,6 +16,8 @@ namespace data {
 template <int count_, class Image_>
 struct Crops {
   static_assert(count_ > 0, "tessera: an objective reads at least one crop of an image");
+  static_assert(Image_::size >= 1 && Image_::size <= 1 << 14, "tessera: crops have 1 to 16384 pixels a side");
+  static_assert(Image_::channels == 1 || Image_::channels == 3, "tessera: crops are grey or RGB: 1 channel or 3");
   static constexpr int count = count_;
   using Image = Image_;
 };

@@ -194,7 +194,9 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
 // Features of a data set by the encoder of a checkpoint.
 template <class Encoder>
 [[nodiscard]] FeatureSet encode(const std::filesystem::path& checkpoint, const data::AnyDataset& images, int threads) {
-  const eval::Encoder<Encoder> encoder(checkpoint, {.threads = threads});
+  eval::EncoderOptions options;
+  options.threads = threads;
+  const eval::Encoder<Encoder> encoder(checkpoint, options);
   const xt::xtensor<float, 2> features = encoder(images);
   FeatureSet set{{features.begin(), features.end()}, {}, Encoder::out, images.size()};
   if (images.labelled())

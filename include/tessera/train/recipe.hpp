@@ -112,7 +112,11 @@ struct Recipe {
 
   // The optimizer with the recipe's numbers. Throws Error that lists the optimizers.
   [[nodiscard]] optim::Optimizer make_optimizer() const {
-    return optim::optimizer_named(optimizer, weight_decay, {.beta1 = beta1, .beta2 = beta2, .momentum = momentum});
+    optim::HyperParameters values;
+    values.beta1 = beta1;
+    values.beta2 = beta2;
+    values.momentum = momentum;
+    return optim::optimizer_named(optimizer, weight_decay, values);
   }
 
   // What must be the same for a resumed run to be the same run.
