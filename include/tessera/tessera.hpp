@@ -17,6 +17,7 @@
 #include "tessera/core/context.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/core/index.hpp"
+#include "tessera/core/info_nce.hpp"
 #include "tessera/core/init.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/core/math.hpp"

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "support/operation.hpp"
+#include "tessera/core/info_nce.hpp"
 #include "tessera/core/update.hpp"
 
 namespace tessera::test {
@@ -82,12 +83,16 @@ struct NaiveAttention {
   }
 };
 
-// A loss by the definition: 2 temperature / total times the cross entropies' sum.
+// MoCo v3's loss: 2 temperature times a mean of cross entropies.
+inline constexpr InfoNce moco_term{.weight = 2, .times_temperature = true};
+
+// A loss by the definition: the term's factor / total times the cross entropies' sum.
 struct NaiveLoss {
   double loss = 0;
   Matrix d_q;
 
-  NaiveLoss(const Matrix& q, const Matrix& k, double temperature, index first_label, index total)
+  NaiveLoss(const Matrix& q, const Matrix& k, double temperature, index first_label, index total,
+            InfoNce term = moco_term)
       : d_q(q.rows, q.columns) {
     const double n = static_cast<double>(total);
     for (index row = 0; row < q.rows; ++row) {
@@ -100,9 +105,10 @@ struct NaiveLoss {
       for (index j = 0; j < k.rows; ++j) {
         const double log_share = logits.data()[j] - largest - std::log(sum);
         const bool positive = j == first_label + row;
-        if (positive) loss -= 2 * temperature / n * log_share;
+        if (positive) loss -= term.weight * (term.times_temperature ? temperature : 1) / n * log_share;
         for (index c = 0; c < q.columns; ++c)
-          d_q(row, c) += 2 / n * (std::exp(log_share) - (positive ? 1 : 0)) * k(j, c);
+          d_q(row, c) += term.weight / (term.times_temperature ? 1 : temperature) / n *
+                         (std::exp(log_share) - (positive ? 1 : 0)) * k(j, c);
       }
     }
   }
