@@ -185,6 +185,20 @@ void contrasts() {
                loss.data(), all<features>(d_q));
     });
   });
+  // Loss and gradient of all views of 4096 images: three products.
+  add("nt_xent/8192x256", [](benchmark::State& state) {
+    Backend backend;
+    constexpr index views = 2 * batch;
+    const auto z = low(backend, views * features), d_z = low(backend, views * features);
+    const auto log_sums = full(backend, views);
+    const Buffer<double> temperature(1), loss(1);
+    constexpr double value = 0.2;
+    backend.upload(1, &value, temperature.data());
+    measure(state, backend, {.flops = 6.0 * views * views * features}, [&] {
+      nt_xent_forward(backend, input<features>(z), temperature.data(), 0, all<1>(log_sums), loss.data());
+      nt_xent_backward(backend, input<features>(z), temperature.data(), 0, input<1>(log_sums), all<features>(d_z));
+    });
+  });
 }
 
 // Passes over the parameters of the whole model: of each, masters in float and a copy in bf16.

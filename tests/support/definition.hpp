@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "support/operation.hpp"
@@ -111,6 +112,41 @@ struct NaiveLoss {
                          (std::exp(log_share) - (positive ? 1 : 0)) * k(j, c);
       }
     }
+  }
+};
+
+// SimCLR's loss by its definition, for all rows of z as anchors: G = softmax(S) - [j = p(i)] with -infinity on the
+// diagonal of S, d loss / d S = G / 2n and S is symmetric in z.
+struct NaiveNtXent {
+  Matrix losses, log_sums, d_z;
+
+  NaiveNtXent(const Matrix& z, double temperature) : losses(z.rows, 1), log_sums(z.rows, 1), d_z(z.rows, z.columns) {
+    const index n = z.rows;
+    Matrix s(n, n), g(n, n);
+    for (index i = 0; i < n; ++i)
+      for (index j = 0; j < n; ++j)
+        for (index c = 0; c < z.columns; ++c) s(i, j) += z(i, c) * z(j, c) / temperature;
+    for (index i = 0; i < n; ++i) {
+      const index positive = (i + n / 2) % n;
+      double largest = s(i, positive), sum = 0;
+      for (index j = 0; j < n; ++j)
+        if (j != i) largest = std::max(largest, s(i, j));
+      for (index j = 0; j < n; ++j)
+        if (j != i) sum += std::exp(s(i, j) - largest);
+      log_sums(i, 0) = largest + std::log(sum);
+      losses(i, 0) = (largest - s(i, positive) + std::log(sum)) / static_cast<double>(n);
+      for (index j = 0; j < n; ++j)
+        if (j != i) g(i, j) = std::exp(s(i, j) - largest) / sum - (j == positive ? 1 : 0);
+    }
+    for (index i = 0; i < n; ++i)
+      for (index j = 0; j < n; ++j)
+        for (index c = 0; c < z.columns; ++c)
+          d_z(i, c) += (g(i, j) + g(j, i)) * z(j, c) / (static_cast<double>(n) * temperature);
+  }
+
+  // Of the anchors [first, first + count).
+  [[nodiscard]] double loss(index first, index count) const {
+    return std::accumulate(losses.values.begin() + first, losses.values.begin() + first + count, 0.0);
   }
 };
 

@@ -9,5 +9,6 @@
 #include "tessera/cuda/conv.hpp"
 #include "tessera/cuda/layer_norm.hpp"
 #include "tessera/cuda/linear.hpp"
+#include "tessera/cuda/nt_xent.hpp"
 #include "tessera/cuda/tokens.hpp"
 #include "tessera/cuda/update.hpp"
