@@ -32,6 +32,7 @@
 #include "tessera/models/vit/position.hpp"
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/moco_v3.hpp"
+#include "tessera/objectives/simclr.hpp"
 #include "tessera/optim/optimizers.hpp"
 #include "tessera/optim/schedules.hpp"
 #include "tessera/train/trainer.hpp"
