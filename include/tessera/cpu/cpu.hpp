@@ -14,6 +14,7 @@
 #include "tessera/cpu/linear.hpp"
 #include "tessera/cpu/matmul.hpp"
 #include "tessera/cpu/mixing.hpp"
+#include "tessera/cpu/nt_xent.hpp"
 #include "tessera/cpu/positions.hpp"
 #include "tessera/cpu/tokens.hpp"
 #include "tessera/cpu/update.hpp"
