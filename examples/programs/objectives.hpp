@@ -3,6 +3,7 @@
 
 #include "archs.hpp"
 #include "tessera/objectives/moco_v3.hpp"
+#include "tessera/objectives/simclr.hpp"
 
 namespace named {
 
@@ -11,5 +12,8 @@ namespace ts = tessera;
 template <class Arch>
 using moco_v3 = ts::objectives::MoCoV3<typename Arch::Encoder, ts::heads::Mlp<3, Arch::mlp_dim, Arch::dim>,
                                        ts::heads::Mlp<2, Arch::mlp_dim, Arch::dim>>;
+
+template <class Arch>
+using simclr = ts::objectives::SimCLR<typename Arch::Encoder, ts::heads::Mlp<3, Arch::mlp_dim, Arch::dim>>;
 
 }  // namespace named

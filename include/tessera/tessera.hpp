@@ -19,6 +19,7 @@
 #include "tessera/core/errors.hpp"
 #include "tessera/core/image.hpp"
 #include "tessera/core/index.hpp"
+#include "tessera/core/info_nce.hpp"
 #include "tessera/core/init.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/core/math.hpp"
@@ -39,8 +40,10 @@
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/moco_v3.hpp"
 #include "tessera/objectives/objective.hpp"
+#include "tessera/objectives/simclr.hpp"
 #include "tessera/objectives/step.hpp"
 #include "tessera/optim/optimizer.hpp"
+#include "tessera/optim/optimizers.hpp"
 #include "tessera/optim/schedules.hpp"
 #include "tessera/train/trainer.hpp"
 

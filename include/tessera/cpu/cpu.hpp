@@ -10,6 +10,7 @@
 #include "tessera/cpu/layer_norm.hpp"
 #include "tessera/cpu/linear.hpp"
 #include "tessera/cpu/matmul.hpp"
+#include "tessera/cpu/nt_xent.hpp"
 #include "tessera/cpu/positions.hpp"
 #include "tessera/cpu/tokens.hpp"
 #include "tessera/cpu/update.hpp"

@@ -9,6 +9,7 @@
 #include "tessera/cuda/conv.hpp"
 #include "tessera/cuda/layer_norm.hpp"
 #include "tessera/cuda/linear.hpp"
+#include "tessera/cuda/nt_xent.hpp"
 #include "tessera/cuda/positions.hpp"
 #include "tessera/cuda/tokens.hpp"
 #include "tessera/cuda/update.hpp"
