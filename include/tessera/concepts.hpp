@@ -99,19 +99,6 @@ concept ActivationFunction = requires(simd::Pack<float> pack, double scalar) {
   Candidate::value_and_slope(pack).slope;
 };
 
-// struct Method {
-//   int states; bool whole_tensors; const char* name; struct Coefficients {};
-//   Coefficients coefficients(double rate, long step);
-//   void step(Backend&, const optim::Update<Scalar, Coefficients, states>&);
-// };
-template <class Candidate>
-concept Optimizer = requires {
-  { Candidate::states } -> std::convertible_to<int>;
-  { Candidate::whole_tensors } -> std::convertible_to<bool>;
-  { Candidate::name } -> std::convertible_to<const char*>;
-  typename Candidate::Coefficients;
-};
-
 // struct Images { int size(); ImageView image(int i); int label(int i); };
 template <class Candidate>
 concept Dataset = requires(const Candidate& images, int i) {

@@ -23,7 +23,6 @@
 #include "tessera/core/random.hpp"
 #include "tessera/core/rows.hpp"
 #include "tessera/core/simd.hpp"
-#include "tessera/core/update.hpp"
 #include "tessera/cpu/cpu.hpp"
 #include "tessera/models/heads.hpp"
 #include "tessera/models/vit/conv_stem.hpp"
@@ -31,8 +30,14 @@
 #include "tessera/models/vit/position.hpp"
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/moco_v3.hpp"
-#include "tessera/optim/optimizers.hpp"
+#include "tessera/optim/adamw.hpp"
+#include "tessera/optim/groups.hpp"
+#include "tessera/optim/lamb.hpp"
+#include "tessera/optim/lars.hpp"
+#include "tessera/optim/optimizer.hpp"
+#include "tessera/optim/rule.hpp"
 #include "tessera/optim/schedules.hpp"
+#include "tessera/optim/sgd.hpp"
 #include "tessera/train/trainer.hpp"
 
 #if defined(__CUDACC__)

@@ -9,7 +9,7 @@
 #include "tessera/comm/serial.hpp"
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/moco_v3.hpp"
-#include "tessera/optim/optimizers.hpp"
+#include "tessera/optim/optimizer.hpp"
 #include "tessera/optim/schedules.hpp"
 #include "tessera/train/trainer.hpp"
 

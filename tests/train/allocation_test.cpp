@@ -11,7 +11,7 @@
 #include "tessera/cpu/cpu.hpp"
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/moco_v3.hpp"
-#include "tessera/optim/optimizers.hpp"
+#include "tessera/optim/optimizer.hpp"
 #include "tessera/train/trainer.hpp"
 
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)

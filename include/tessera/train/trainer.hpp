@@ -20,7 +20,9 @@
 #include "tessera/core/layout.hpp"
 #include "tessera/core/math.hpp"
 #include "tessera/core/scalar.hpp"
-#include "tessera/optim/optimizers.hpp"
+#include "tessera/optim/groups.hpp"
+#include "tessera/optim/optimizer.hpp"
+#include "tessera/optim/rule.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -146,7 +148,7 @@ class Trainer {
         communicator_(communicator),
         optimizer_(optimizer),
         batch_(batch),
-        exchange_(backend, communicator, Student::entries, Optimizer::whole_tensors, gradient_.data(),
+        exchange_(backend, communicator, Student::entries, optimizer_.whole_tensors(), gradient_.data(),
                   Student::parameters, bucket_bytes) {
     if (batch * communicator.size() < 2)
       fail("a batch of {} image(s) is too small: BatchNorm in the heads needs at least 2 images", batch);
@@ -273,7 +275,7 @@ class Trainer {
   // What a step reads from memory of the backend.
   struct Scalars {
     typename Method::Coefficients method;
-    typename Optimizer::Coefficients optimizer;
+    optim::StepCoefficients optimizer;
   };
 
   // What a step tells; summed over the ranks by one call.
@@ -363,9 +365,9 @@ class Trainer {
     if (!backend_.planning()) communicator_.all_reduce(backend_, control, control_values);
     std::array<Master*, Optimizer::states> states;
     for (std::size_t i = 0; i < states.size(); ++i) states[i] = optimizer_state_[i].data();
-    optimizer_.step(backend_, optim::Update<Scalar, typename Optimizer::Coefficients, Optimizer::states>{
-                                  Student::entries, exchange_.parts(), &scalars_.data()->optimizer, control + 1,
-                                  gradient, student_.parameters(), states});
+    optimizer_.step(backend_,
+                    optim::Update<Scalar>{Student::entries, groups_, exchange_.parts(), &scalars_.data()->optimizer,
+                                          control + 1, gradient, student_.parameters(), states});
     exchange_.gather(Student::parameters, student_.parameters());
   }
 
@@ -429,7 +431,8 @@ class Trainer {
 
   Backend& backend_;
   Communicator& communicator_;
-  Optimizer optimizer_;
+  optim::Updater<Backend> optimizer_;
+  std::vector<optim::Group> groups_ = optim::groups_of(Student::entries, optim::uniform());
   index batch_;
   long steps_ = 0;
   bool stop_wished_ = false;
