@@ -68,20 +68,23 @@ class ByHand {
     double blocked = 0;
     check_finite(backend_, gradient_.size(), static_cast<const float*>(gradient_.data()), &loss, &blocked);
     if (blocked != 0) ts::fail("a gradient is not finite");
-    const ts::AdamCoefficients coefficients = ts::optim::AdamW{}.coefficients(settings.learning_rate, ++steps_);
-    ts::optim::AdamW::step(backend_,
-                           ts::optim::Update<float, ts::AdamCoefficients, 2>{ts::Layout<Method>::entries,
-                                                                             {&all_, 1},
-                                                                             &coefficients,
-                                                                             &blocked,
-                                                                             gradient_.data(),
-                                                                             student_.data(),
-                                                                             {moment1_.data(), moment2_.data()}});
+    const ts::optim::StepCoefficients coefficients = optimizer_.coefficients(settings.learning_rate, ++steps_);
+    float* const moments[] = {moment1_.data(), moment2_.data()};
+    optimizer_.step(backend_, {ts::Layout<Method>::entries,
+                               groups_,
+                               {&all_, 1},
+                               &coefficients,
+                               &blocked,
+                               gradient_.data(),
+                               student_.data(),
+                               moments});
     return loss;
   }
 
  private:
   const ts::Part all_{0, ts::Layout<Method>::parameters, 0};
+  const ts::optim::Updater<Backend> optimizer_{ts::optim::AdamW{}};
+  const std::vector<ts::optim::Group> groups_ = ts::optim::groups_of(ts::Layout<Method>::entries, ts::optim::uniform());
 
   template <int columns>
   Rows<float, columns> room(ts::index rows) {
