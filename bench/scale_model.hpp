@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "objective.hpp"
 #include "tessera/comm/communicator.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/core/layout.hpp"
@@ -56,21 +57,21 @@ inline std::string_view stage_key(std::string_view name, bool behind_blocks) {
 
 // Multiply-adds by the model, as bench/cuda/step_bench.hpp counts them: every matrix once for each token that it sees,
 // and 2 tokens^2 width for attention. Nothing is taken off for what need not be computed.
-template <class Method>
+template <class Objective>
 [[nodiscard]] Model describe(std::string name) {
-  using Encoder = typename Method::Encoder;
+  using Encoder = typename Objective::Encoder;
   constexpr double tokens = Encoder::tokens, patches = Encoder::patches, width = Encoder::width;
   Model model{std::move(name),
-              ts::Layout<Method>::parameters,
-              ts::Layout<typename Method::Teacher>::parameters,
-              ts::Layout<Method>::trained_count,
-              Method::views,
-              Method::out,
+              OnlineLayout<Objective>::parameters,
+              AverageLayout<Objective>::parameters,
+              OnlineLayout<Objective>::trained_count,
+              Objective::views,
+              Objective::out,
               {},
               {},
               {}};
   std::string_view key = "nothing yet";
-  for (const ts::Entry& entry : ts::Layout<Method>::entries) {
+  for (const ts::Entry& entry : OnlineLayout<Objective>::entries) {
     const std::string_view tensor = entry.name.view();
     if (entry.role == ts::Role::statistic) {
       if (tensor.ends_with(".running_mean"))
