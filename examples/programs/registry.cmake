@@ -1,6 +1,6 @@
 # What the training programs can train: one line for an objective with the machines that it runs on, one for an encoder.
 # Each pair becomes a small translation unit of its own; TESSERA_ARCHS and TESSERA_OBJECTIVES pick which are compiled.
-set(TESSERA_ALL_OBJECTIVES moco_v3 simclr)
+set(TESSERA_ALL_OBJECTIVES moco_v3 simclr supervised)
 set(TESSERA_ALL_ARCHS vit_tiny vit_small vit_base vit_large vit_huge vit_small_p7 vit_base_p7 vit_large_p7 vit_conv_small
                       vit_conv_base)
 set(TESSERA_CONV_ARCHS vit_conv_small vit_conv_base) # have no patch projection to freeze

@@ -42,6 +42,7 @@
 #include "tessera/objectives/objective.hpp"
 #include "tessera/objectives/simclr.hpp"
 #include "tessera/objectives/step.hpp"
+#include "tessera/objectives/supervised.hpp"
 #include "tessera/optim/optimizer.hpp"
 #include "tessera/optim/optimizers.hpp"
 #include "tessera/optim/schedules.hpp"

@@ -108,10 +108,15 @@ class Study {
       crops_[group].assign(pixels(t, first, count));
       first += count;
     });
+    if constexpr (Reads::labels) assign_labels(t);
     StepSettings<Objective> all{.learning_rate = fixture_.tensor("lr").values[static_cast<std::size_t>(t)]};
     all.settings = settings;
+    if (still_) all.learning_rate = 0;
     return trainer_.step(batch_, all);
   }
+
+  // From now on steps have a rate of 0.
+  void hold_still() { still_ = true; }
 
   [[nodiscard]] std::vector<Master> gradient() const {
     return downloaded(backend_, static_cast<const Master*>(trainer_.gradient()), Online::parameters);
@@ -168,6 +173,15 @@ class Study {
     return stacked;
   }
 
+  // This rank's labels of step t, where the objective reads some.
+  void assign_labels(index t) {
+    const index share = trainer_.batch(), first = t * all_images() + communicator_.rank() * share;
+    const auto all = fixture_.template values<int>("labels");
+    backend_.upload(share, all.data() + first, labels_.data());
+    backend_.wait();
+    batch_.labels = labels_.data();
+  }
+
   // Tensors start as the fixture says; averages that it does not hold start as what they follow.
   void start() {
     trainer_.resume([&](const auto& tensors) {
@@ -207,8 +221,10 @@ class Study {
   const Fixture& fixture_;
   const Fixture images_{"study_images"};
   Communicator communicator_;
+  bool still_ = false;
   TrainerOn<Objective, Backend, Communicator> trainer_;
   std::vector<Held<Scalar, Backend>> crops_;  // one of each group
+  typename Backend::template Buffer<int> labels_{trainer_.batch()};
   data::Batch<Scalar, Reads> batch_ = data::Batch<Scalar, Reads>::planned(trainer_.batch());
 };
 

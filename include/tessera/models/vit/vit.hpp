@@ -15,6 +15,7 @@
 #include "tessera/models/vit/policies.hpp"
 #include "tessera/nn/attention.hpp"
 #include "tessera/nn/block.hpp"
+#include "tessera/nn/drop_path.hpp"
 #include "tessera/nn/layer_norm.hpp"
 #include "tessera/nn/mlp.hpp"
 
@@ -104,9 +105,10 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
     saved.x[depth] = context.template take<width>(images.rows * last_tokens);
     saved.embedding = Embedding::forward(context, p, images, saved.x[0]);
     for (std::size_t i = 0; i != last; ++i)
-      saved.blocks[i] = Block::forward(context, p.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.x[i + 1]);
-    saved.last_block =
-        LastBlock::forward(context, p.blocks[last], Rows<const Scalar, width>(saved.x[last]), saved.x[depth]);
+      saved.blocks[i] = Block::forward(context, p.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.x[i + 1],
+                                       nn::branch_scales(context, static_cast<int>(i), images.rows));
+    saved.last_block = LastBlock::forward(context, p.blocks[last], Rows<const Scalar, width>(saved.x[last]),
+                                          saved.x[depth], nn::branch_scales(context, last, images.rows));
     pool(context, p, Rows<const Scalar, width>(saved.x[depth]), saved, features);
     return saved;
   }
@@ -166,12 +168,13 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
       pool_backward(context, p, g, saved, d_features, dy);
       if constexpr (Pooling::final_norm) context.gradients_final(g.norm.weight);
       LastBlock::backward(context, p.blocks[last], g.blocks[last], Rows<const Scalar, width>(saved.x[last]),
-                          saved.last_block, Rows<const Scalar, width>(dy), dx);
+                          saved.last_block, Rows<const Scalar, width>(dy), dx,
+                          nn::branch_scales(context, last, images.rows));
       context.gradients_final(g.blocks[last].norm1.weight);
     }
     for (std::size_t i = last; i-- > 0;) {
       Block::backward(context, p.blocks[i], g.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.blocks[i],
-                      Rows<const Scalar, width>(dx), dx);
+                      Rows<const Scalar, width>(dx), dx, nn::branch_scales(context, static_cast<int>(i), images.rows));
       context.gradients_final(g.blocks[i].norm1.weight);
     }
     Embedding::backward(context, p, g, images, saved.embedding, Rows<const Scalar, width>(dx), d_images);
