@@ -37,7 +37,7 @@ struct Context {
 
   Exchange* exchange = nullptr;  // there if ranks share the step
 
-  // Backward tells, as it goes, that the gradients from this one to the end of the flat buffer are final.
+  // Backward tells, as it goes, that the gradients from this one to the end of its network's are final.
   void gradients_final(const Accumulator<Scalar>* from) {
     if constexpr (shared) exchange->final_from(from);
   }
