@@ -16,8 +16,7 @@ using Frozen = ts::vit::policies<ts::embed::FrozenPatches>;
 using Tiny = ts::objectives::MoCoV3<ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, Frozen>, ts::heads::Mlp<3, 512, 128>,
                                     ts::heads::Mlp<2, 512, 128>>;
 using ReluTiny = ts::objectives::MoCoV3<
-    ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>,
-                  ts::vit::policies<ts::embed::FrozenPatches, ts::position::SinCos2d, examples::ReluAttention>>,
+    ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, ts::vit::policies<ts::embed::FrozenPatches, examples::ReluAttention>>,
     ts::heads::Mlp<3, 512, 128>, ts::heads::Mlp<2, 512, 128>>;
 using Small = ts::objectives::MoCoV3<ts::vit::Small<ts::image<224>, ts::patch<16>, Frozen>>;
 using Backend = ts::cpu::Backend<float>;

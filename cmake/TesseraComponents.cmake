@@ -1,7 +1,7 @@
 # What each part of Tessera needs. Used by the build and by the installed package alike.
 #
 # tessera_find_component(NAME [REQUIRED]) sets TESSERA_<NAME>_FOUND, _LIBRARIES, _DEFINITIONS and _OPTIONS.
-set(TESSERA_COMPONENTS io data report onednn cblas mpi cuda nccl)
+set(TESSERA_COMPONENTS io data programs onednn cblas mpi cuda nccl)
 
 macro(tessera_find_component component)
   set(TESSERA_${component}_FOUND FALSE)
@@ -23,10 +23,15 @@ macro(tessera_find_component component)
     find_package(ZLIB QUIET)
     set(TESSERA_data_FOUND ${ZLIB_FOUND})
     set(TESSERA_data_LIBRARIES ZLIB::ZLIB)
-  elseif("${component}" STREQUAL "report")
+  elseif("${component}" STREQUAL "programs")
+    find_package(nlohmann_json 3.11 QUIET)
+    find_package(ZLIB QUIET)
     find_package(PNG QUIET)
-    set(TESSERA_report_FOUND ${PNG_FOUND})
-    set(TESSERA_report_LIBRARIES PNG::PNG)
+    find_package(CLI11 2.1 QUIET)
+    if(nlohmann_json_FOUND AND ZLIB_FOUND AND PNG_FOUND AND CLI11_FOUND)
+      set(TESSERA_programs_FOUND TRUE)
+      set(TESSERA_programs_LIBRARIES nlohmann_json::nlohmann_json ZLIB::ZLIB PNG::PNG CLI11::CLI11)
+    endif()
   elseif("${component}" STREQUAL "onednn")
     # Debian's package file for dnnl asks for OpenCL's, which is not needed here. Of OpenMP only the run-time is used
     # (omp_set_num_threads), no compiler flag.

@@ -1,4 +1,4 @@
-# find_package(tessera 0.1 CONFIG [COMPONENTS io data report onednn cblas mpi cuda nccl])
+# find_package(tessera 0.1 CONFIG [COMPONENTS io data programs onednn cblas mpi cuda nccl])
 include(CMakeFindDependencyMacro)
 include(${CMAKE_CURRENT_LIST_DIR}/TesseraComponents.cmake)
 

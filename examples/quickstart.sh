@@ -10,14 +10,14 @@ need_packages "the quickstart" g++ cmake ninja-build libeigen3-dev libxtensor-de
 echo "Building (about a minute, once)"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-{ cmake --preset release -DTESSERA_BUILD_BENCH=OFF && cmake --build --preset release --target pretrain extract_features; } \
-  >"$log" 2>&1 || { cat "$log"; exit 1; }
+build=build/quickstart
+{ cmake --preset release -B "$build" -DTESSERA_BUILD_BENCH=OFF -DTESSERA_ARCHS=vit_tiny -DTESSERA_OBJECTIVES=moco_v3 &&
+  cmake --build "$build" --target pretrain probe extract_features; } >"$log" 2>&1 || { cat "$log"; exit 1; }
 
 data=(--data /usr/share/datasets/fashion-mnist
   --class-names T-shirt,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Boot)
 for flag in "$@"; do [[ $flag == --data* ]] && data=(); done
-exec build/release/examples/pretrain "${data[@]}" \
-  --arch vit_tiny --moco-dim 128 --moco-mlp-dim 512 \
+exec "$build/examples/pretrain" "${data[@]}" --arch vit_tiny \
   --epochs 5 --warmup-epochs 0.5 --batch-size 128 --optimizer adamw --lr 6e-3 --weight-decay 0.1 \
   --moco-m 0.95 --moco-m-cos --moco-t 0.1 --crop-min 0.7 \
   --out runs/quickstart "$@"

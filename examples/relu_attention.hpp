@@ -56,6 +56,17 @@ struct ReluAttention {
         });
   }
 
+  // What v is multiplied with (images*heads*tokens x tokens), for attention maps. A policy may leave this out: its
+  // model then has no maps.
+  template <int tokens, int heads, class Context, class Scalar, int columns>
+  static void weights(Context& context, ts::Rows<const Scalar, columns> qkv, ts::Rows<Scalar, tokens> weights) {
+    constexpr int width = columns / 3;
+    for_heads<tokens, heads, width>(context, qkv, [&](ts::index row, ts::index column, Scalar*, Scalar*) {
+      const ts::index head = row / tokens * heads + column / (width / heads);
+      weigh<tokens, heads, width, typename Context::Backend::Matmul>(qkv.row(row) + column, weights.row(head * tokens));
+    });
+  }
+
  private:
   template <class Scalar>
   using Operand = ts::cpu::Operand<Scalar>;

@@ -175,7 +175,7 @@ void contrasts() {
             [&] { normalize_rows(backend, input<features>(x), all<features>(y), all<1>(inverse)); });
   });
   // Loss and gradient of one view: two products, and logits that need not leave the cache.
-  add("contrastive_loss/4096x4096x256", [](benchmark::State& state) {
+  add("info_nce/4096x4096x256", [](benchmark::State& state) {
     Backend backend;
     const auto q = low(backend, batch * features), k = low(backend, batch * features);
     const auto d_q = low(backend, batch * features);
@@ -183,8 +183,22 @@ void contrasts() {
     constexpr double value = 0.2;
     backend.upload(1, &value, temperature.data());
     measure(state, backend, {.flops = 4.0 * batch * batch * features}, [&] {
-      contrastive_loss(backend, input<features>(q), input<features>(k), temperature.data(), 0, batch, loss.data(),
-                       all<features>(d_q));
+      info_nce(backend, input<features>(q), input<features>(k), ts::InfoNce{2, true}, temperature.data(), 0, batch,
+               loss.data(), all<features>(d_q));
+    });
+  });
+  // Loss and gradient of all views of 4096 images: three products.
+  add("nt_xent/8192x256", [](benchmark::State& state) {
+    Backend backend;
+    constexpr index views = 2 * batch;
+    const auto z = low(backend, views * features), d_z = low(backend, views * features);
+    const auto log_sums = full(backend, views);
+    const Buffer<double> temperature(1), loss(1);
+    constexpr double value = 0.2;
+    backend.upload(1, &value, temperature.data());
+    measure(state, backend, {.flops = 6.0 * views * views * features}, [&] {
+      nt_xent_forward(backend, input<features>(z), temperature.data(), 0, all<1>(log_sums), loss.data());
+      nt_xent_backward(backend, input<features>(z), temperature.data(), 0, input<1>(log_sums), all<features>(d_z));
     });
   });
 }

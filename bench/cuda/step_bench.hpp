@@ -19,9 +19,7 @@ void add_large();
 void add_huge();
 
 template <class Recompute = ts::recompute::None>
-using FrozenPatches =
-    ts::vit::policies<ts::embed::FrozenPatches, ts::position::SinCos2d, ts::attention::SoftmaxAttention,
-                      ts::pooling::ClassToken, ts::mlp_norm::LayerNorm, ts::nn::Gelu, Recompute>;
+using FrozenPatches = ts::vit::policies<ts::embed::FrozenPatches, Recompute>;
 
 // FLOPs of one image in a step by the model: 8 forwards, for each of two views is queried (1), differentiated (2) and
 // encoded by the momentum encoder (1). Multiply-adds of a forward: patches x values of a patch x width; in each block

@@ -3,6 +3,8 @@
 
 #include "archs.hpp"
 #include "tessera/objectives/moco_v3.hpp"
+#include "tessera/objectives/simclr.hpp"
+#include "tessera/objectives/supervised.hpp"
 
 namespace named {
 
@@ -11,5 +13,11 @@ namespace ts = tessera;
 template <class Arch>
 using moco_v3 = ts::objectives::MoCoV3<typename Arch::Encoder, ts::heads::Mlp<3, Arch::mlp_dim, Arch::dim>,
                                        ts::heads::Mlp<2, Arch::mlp_dim, Arch::dim>>;
+
+template <class Arch>
+using simclr = ts::objectives::SimCLR<typename Arch::Encoder, ts::heads::Mlp<3, Arch::mlp_dim, Arch::dim>>;
+
+template <class Arch>
+using supervised = ts::objectives::Supervised<typename Arch::Encoder, Arch::classes>;
 
 }  // namespace named

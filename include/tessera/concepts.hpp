@@ -20,6 +20,9 @@ struct Backend {
   using Scalar = float;
 };
 struct Communicator {};
+struct Image {};
+struct Patch {};
+struct Block {};
 using Context = tessera::Context<Backend, Communicator>;
 }  // namespace archetype
 
@@ -72,6 +75,23 @@ concept AttentionPolicy = requires(archetype::Context& context, Rows<const float
   Candidate::template backward<4, 2>(context, qkv, d_out, saved, d_out, d_qkv);
 };
 
+// An attention policy whose weights can be drawn: weights (images*heads*tokens x tokens) of every query for every key,
+// as forward applies them to v. A policy without has no attention maps. columns = 3 * width.
+//   template <int tokens, int heads, class Context, class Scalar, int columns>
+//   static void weights(Context&, Rows<const Scalar, columns> qkv, Rows<Scalar, tokens> weights);
+template <class Candidate>
+concept AttentionWeights = AttentionPolicy<Candidate> &&
+    requires(archetype::Context& context, Rows<const float, 24> qkv, Rows<float, 4> weights) {
+  Candidate::template weights<4, 2>(context, qkv, weights);
+};
+
+// struct Patches { template <class Image, class Patch, int width> using Layer = ...; };
+// The layer takes images (rows of Image::values) to images * tokens rows of `width`; it has grid, tokens and trained.
+template <class Candidate>
+concept PatchEmbedding = requires {
+  typename Candidate::template Layer<archetype::Image, archetype::Patch, 8>;
+};
+
 // struct None { static constexpr bool trained = false; template <int width> static constexpr bool supports = true;
 //               template <class Visit> static constexpr typename Visit::Leaf declare(Visit&, const Name&, int tokens,
 //               int width) { return {}; } };
@@ -90,6 +110,18 @@ concept Pooling = requires {
 }
 &&(Candidate::final_norm || !Candidate::class_token);
 
+// struct LayerNorm { template <int features> using Layer = nn::LayerNorm<features>; };
+template <class Candidate>
+concept MlpNorm = requires {
+  { Candidate::template Layer<8>::each_row_alone } -> std::convertible_to<bool>;
+};
+
+// struct None { template <class Block> using Layer = Block; };
+template <class Candidate>
+concept Recomputation = requires {
+  typename Candidate::template Layer<archetype::Block>;
+};
+
 // struct Identity { static Value value(Value x); static ValueAndSlope<Value> value_and_slope(Value x); }; for packs and
 // scalars.
 template <class Candidate>
@@ -97,27 +129,6 @@ concept ActivationFunction = requires(simd::Pack<float> pack, double scalar) {
   { Candidate::value(pack) } -> std::same_as<simd::Pack<float>>;
   { Candidate::value(scalar) } -> std::same_as<double>;
   Candidate::value_and_slope(pack).slope;
-};
-
-// struct Method {
-//   int states; bool whole_tensors; const char* name; struct Coefficients {};
-//   Coefficients coefficients(double rate, long step);
-//   void step(Backend&, const optim::Update<Scalar, Coefficients, states>&);
-// };
-template <class Candidate>
-concept Optimizer = requires {
-  { Candidate::states } -> std::convertible_to<int>;
-  { Candidate::whole_tensors } -> std::convertible_to<bool>;
-  { Candidate::name } -> std::convertible_to<const char*>;
-  typename Candidate::Coefficients;
-};
-
-// struct Images { int size(); ImageView image(int i); int label(int i); };
-template <class Candidate>
-concept Dataset = requires(const Candidate& images, int i) {
-  { images.size() } -> std::convertible_to<int>;
-  { images.image(i).channels } -> std::convertible_to<int>;
-  { images.label(i) } -> std::convertible_to<int>;
 };
 
 }  // namespace TESSERA_ABI

@@ -14,6 +14,5 @@ using Attention = ForwardOnly;
 #else
 using Attention = ts::attention::SoftmaxAttention;
 #endif
-using Model = ts::VisionTransformer<ts::image<32>, ts::patch<8>, 96, 2, 6, 4,
-                                    ts::vit::policies<ts::embed::Patches, ts::position::SinCos2d, Attention>>;
+using Model = ts::VisionTransformer<ts::image<32>, ts::patch<8>, 96, 2, 6, 4, ts::vit::policies<Attention>>;
 static_assert(ts::Layout<Model>::parameter_count > 0);

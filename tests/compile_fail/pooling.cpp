@@ -9,7 +9,5 @@ using Pooling = Half;
 #else
 using Pooling = ts::pooling::Mean;
 #endif
-using Model = ts::VisionTransformer<
-    ts::image<32>, ts::patch<8>, 96, 2, 6, 4,
-    ts::vit::policies<ts::embed::Patches, ts::position::SinCos2d, ts::attention::SoftmaxAttention, Pooling>>;
+using Model = ts::VisionTransformer<ts::image<32>, ts::patch<8>, 96, 2, 6, 4, ts::vit::policies<Pooling>>;
 static_assert(ts::Layout<Model>::parameter_count > 0);

@@ -10,7 +10,5 @@ using Norm = ts::mlp_norm::LayerNorm;
 #endif
 
 using Encoder =
-    ts::VisionTransformer<ts::image<28, 1>, ts::patch<7>, 32, 2, 2, 4,
-                          ts::vit::policies<ts::embed::Patches, ts::position::SinCos2d, ts::attention::SoftmaxAttention,
-                                            ts::pooling::ClassToken, Norm, ts::nn::Gelu, ts::recompute::Blocks>>;
+    ts::VisionTransformer<ts::image<28, 1>, ts::patch<7>, 32, 2, 2, 4, ts::vit::policies<Norm, ts::recompute::Blocks>>;
 static_assert(ts::Layout<Encoder>::parameter_count > 0);

@@ -67,14 +67,14 @@ TYPED_TEST(Contrastive, ARowOfZerosStaysZero) {
 // The loss and, if wanted, d_q; the loss is added to 0.5 and must not depend on the number of threads either.
 template <int columns, class Scalar>
 double run_loss(const Matrix& q, const Matrix& k, double temperature, index first_label, index total,
-                Values<Scalar>& d_q) {
+                Values<Scalar>& d_q, InfoNce term = moco_term) {
   const Values<Scalar> q_values(q), k_values(k);
   std::vector<double> losses;
   run_operation<Scalar>(
       [&](auto& backend) {
         double loss = 0.5;
-        contrastive_loss(backend, input<columns>(q_values), input<columns>(k_values), &temperature, first_label, total,
-                         &loss, output<columns>(d_q));
+        info_nce(backend, input<columns>(q_values), input<columns>(k_values), term, &temperature, first_label, total,
+                 &loss, output<columns>(d_q));
         if (backend.planning())
           EXPECT_EQ(loss, 0.5);
         else
@@ -96,16 +96,17 @@ Matrix unit_rows(Random& random, index rows, index columns) {
 }
 
 template <class Scalar, int columns>
-void check_loss(index queries, index keys, index first_label, double temperature = 0.2) {
+void check_loss(index queries, index keys, index first_label, InfoNce term = moco_term) {
+  constexpr double temperature = 0.2;
   SCOPED_TRACE(fmt::format("{} queries, {} keys from {}, {} wide", queries, keys, first_label, columns));
   Random random(1, Purpose::test, 0, 0);
   const Matrix q = unit_rows(random, queries, columns), k = unit_rows(random, keys, columns);
-  const NaiveLoss naive(q, k, temperature, first_label, keys);
+  const NaiveLoss naive(q, k, temperature, first_label, keys, term);
   Values<Scalar> d_q(queries, columns), unwanted(0, columns);
-  EXPECT_NEAR(run_loss<columns>(q, k, temperature, first_label, keys, d_q), naive.loss,
+  EXPECT_NEAR(run_loss<columns>(q, k, temperature, first_label, keys, d_q, term), naive.loss,
               rounding<Scalar> * std::max(1.0, naive.loss));
   expect_close("d_q", d_q, naive.d_q);
-  EXPECT_NEAR(run_loss<columns>(q, k, temperature, first_label, keys, unwanted), naive.loss,
+  EXPECT_NEAR(run_loss<columns>(q, k, temperature, first_label, keys, unwanted, term), naive.loss,
               rounding<Scalar> * std::max(1.0, naive.loss));
 }
 
@@ -114,6 +115,7 @@ TYPED_TEST(Contrastive, LossEqualsTheDefinition) {
   check_loss<TypeParam, 7>(5, 5, 0);
   check_loss<TypeParam, 32>(130, 130, 0);
   check_loss<TypeParam, 7>(70, 211, 140);  // the third rank's
+  check_loss<TypeParam, 7>(5, 5, 0, {.weight = 3});
 }
 
 TYPED_TEST(Contrastive, LossHasTheKnownValues) {

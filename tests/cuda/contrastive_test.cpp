@@ -73,14 +73,14 @@ TYPED_TEST(DeviceContrastive, ARowOfZerosStaysZero) {
 // The loss, which is added to 0.5, and d_q, unless it has no rows.
 template <int columns, class Scalar>
 double run_loss(const Matrix& q, const Matrix& k, double temperature, index first_label, index total,
-                const DeviceValues<Scalar>& d_q) {
+                const DeviceValues<Scalar>& d_q, InfoNce term = moco_term) {
   const DeviceValues<Scalar> q_values(q), k_values(k);
   const DeviceValues<double> temperature_value(Matrix(1, 1, temperature)), loss(Matrix(1, 1, 0.5));
   run_on_device<Scalar>(
       [&](cuda::Backend<Scalar>& backend) {
-        contrastive_loss(backend, q_values.template input<columns>(), k_values.template input<columns>(),
-                         static_cast<const double*>(temperature_value.data()), first_label, total, loss.data(),
-                         d_q.template output<columns>());
+        info_nce(backend, q_values.template input<columns>(), k_values.template input<columns>(), term,
+                 static_cast<const double*>(temperature_value.data()), first_label, total, loss.data(),
+                 d_q.template output<columns>());
       },
       d_q, loss);
   return loss.values()(0, 0) - 0.5;
@@ -104,14 +104,15 @@ void expect_loss(const NaiveLoss& naive, double loss, const DeviceValues<Scalar>
 }
 
 template <class Scalar, int columns>
-void check_loss(index queries, index keys, index first_label, index total, double temperature) {
+void check_loss(index queries, index keys, index first_label, index total, double temperature,
+                InfoNce term = moco_term) {
   SCOPED_TRACE(fmt::format("{} queries, {} keys from {}, {} wide", queries, keys, first_label, columns));
   Random random(1, Purpose::test, 0, 0);
   const Matrix q = unit_rows<Scalar>(random, queries, columns), k = unit_rows<Scalar>(random, keys, columns);
-  const NaiveLoss naive(q, k, temperature, first_label, total);
+  const NaiveLoss naive(q, k, temperature, first_label, total, term);
   const DeviceValues<Scalar> d_q(queries, columns), unwanted(0, columns);
-  expect_loss(naive, run_loss<columns>(q, k, temperature, first_label, total, d_q), d_q);
-  EXPECT_NEAR(run_loss<columns>(q, k, temperature, first_label, total, unwanted), naive.loss,
+  expect_loss(naive, run_loss<columns>(q, k, temperature, first_label, total, d_q, term), d_q);
+  EXPECT_NEAR(run_loss<columns>(q, k, temperature, first_label, total, unwanted, term), naive.loss,
               2e-6 * std::max(1.0, naive.loss));
 }
 
@@ -121,6 +122,7 @@ TYPED_TEST(DeviceContrastive, LossEqualsTheDefinition) {
   check_loss<TypeParam, 32>(132, 132, 0, 132, 0.05);
   check_loss<TypeParam, 7>(70, 211, 140, 210, 0.2);     // the third rank's
   check_loss<TypeParam, 8>(30, 1300, 1270, 1300, 1.0);  // more keys than threads
+  check_loss<TypeParam, 7>(5, 5, 0, 5, 0.2, {.weight = 3});
 }
 
 // More queries than are compared at a time.

@@ -15,7 +15,7 @@ ALLOWED = {
     "optim": ["core"],
     "data": ["core", "io"],
     "io": ["core"],
-    "eval": ["core", "comm", "cpu", "nn", "models", "data", "io"],
+    "eval": ["core", "comm", "cpu", "nn", "models", "optim", "data", "io"],
     "objectives": ["core", "comm", "nn", "models", "data", "optim"],
     "train": ["core", "cpu", "cuda", "comm", "nn", "models", "optim", "data", "io", "eval", "objectives"],
     "testing": ["core", "cpu", "comm", "nn", "models"],

@@ -26,8 +26,7 @@ static_assert(parameters<vit::ConvSmall<>> == 20'617'392);
 static_assert(parameters<vit::ConvBase<>> == 82'199'904);
 
 // ViT-BN has the same parameters; the statistics of its BatchNorms are no parameters.
-using WithBatchNorm = vit::policies<embed::Patches, position::SinCos2d, attention::SoftmaxAttention,
-                                    pooling::ClassToken, mlp_norm::BatchNorm>;
+using WithBatchNorm = vit::policies<mlp_norm::BatchNorm>;
 static_assert(parameters<vit::Small<image<224>, patch<16>, WithBatchNorm>> == 21'665'664);
 static_assert(parameters<vit::Base<image<224>, patch<16>, WithBatchNorm>> == 85'798'656);
 

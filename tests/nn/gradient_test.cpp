@@ -2,6 +2,9 @@
 // with a line in `Layers`.
 #include <gtest/gtest.h>
 
+#include <string>
+#include <vector>
+
 #include "support/gradient.hpp"
 #include "tessera/models/heads.hpp"
 #include "tessera/models/vit/vit.hpp"
@@ -43,8 +46,7 @@ struct Residual {
 
 template <class Embed, class Position, class Pooling, class MlpNorm = mlp_norm::LayerNorm, class Activation = nn::Gelu>
 using SmallViT =
-    VisionTransformer<image<8, 2>, patch<4>, 12, 2, 3, 2,
-                      vit::policies<Embed, Position, attention::SoftmaxAttention, Pooling, MlpNorm, Activation>>;
+    VisionTransformer<image<8, 2>, patch<4>, 12, 2, 3, 2, vit::policies<Embed, Position, Pooling, MlpNorm, Activation>>;
 template <int tokens, int heads, int width>
 using Attention = Residual<nn::Attention<width, tokens, heads>, width>;
 
@@ -73,6 +75,10 @@ using Layers =
                    Case<SmallViT<Patches, Learned, MeanNorm>, 3>, Case<SmallViT<Patches, None, MeanNorm>, 3>,
                    Case<SmallViT<Patches, SinCos2d, Mean>, 3>, Case<SmallViT<Patches, Learned, Mean>, 3>,
                    Case<SmallViT<FrozenPatches, None, Mean>, 3>,
+                   Case<SmallViT<Patches, Learned, ClassToken>::at<image<12, 2>>, 3>,
+                   Case<SmallViT<Patches, Learned, MeanNorm>::at<image<16, 2>>, 2>,
+                   Case<SmallViT<Patches, SinCos2d, Mean>::at<image<4, 2>>, 3>,
+                   Case<SmallViT<Patches, None, ClassToken>::at<image<12, 2>>, 2>,
                    Case<SmallViT<FrozenPatches, SinCos2d, ClassToken, mlp_norm::BatchNorm>, 4, 2>,
                    Case<SmallViT<Patches, Learned, MeanNorm, mlp_norm::BatchNorm, nn::GeluTanh>, 4, 2>>;
 
@@ -83,6 +89,26 @@ TYPED_TEST_SUITE(Gradient, Layers);
 TYPED_TEST(Gradient, EqualsFiniteDifferences) {
   std::string worst;
   EXPECT_LT((gradient_error<typename TypeParam::Layer>(TypeParam::rows, TypeParam::views, &worst)), 1e-7) << worst;
+}
+
+template <class Encoder>
+class GradientWithDropPath : public testing::Test {};
+using Dropped = testing::Types<SmallViT<Patches, Learned, ClassToken>, SmallViT<Patches, SinCos2d, MeanNorm>,
+                               SmallViT<FrozenPatches, SinCos2d, ClassToken, mlp_norm::BatchNorm>,
+                               VisionTransformer<image<8, 2>, patch<4>, 12, 3, 3, 2, vit::policies<recompute::Blocks>>>;
+TYPED_TEST_SUITE(GradientWithDropPath, Dropped);
+
+// Factors of 0 and of 1 / (1 - rate), different for every branch and image.
+TYPED_TEST(GradientWithDropPath, EqualsFiniteDifferences) {
+  constexpr index images = 4;
+  std::vector<double> scales(2 * TypeParam::depth * images);
+  for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = i % 3 == 1 ? 0 : 1 / (1 - 0.02 * static_cast<double>(i));
+  std::string worst;
+  const double error = gradient_error<TypeParam>(images, 1, &worst, [&](auto& context) {
+    context.drop_path = true;
+    context.branch_scales = scales.data();
+  });
+  EXPECT_LT(error, 1e-7) << worst;
 }
 
 // ReLU's kink spoils differences that straddle it; few of these do, and by little. The convolutional stem, which has

@@ -45,8 +45,8 @@ TYPED_TEST(MoCoV3Parity, Contrast) {
   const auto contrast = [&] {
     normalize_rows(backend, Input{q.data(), rows}, Features{q.data(), rows}, Rows<Scalar, 1>{inverse_q.data(), rows});
     normalize_rows(backend, Input{k.data(), rows}, Features{k.data(), rows}, Rows<Scalar, 1>{inverse_k.data(), rows});
-    contrastive_loss(backend, Input{q.data(), rows}, Input{k.data(), rows}, &temperature, 0, rows, &loss,
-                     Features{gradient.data(), rows});
+    info_nce(backend, Input{q.data(), rows}, Input{k.data(), rows}, InfoNce{2, true}, &temperature, 0, rows, &loss,
+             Features{gradient.data(), rows});
     normalize_rows_backward(backend, Input{q.data(), rows}, Rows<const Scalar, 1>{inverse_q.data(), rows},
                             Input{gradient.data(), rows}, Features{gradient.data(), rows});
   };

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "support/operation.hpp"
-#include "tessera/core/update.hpp"
+#include "tessera/core/info_nce.hpp"
+#include "tessera/optim/adamw.hpp"
+#include "tessera/optim/sgd.hpp"
 
 namespace tessera::test {
 
@@ -82,12 +85,16 @@ struct NaiveAttention {
   }
 };
 
-// A loss by the definition: 2 temperature / total times the cross entropies' sum.
+// MoCo v3's loss: 2 temperature times a mean of cross entropies.
+inline constexpr InfoNce moco_term{.weight = 2, .times_temperature = true};
+
+// A loss by the definition: the term's factor / total times the cross entropies' sum.
 struct NaiveLoss {
   double loss = 0;
   Matrix d_q;
 
-  NaiveLoss(const Matrix& q, const Matrix& k, double temperature, index first_label, index total)
+  NaiveLoss(const Matrix& q, const Matrix& k, double temperature, index first_label, index total,
+            InfoNce term = moco_term)
       : d_q(q.rows, q.columns) {
     const double n = static_cast<double>(total);
     for (index row = 0; row < q.rows; ++row) {
@@ -100,11 +107,47 @@ struct NaiveLoss {
       for (index j = 0; j < k.rows; ++j) {
         const double log_share = logits.data()[j] - largest - std::log(sum);
         const bool positive = j == first_label + row;
-        if (positive) loss -= 2 * temperature / n * log_share;
+        if (positive) loss -= term.weight * (term.times_temperature ? temperature : 1) / n * log_share;
         for (index c = 0; c < q.columns; ++c)
-          d_q(row, c) += 2 / n * (std::exp(log_share) - (positive ? 1 : 0)) * k(j, c);
+          d_q(row, c) += term.weight / (term.times_temperature ? 1 : temperature) / n *
+                         (std::exp(log_share) - (positive ? 1 : 0)) * k(j, c);
       }
     }
+  }
+};
+
+// SimCLR's loss by its definition, for all rows of z as anchors: G = softmax(S) - [j = p(i)] with -infinity on the
+// diagonal of S, d loss / d S = G / 2n and S is symmetric in z.
+struct NaiveNtXent {
+  Matrix losses, log_sums, d_z;
+
+  NaiveNtXent(const Matrix& z, double temperature) : losses(z.rows, 1), log_sums(z.rows, 1), d_z(z.rows, z.columns) {
+    const index n = z.rows;
+    Matrix s(n, n), g(n, n);
+    for (index i = 0; i < n; ++i)
+      for (index j = 0; j < n; ++j)
+        for (index c = 0; c < z.columns; ++c) s(i, j) += z(i, c) * z(j, c) / temperature;
+    for (index i = 0; i < n; ++i) {
+      const index positive = (i + n / 2) % n;
+      double largest = s(i, positive), sum = 0;
+      for (index j = 0; j < n; ++j)
+        if (j != i) largest = std::max(largest, s(i, j));
+      for (index j = 0; j < n; ++j)
+        if (j != i) sum += std::exp(s(i, j) - largest);
+      log_sums(i, 0) = largest + std::log(sum);
+      losses(i, 0) = (largest - s(i, positive) + std::log(sum)) / static_cast<double>(n);
+      for (index j = 0; j < n; ++j)
+        if (j != i) g(i, j) = std::exp(s(i, j) - largest) / sum - (j == positive ? 1 : 0);
+    }
+    for (index i = 0; i < n; ++i)
+      for (index j = 0; j < n; ++j)
+        for (index c = 0; c < z.columns; ++c)
+          d_z(i, c) += (g(i, j) + g(j, i)) * z(j, c) / (static_cast<double>(n) * temperature);
+  }
+
+  // Of the anchors [first, first + count).
+  [[nodiscard]] double loss(index first, index count) const {
+    return std::accumulate(losses.values.begin() + first, losses.values.begin() + first + count, 0.0);
   }
 };
 
@@ -170,7 +213,7 @@ struct Adam {
   }
 
   // Moves the moments and returns the bias-corrected direction.
-  Matrix direction(const AdamCoefficients& c) {
+  Matrix direction(const optim::AdamCoefficients& c) {
     Matrix direction(1, gradient.columns);
     for (index i = 0; i < gradient.columns; ++i) {
       const double g = gradient(0, i);
@@ -190,7 +233,7 @@ struct Momentum {
     return {normal(random, 1, count), normal(random, 1, count, 0, 0.5), normal(random, 1, count)};
   }
   // velocity = momentum velocity + rate (gradient + decay weight); weight -= learning_rate velocity.
-  void move(const SgdCoefficients& c, double rate, double decay) {
+  void move(const optim::MomentumCoefficients& c, double rate, double decay) {
     for (index i = 0; i < gradient.columns; ++i) {
       velocity(0, i) = c.momentum * velocity(0, i) + rate * (gradient(0, i) + decay * weight(0, i));
       weight(0, i) -= c.learning_rate * velocity(0, i);
@@ -199,7 +242,7 @@ struct Momentum {
 };
 
 // At step 1, and later.
-inline constexpr AdamCoefficients early{0.5, 0.2, 0.9, 0.999, 1e-3, 10, 1000},
-    late{0.01, 0.1, 0.9, 0.95, 1e-8, 1.7, 3.1};
+inline constexpr optim::AdamCoefficients early{0.5, 0.2, 0.9, 0.999, 1e-3, 10, 1000, 31.622776601683793},
+    late{0.01, 0.1, 0.9, 0.95, 1e-8, 1.7, 3.1, 1.760681686165901};
 
 }  // namespace tessera::test

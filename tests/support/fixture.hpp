@@ -46,6 +46,11 @@ class Fixture {
     return tensors_.at(key);
   }
   [[nodiscard]] double number(const std::string& key) const { return std::stod(metadata_.at(key)); }
+  // A text of the metadata; empty if there is none.
+  [[nodiscard]] std::string text(const std::string& key) const {
+    const auto found = metadata_.find(key);
+    return found == metadata_.end() ? std::string() : found->second;
+  }
   [[nodiscard]] const std::map<std::string, Tensor>& tensors() const { return tensors_; }
 
   template <class Scalar>

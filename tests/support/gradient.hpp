@@ -13,11 +13,16 @@
 
 namespace tessera::test {
 
+struct Unprepared {
+  void operator()(auto&) const {}
+};
+
 // The largest error of a gradient of Layer, over its tensors and its input, each relative to the tensor's largest
 // gradient: of loss = sum(y * r) with random r, at random parameters and inputs of `rows` rows. A gradient that
 // backward leaves unassigned counts as infinitely wrong. For tensors of more than 48 values, 48 of them are checked.
-template <class Layer>
-double gradient_error(index rows, int views = 1, std::string* worst = nullptr) {
+// prepare(context) is called in front of every pass.
+template <class Layer, class Prepare = Unprepared>
+double gradient_error(index rows, int views = 1, std::string* worst = nullptr, Prepare prepare = {}) {
   using Backend = cpu::Backend<double, cpu::EigenMatmul>;
   using Table = Layout<Layer>;
   Backend backend(2);
@@ -52,6 +57,7 @@ double gradient_error(index rows, int views = 1, std::string* worst = nullptr) {
   const Rows<const double, Layer::in> input{x.data(), rows};
   const auto pass = [&](bool backward) {
     Context<Backend, comm::Serial> context{backend, communicator, Mode::train, views};
+    prepare(context);
     const auto frame = context.frame();
     const auto saved = Layer::forward(context, p, input, Rows<double, Layer::out>{y.data(), out_rows});
     if (backward)

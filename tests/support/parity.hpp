@@ -151,21 +151,16 @@ struct Plain {
 };
 struct Gap {
   static constexpr const char* name = "vit_gap";
-  using Model =
-      VisionTransformer<image<24>, patch<6>, 20, 2, 5, 4,
-                        vit::policies<embed::Patches, position::None, attention::SoftmaxAttention, pooling::Mean>>;
+  using Model = VisionTransformer<image<24>, patch<6>, 20, 2, 5, 4, vit::policies<position::None, pooling::Mean>>;
 };
 struct GapNormLearned {
   static constexpr const char* name = "vit_gap_norm_learned";
-  using Model = VisionTransformer<
-      image<24>, patch<6>, 20, 2, 5, 4,
-      vit::policies<embed::Patches, position::Learned, attention::SoftmaxAttention, pooling::MeanNorm>>;
+  using Model =
+      VisionTransformer<image<24>, patch<6>, 20, 2, 5, 4, vit::policies<position::Learned, pooling::MeanNorm>>;
 };
 struct MlpBatchNorm {
   static constexpr const char* name = "vit_mlp_batchnorm";
-  using Model = VisionTransformer<image<24>, patch<6>, 20, 2, 5, 4,
-                                  vit::policies<embed::Patches, position::SinCos2d, attention::SoftmaxAttention,
-                                                pooling::ClassToken, mlp_norm::BatchNorm>>;
+  using Model = VisionTransformer<image<24>, patch<6>, 20, 2, 5, 4, vit::policies<mlp_norm::BatchNorm>>;
 };
 struct ConvStem {
   static constexpr const char* name = "vit_conv_stem";

@@ -15,7 +15,6 @@
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/core/scalar.hpp"
-#include "tessera/core/update.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {

@@ -37,6 +37,12 @@ struct Context {
 
   Exchange* exchange = nullptr;  // there if ranks share the step
 
+  // Drop path (docs/method.md, 9.4): forward and backward scale the branches of transformer blocks. branch_scales
+  // (2 * depth x images, in memory of the backend; null while planning): for block i row 2i for its attention and row
+  // 2i + 1 for its MLP, each image's factor 0 or 1 / (1 - rate).
+  bool drop_path = false;
+  const Accumulator<Scalar>* branch_scales = nullptr;
+
   // Backward tells, as it goes, that the gradients from this one to the end of its network's are final.
   void gradients_final(const Accumulator<Scalar>* from) {
     if constexpr (shared) exchange->final_from(from);

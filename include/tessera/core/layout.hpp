@@ -87,6 +87,12 @@ struct Entry {
   [[nodiscard]] constexpr index size() const { return shape.size(); }
 };
 
+// Elements [first, last) of the flat buffers, which one rank updates; its optimizer states of them start at `state` in
+// buffers of its own.
+struct Part {
+  index first, last, state;
+};
+
 // Entries start at multiples of this many scalars: 256 bytes for every scalar of two bytes or more.
 inline constexpr index entry_alignment = alignment / 2;
 

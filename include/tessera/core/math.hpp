@@ -19,12 +19,22 @@ inline constexpr bool is_float_pack = std::is_same_v<Value, simd::Pack<float>>;
 template <class Value>
 inline constexpr bool is_double_pack = std::is_same_v<Value, simd::Pack<double>>;
 
-// Calls a scalar function for every lane.
-template <class Function>
-[[gnu::always_inline]] inline simd::Pack<double> each_lane(simd::Pack<double> x, Function f) {
-  simd::Pack<double> y;
-  for (index lane = 0; lane < simd::lanes<double>; ++lane) y[lane] = f(x[lane]);
+// Calls a scalar function for every lane of a pack.
+template <class Pack, class Function>
+[[gnu::always_inline]] inline Pack each_lane(Pack x, Function f) {
+  Pack y;
+  for (index lane = 0; lane < simd::lanes<decltype(simd::scalar_of(x))>; ++lane) y[lane] = f(x[lane]);
   return y;
+}
+
+// The square root, correctly rounded.
+template <class Value>
+[[gnu::always_inline]] constexpr inline Value square_root(Value x) {
+  if constexpr (is_float_pack<Value> || is_double_pack<Value>) {
+    return each_lane(x, [](auto value) { return std::sqrt(value); });
+  } else {
+    return std::sqrt(x);
+  }
 }
 
 // e^x. Float packs: relative error below 2e-7 for x in [-87, 88]; below that range 0, above it infinity, NaN for NaN.

@@ -27,7 +27,21 @@ inline namespace TESSERA_ABI {
 }
 
 // What a stream of random numbers is drawn for; part of its name.
-enum class Purpose : std::uint32_t { initial_value = 1, permutation = 2, view = 3, evaluation = 4, test = 255 };
+enum class Purpose : std::uint32_t {
+  initial_value = 1,
+  permutation = 2,
+  view = 3,
+  evaluation = 4,
+  drop_path = 5,
+  mixing = 6,
+  test = 255
+};
+
+// Names the random numbers of a step; in memory of the backend, since a recorded step reads it anew.
+struct StepNumber {
+  std::uint64_t seed = 0;
+  std::int64_t step = 0;  // 0, 1, ...
+};
 
 // The stream named (seed, purpose, major, minor), e.g. (seed, view, epoch * views + view, sample).
 class Random {

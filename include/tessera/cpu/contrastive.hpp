@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "tessera/core/info_nce.hpp"
 #include "tessera/core/math.hpp"
 #include "tessera/core/simd.hpp"
 #include "tessera/cpu/backend.hpp"
@@ -44,20 +45,21 @@ void normalize_rows_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar
   });
 }
 
-// Cross entropy of softmax(q k^T / *temperature) with row n's label first_label + n, times 2 *temperature / total,
-// summed over rows and added to *loss; docs/method.md, 7.2. q (n x columns) and k (keys x columns) have unit rows;
-// total is the number of queries on all ranks. d_q, if wanted, is assigned the gradient with respect to q; k has none.
+// Cross entropy of softmax(q k^T / *temperature) with row n's label first_label + n, times term's factor / total,
+// summed over rows and added to *loss; docs/method.md, "Contrastive loss". q (n x columns) and k (keys x columns) have
+// unit rows; total is the number of queries on all ranks. d_q, if wanted, is assigned the gradient with respect to q; k
+// has none.
 template <class Scalar, class Matmul, int columns>
-void contrastive_loss(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> q, Rows<const Scalar, columns> k,
-                      const double* temperature, index first_label, index total, double* loss,
-                      Rows<Scalar, columns> d_q) {
+void info_nce(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> q, Rows<const Scalar, columns> k,
+              InfoNce term, const double* temperature, index first_label, index total, double* loss,
+              Rows<Scalar, columns> d_q) {
   constexpr index grain = 64;
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   Scalar* const logits = backend.arena().template take<Scalar>(q.rows * k.rows);
   double* const losses = backend.arena().template take<double>(q.rows);
   if (backend.planning()) return;
   const Scalar inverse_temperature = static_cast<Scalar>(1.0 / *temperature);
-  const Scalar gradient_scale = static_cast<Scalar>(2.0 / static_cast<double>(total));
+  const Scalar gradient_scale = static_cast<Scalar>(term.of_gradient(*temperature) / static_cast<double>(total));
   backend.pool().for_pieces(q.rows, grain, [&](index first, index last, int) {
     Matmul::multiply(last - first, k.rows, index{columns}, Operand<Scalar>{q.row(first), columns},
                      Operand<Scalar>{k.data, columns, true}, logits + first * k.rows, k.rows, false);
@@ -83,7 +85,7 @@ void contrastive_loss(Backend<Scalar, Matmul>& backend, Rows<const Scalar, colum
   });
   double sum = 0;
   for (index row = 0; row < q.rows; ++row) sum += losses[row];
-  *loss += 2.0 * *temperature * sum / static_cast<double>(total);
+  *loss += term.of_loss(*temperature) * sum / static_cast<double>(total);
 }
 
 }  // namespace cpu

@@ -1,13 +1,15 @@
 // Passes over flat buffers: moving averages, optimizer updates, norms.
 #pragma once
 
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <span>
+#include <utility>
 
 #include "tessera/core/layout.hpp"
 #include "tessera/core/math.hpp"
 #include "tessera/core/simd.hpp"
-#include "tessera/core/update.hpp"
 #include "tessera/cpu/backend.hpp"
 
 namespace tessera {
@@ -17,13 +19,6 @@ namespace cpu {
 namespace detail {
 
 inline constexpr index update_grain = 1 << 14;
-
-template <class Scalar>
-[[gnu::always_inline]] inline simd::Pack<Scalar> square_root(simd::Pack<Scalar> x) {
-  simd::Pack<Scalar> y;
-  for (index lane = 0; lane < simd::lanes<Scalar>; ++lane) y[lane] = std::sqrt(x[lane]);
-  return y;
-}
 
 }  // namespace detail
 
@@ -47,132 +42,181 @@ void check_finite(Backend<Scalar, Matmul>& backend, index count, const Scalar* v
   *blocked = math::all_finite(loss, 1) && math::all_finite(values, count) ? 0 : 1;
 }
 
-// AdamW, docs/method.md, 4.1: weights first decay by learning_rate * weight_decay.
-template <class Scalar, class Matmul>
-void adamw_update(Backend<Scalar, Matmul>& backend, index count, const AdamCoefficients* coefficients,
-                  const double* blocked, const Scalar* gradient, Scalar* weight, Scalar* moment1, Scalar* moment2) {
-  if (backend.planning() || *blocked != 0) return;
-  const AdamCoefficients& c = *coefficients;
-  const auto scalar = [](double value) { return static_cast<Scalar>(value); };
-  const Scalar decay = scalar(1.0 - c.learning_rate * c.weight_decay), beta1 = scalar(c.beta1), beta2 = scalar(c.beta2);
-  const Scalar other1 = scalar(1.0 - c.beta1), other2 = scalar(1.0 - c.beta2), epsilon = scalar(c.epsilon);
-  const Scalar rate = scalar(c.learning_rate * c.correction1), inverse_bias = scalar(std::sqrt(c.correction2));
-  backend.pool().for_pieces(count, detail::update_grain, [&](index first, index last, int) {
-    const index size = last - first;
-    const Scalar* const g = gradient + first;
-    Scalar* const m = moment1 + first;
-    Scalar* const v = moment2 + first;
-    simd::transform(
-        size, m, [=](auto a, auto b) { return beta1 * a + other1 * b; }, m, g);
-    simd::transform(
-        size, v, [=](auto a, auto b) { return beta2 * a + other2 * (b * b); }, v, g);
-    simd::transform(
-        size, weight + first,
-        [=](auto p, auto a, auto b) {
-          return p * decay - rate * a / (detail::square_root<Scalar>(b) * inverse_bias + epsilon);
-        },
-        weight + first, m, v);
-  });
-}
-
 namespace detail {
 
-// y = a x + b y.
-template <class Scalar, class Matmul>
-void scale_and_add(Backend<Scalar, Matmul>& backend, index count, double a, const Scalar* x, double b, Scalar* y) {
-  const Scalar by = static_cast<Scalar>(a), keep = static_cast<Scalar>(b);
-  backend.pool().for_pieces(count, update_grain, [&](index first, index last, int) {
-    simd::transform(
-        last - first, y + first, [=](auto p, auto q) { return by * p + keep * q; }, x + first, y + first);
+// Access to the lanes of a whole pack, and to the first `count` lanes of one.
+struct WholePack {
+  template <class Scalar>
+  [[gnu::always_inline]] static simd::Pack<Scalar> load(const Scalar* from) {
+    return simd::load(from);
+  }
+  template <class Scalar>
+  [[gnu::always_inline]] static void store(Scalar* to, simd::Pack<Scalar> pack) {
+    simd::store(to, pack);
+  }
+  template <class Scalar>
+  [[gnu::always_inline]] static simd::Pack<Scalar> clear_rest(simd::Pack<Scalar> pack) {
+    return pack;
+  }
+};
+struct PackPart {
+  index count;
+
+  template <class Scalar>
+  [[gnu::always_inline]] simd::Pack<Scalar> load(const Scalar* from) const {
+    return simd::load_part(from, count);
+  }
+  template <class Scalar>
+  [[gnu::always_inline]] void store(Scalar* to, simd::Pack<Scalar> pack) const {
+    simd::store_part(to, pack, count);
+  }
+  // Makes the other lanes zero.
+  template <class Scalar>
+  [[gnu::always_inline]] simd::Pack<Scalar> clear_rest(simd::Pack<Scalar> pack) const {
+    Scalar lanes[simd::lanes<Scalar>]{};
+    simd::store_part<Scalar>(lanes, pack, count);
+    return simd::load(lanes);
+  }
+};
+
+// Rule::update of the pack at `at`, with the states of the sequence. `source`: the gradient, or the direction.
+template <class Rule, class Scalar, class Access, class Factors, std::size_t... state>
+[[gnu::always_inline]] inline void update_pack(const Factors& f, index at, Access access, const Scalar* source,
+                                               Scalar* weight, [[maybe_unused]] Scalar* const* states,
+                                               std::index_sequence<state...>) {
+  simd::Pack<Scalar> w = access.load(weight + at);
+  const simd::Pack<Scalar> g = access.load(source + at);
+  simd::Pack<Scalar> s[sizeof...(state) + 1] = {access.load(states[state] + at)...};
+  Rule::update(f, w, g, s[state]...);
+  access.store(weight + at, w);
+  (access.store(states[state] + at, s[state]), ...);
+}
+
+// Rule::update of all elements, in one pass.
+template <class Rule, std::size_t moved, class Scalar, class Matmul, class Factors, std::size_t count>
+void update_all(Backend<Scalar, Matmul>& backend, index size, const Factors& factors, const Scalar* source,
+                Scalar* weight, const std::array<Scalar*, count>& states) {
+  backend.pool().for_pieces(size, update_grain, [&](index first, index last, int) {
+    constexpr index width = simd::lanes<Scalar>;
+    constexpr std::make_index_sequence<moved> sequence;
+    const Factors f = factors;
+    const std::array<Scalar*, count> s = states;
+    index at = first;
+    for (; at + width <= last; at += width) update_pack<Rule>(f, at, WholePack{}, source, weight, s.data(), sequence);
+    if (at < last) update_pack<Rule>(f, at, PackPart{last - at}, source, weight, s.data(), sequence);
   });
 }
 
-// The sum of squares of a + b_scale b; b may be null. In double, in a fixed order.
-template <class Scalar>
-[[nodiscard]] double squares(index count, const Scalar* a, double b_scale = 0, const Scalar* b = nullptr) {
-  const Scalar scale = static_cast<Scalar>(b_scale);
-  double sum = 0;
-  for (index first = 0; first < count; first += 4096) {
-    const index size = count - first < 4096 ? count - first : 4096;
-    sum +=
-        static_cast<double>(b == nullptr ? simd::reduce(
-                                               size, [](auto x) { return x * x; }, a + first)
-                                         : simd::reduce(
-                                               size, [=](auto x, auto y) { return (x + scale * y) * (x + scale * y); },
-                                               a + first, b + first));
-  }
-  return sum;
+// Rule::direction of the pack at `at`, which moves the states of the sequence, if any, and is kept in the one behind.
+template <class Rule, class Scalar, class Access, class Factors, std::size_t... state>
+[[gnu::always_inline]] inline simd::Pack<Scalar> direction_pack(const Factors& f, index at, Access access,
+                                                                const Scalar* gradient, simd::Pack<Scalar> weight,
+                                                                [[maybe_unused]] Scalar* const* states,
+                                                                std::index_sequence<state...>) {
+  const simd::Pack<Scalar> g = access.load(gradient + at);
+  simd::Pack<Scalar> s[sizeof...(state) + 1] = {access.load(states[state] + at)...};
+  const simd::Pack<Scalar> d = Rule::direction(f, weight, g, s[state]...);
+  (access.store(states[state] + at, s[state]), ...);
+  if constexpr (Rule::keeps_direction) access.store(states[sizeof...(state)] + at, d);
+  return access.template clear_rest<Scalar>(d);
 }
 
-// |a| / |b|, or 1 if either is zero.
-[[nodiscard]] inline double ratio_of_norms(double squares_a, double squares_b) {
-  return squares_a > 0 && squares_b > 0 ? std::sqrt(squares_a) / std::sqrt(squares_b) : 1.0;
+struct SquaredNorms {
+  double weight = 0, direction = 0;
+};
+inline constexpr index norm_grain = 4096;
+
+// Rule::direction of [first, last), and the sums of squares, in the order of simd::reduce.
+template <class Rule, class Scalar, class Factors, std::size_t count>
+[[nodiscard]] SquaredNorms find_direction(const Factors& f, index first, index last, const Scalar* gradient,
+                                          const Scalar* weight, const std::array<Scalar*, count>& states) {
+  constexpr index width = simd::lanes<Scalar>;
+  constexpr std::make_index_sequence<Rule::keeps_direction ? count - 1 : 0> sequence;
+  simd::Pack<Scalar> weights[2]{}, directions[2]{};
+  const auto add = [&](index at, auto access, int odd) __attribute__((always_inline)) {
+    const simd::Pack<Scalar> w = access.load(weight + at);
+    const simd::Pack<Scalar> d = direction_pack<Rule>(f, at, access, gradient, w, states.data(), sequence);
+    const simd::Pack<Scalar> weight_square = w * w, direction_square = d * d;
+    weights[odd] += weight_square;
+    directions[odd] += direction_square;
+  };
+  index at = first;
+  for (; at + 2 * width <= last; at += 2 * width) {
+    add(at, WholePack{}, 0);
+    add(at + width, WholePack{}, 1);
+  }
+  if (at + width <= last) {
+    add(at, WholePack{}, 0);
+    at += width;
+  }
+  if (at < last) add(at, PackPart{last - at}, 1);
+  return {static_cast<double>(simd::sum<Scalar>(weights[0] + weights[1])),
+          static_cast<double>(simd::sum<Scalar>(directions[0] + directions[1]))};
+}
+
+// Rule::direction of all elements, and the norms. pieces: room for the sums of every norm_grain elements.
+template <class Rule, class Scalar, class Matmul, class Factors, std::size_t count>
+[[nodiscard]] SquaredNorms find_direction(Backend<Scalar, Matmul>& backend, index size, const Factors& factors,
+                                          const Scalar* gradient, const Scalar* weight,
+                                          const std::array<Scalar*, count>& states, SquaredNorms* pieces) {
+  static_assert(update_grain % norm_grain == 0);
+  backend.pool().for_pieces(size, update_grain, [&](index first, index last, int) {
+    const Factors f = factors;
+    const std::array<Scalar*, count> s = states;
+    for (index at = first; at < last; at += norm_grain)
+      pieces[at / norm_grain] = find_direction<Rule>(f, at, smaller(at + norm_grain, last), gradient, weight, s);
+  });
+  SquaredNorms all;
+  for (index piece = 0; piece < divide_up(size, norm_grain); ++piece) {
+    all.weight += pieces[piece].weight;
+    all.direction += pieces[piece].direction;
+  }
+  return all;
+}
+
+// The sum of squares, in double and in a fixed order.
+template <class Scalar>
+[[nodiscard]] double squares(index count, const Scalar* values) {
+  double sum = 0;
+  for (index first = 0; first < count; first += norm_grain)
+    sum += static_cast<double>(simd::reduce(
+        smaller(count - first, norm_grain), [](auto x) { return x * x; }, values + first));
+  return sum;
 }
 
 }  // namespace detail
 
-// LAMB for one tensor, docs/method.md, 4.4: Adam's bias-corrected direction + weight_decay * weight, scaled by
-// |weight| / |direction|.
-template <class Scalar, class Matmul>
-void lamb_update(Backend<Scalar, Matmul>& backend, index count, const AdamCoefficients* coefficients,
-                 const double* blocked, const Scalar* gradient, Scalar* weight, Scalar* moment1, Scalar* moment2,
-                 Scalar* direction) {
+// An optimizer's rule of elements (optim/rule.hpp), in one pass over gradient, weight and states.
+template <class Rule, class Scalar, class Matmul, class Group, std::size_t states>
+void update_elements(Backend<Scalar, Matmul>& backend, index count, const typename Rule::Coefficients* coefficients,
+                     const Group& group, const double* blocked, const Scalar* gradient, Scalar* weight,
+                     const std::array<Scalar*, states>& state) {
   if (backend.planning() || *blocked != 0) return;
-  const AdamCoefficients& c = *coefficients;
-  const auto scalar = [](double value) { return static_cast<Scalar>(value); };
-  const Scalar beta1 = scalar(c.beta1), beta2 = scalar(c.beta2), decay = scalar(c.weight_decay);
-  const Scalar other1 = scalar(1.0 - c.beta1), other2 = scalar(1.0 - c.beta2), epsilon = scalar(c.epsilon);
-  const Scalar correction1 = scalar(c.correction1), correction2 = scalar(c.correction2);
-  backend.pool().for_pieces(count, detail::update_grain, [&](index first, index last, int) {
-    const index size = last - first;
-    const Scalar* const g = gradient + first;
-    Scalar* const m = moment1 + first;
-    Scalar* const v = moment2 + first;
-    simd::transform(
-        size, m, [=](auto a, auto b) { return beta1 * a + other1 * b; }, m, g);
-    simd::transform(
-        size, v, [=](auto a, auto b) { return beta2 * a + other2 * (b * b); }, v, g);
-    simd::transform(
-        size, direction + first,
-        [=](auto p, auto a, auto b) {
-          return a * correction1 / (detail::square_root<Scalar>(b * correction2) + epsilon) + decay * p;
-        },
-        weight + first, m, v);
-  });
-  const double ratio =
-      detail::ratio_of_norms(detail::squares<Scalar>(count, weight), detail::squares<Scalar>(count, direction));
-  detail::scale_and_add(backend, count, -c.learning_rate * ratio, static_cast<const Scalar*>(direction), 1.0, weight);
+  const auto factors = Rule::template factors<Scalar>(*coefficients, group);
+  detail::update_all<Rule, states>(backend, count, factors, gradient, weight, state);
 }
 
-// Momentum SGD with coupled weight decay, docs/method.md, 4.2.
-template <class Scalar, class Matmul>
-void sgd_update(Backend<Scalar, Matmul>& backend, index count, const SgdCoefficients* coefficients,
-                const double* blocked, const Scalar* gradient, Scalar* weight, Scalar* velocity) {
+// An optimizer's rule of tensors (optim/rule.hpp) on one tensor: a pass for the direction and the norms, and one for
+// the update. Without `adapts` the ratio of norms is 1.
+template <class Rule, class Scalar, class Matmul, class Group, std::size_t states>
+void update_tensor(Backend<Scalar, Matmul>& backend, index count, const typename Rule::Coefficients* coefficients,
+                   const Group& group, bool adapts, const double* blocked, const Scalar* gradient, Scalar* weight,
+                   const std::array<Scalar*, states>& state) {
+  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
+  auto* const pieces = backend.arena().template take<detail::SquaredNorms>(divide_up(count, detail::norm_grain));
   if (backend.planning() || *blocked != 0) return;
-  const SgdCoefficients& c = *coefficients;
-  detail::scale_and_add(backend, count, 1.0, gradient, c.momentum, velocity);
-  if (c.weight_decay != 0)
-    detail::scale_and_add(backend, count, c.weight_decay, static_cast<const Scalar*>(weight), 1.0, velocity);
-  detail::scale_and_add(backend, count, -c.learning_rate, static_cast<const Scalar*>(velocity), 1.0, weight);
-}
-
-// LARS for one tensor, docs/method.md, 4.3: a matrix decays, and its rate is trust * |weight| / |gradient + decay|;
-// other tensors have neither.
-template <class Scalar, class Matmul>
-void lars_update(Backend<Scalar, Matmul>& backend, index count, const SgdCoefficients* coefficients,
-                 const double* blocked, bool matrix, const Scalar* gradient, Scalar* weight, Scalar* velocity) {
-  if (backend.planning() || *blocked != 0) return;
-  const SgdCoefficients& c = *coefficients;
-  double rate = 1;
-  if (matrix) {
-    const double weights = detail::squares<Scalar>(count, weight);
-    const double updates = detail::squares<Scalar>(count, gradient, c.weight_decay, weight);
-    if (weights > 0 && updates > 0) rate = c.trust * detail::ratio_of_norms(weights, updates);
+  double ratio = 1;
+  if (adapts || Rule::keeps_direction) {
+    const auto factors = Rule::template factors<Scalar>(*coefficients, group, ratio);
+    const detail::SquaredNorms squares =
+        detail::find_direction<Rule>(backend, count, factors, gradient, weight, state, pieces);
+    if (adapts) ratio = Rule::ratio(*coefficients, std::sqrt(squares.weight), std::sqrt(squares.direction));
   }
-  detail::scale_and_add(backend, count, rate, gradient, c.momentum, velocity);
-  if (matrix && c.weight_decay != 0)
-    detail::scale_and_add(backend, count, rate * c.weight_decay, static_cast<const Scalar*>(weight), 1.0, velocity);
-  detail::scale_and_add(backend, count, -c.learning_rate, static_cast<const Scalar*>(velocity), 1.0, weight);
+  const auto factors = Rule::template factors<Scalar>(*coefficients, group, ratio);
+  if constexpr (Rule::keeps_direction)
+    detail::update_all<Rule, 0>(backend, count, factors, state[states - 1], weight, state);
+  else
+    detail::update_all<Rule, states>(backend, count, factors, gradient, weight, state);
 }
 
 // squares[i] = the sum of squares of entry i, 0 for statistics; in double, in a fixed order. squares is in memory of

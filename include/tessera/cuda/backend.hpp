@@ -14,6 +14,7 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/arena.hpp"
+#include "tessera/core/rows.hpp"
 #include "tessera/core/scalar.hpp"
 #include "tessera/cuda/errors.hpp"
 #include "tessera/cuda/lane.hpp"

@@ -7,6 +7,7 @@
 #include <numbers>
 #include <type_traits>
 
+#include "tessera/core/info_nce.hpp"
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/device.hpp"
 #include "tessera/cuda/linear.hpp"
@@ -117,10 +118,10 @@ __device__ inline LogSum sum_over_block(LogSum value, float scale, LogSum* room)
 }
 
 // A row of logits (not yet divided by the temperature) to a block: the row's cross entropy and, unless gradient is
-// null, its gradient times 2 temperature / total. The gradient may lie over the logits.
+// null, its gradient times term's factor / total. The gradient may lie over the logits.
 template <int width, class Scalar>
-__global__ void cross_entropy_kernel(index keys, const double* temperature, index first_label, index total,
-                                     const float* logits, double* losses, Scalar* gradient) {
+__global__ void cross_entropy_kernel(index keys, InfoNce term, const double* temperature, index first_label,
+                                     index total, const float* logits, double* losses, Scalar* gradient) {
   const index row = blockIdx.x, label = first_label + row, stride = softmax_threads * width;
   const index first = static_cast<index>(threadIdx.x) * width;
   const double inverse_temperature = 1.0 / *temperature;
@@ -144,7 +145,8 @@ __global__ void cross_entropy_kernel(index keys, const double* temperature, inde
         std::log(static_cast<double>(all.sum)) - static_cast<double>(positive - all.largest) * inverse_temperature;
   if (gradient == nullptr) return;
   gradient += row * keys;
-  const float gradient_scale = static_cast<float>(2.0 / static_cast<double>(total)), share = gradient_scale / all.sum;
+  const float gradient_scale = static_cast<float>(term.of_gradient(*temperature) / static_cast<double>(total)),
+              share = gradient_scale / all.sum;
   for (index at = first; at < keys; at += stride) {
     float value[width];
     load<width>(logits + at, value);
@@ -157,14 +159,14 @@ __global__ void cross_entropy_kernel(index keys, const double* temperature, inde
   }
 }
 
-// *loss += 2 temperature / total times the sum of losses, by one block.
+// *loss += term's factor / total times the sum of losses, by one block.
 template <class Loss>
-__global__ void sum_losses_kernel(index count, const double* temperature, index total, const double* losses,
-                                  Loss* loss) {
+__global__ void sum_losses_kernel(index count, InfoNce term, const double* temperature, index total,
+                                  const double* losses, Loss* loss) {
   Loss sum = 0;
   for (index row = threadIdx.x; row < count; row += softmax_threads) sum += losses[row];
   sum = block_sum(sum, reinterpret_cast<Loss*>(shared_memory()));
-  if (threadIdx.x == 0) *loss += 2.0 * *temperature / static_cast<double>(total) * sum;
+  if (threadIdx.x == 0) *loss += term.of_loss(*temperature) / static_cast<double>(total) * sum;
 }
 
 // Queries that are compared with the keys at a time: their logits stay in the second-level cache.
@@ -193,14 +195,13 @@ void normalize_rows_backward(Backend<Scalar>& backend, Rows<const Scalar, column
          detail::normalize_rows_gradient_kernel<Scalar, columns>, y.rows, y.data, inverse_norms.data, dy.data, dx.data);
 }
 
-// Cross entropy of softmax(q k^T / *temperature) with row n's label first_label + n, times 2 *temperature / total,
-// summed over rows and added to *loss; docs/method.md, 7.2. q (n x columns) and k (keys x columns) have unit rows;
-// total is the number of queries on all ranks. d_q, if wanted, is assigned the gradient with respect to q; k has none.
-// temperature and loss are in device memory.
+// Cross entropy of softmax(q k^T / *temperature) with row n's label first_label + n, times term's factor / total,
+// summed over rows and added to *loss; docs/method.md, "Contrastive loss". q (n x columns) and k (keys x columns) have
+// unit rows; total is the number of queries on all ranks. d_q, if wanted, is assigned the gradient with respect to q; k
+// has none. temperature and loss are in device memory.
 template <class Scalar, int columns>
-void contrastive_loss(Backend<Scalar>& backend, Rows<const Scalar, columns> q, Rows<const Scalar, columns> k,
-                      const double* temperature, index first_label, index total, double* loss,
-                      Rows<Scalar, columns> d_q) {
+void info_nce(Backend<Scalar>& backend, Rows<const Scalar, columns> q, Rows<const Scalar, columns> k, InfoNce term,
+              const double* temperature, index first_label, index total, double* loss, Rows<Scalar, columns> d_q) {
   const typename Backend<Scalar>::Arena::Frame frame(backend.arena());
   const index keys = k.rows, most = detail::queries_at_once(q.rows, keys);
   double* const losses = backend.arena().template take<double>(q.rows);
@@ -224,7 +225,7 @@ void contrastive_loss(Backend<Scalar>& backend, Rows<const Scalar, columns> q, R
                                              .right_transposed = true,
                                              .result = logits});
     launch(backend, dim3(static_cast<unsigned>(queries)), detail::softmax_threads,
-           warp_size * static_cast<index>(sizeof(detail::LogSum)), kernel, keys, temperature, first_label + first,
+           warp_size * static_cast<index>(sizeof(detail::LogSum)), kernel, keys, term, temperature, first_label + first,
            total, logits, losses + first, gradient);
     if (d_q.wanted())
       multiply(backend, Product<Scalar, Scalar>{.rows = queries,
@@ -237,7 +238,7 @@ void contrastive_loss(Backend<Scalar>& backend, Rows<const Scalar, columns> q, R
                                                 .result = d_q.row(first)});
   }
   launch(backend, dim3(1), detail::softmax_threads, warp_size * static_cast<index>(sizeof(double)),
-         detail::sum_losses_kernel<double>, q.rows, temperature, total, losses, loss);
+         detail::sum_losses_kernel<double>, q.rows, term, temperature, total, losses, loss);
 }
 
 }  // namespace cuda

@@ -2,11 +2,13 @@
 // value is read and written once (twice by LARS and LAMB, which need a norm first).
 #pragma once
 
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <span>
+#include <utility>
 
 #include "tessera/core/layout.hpp"
-#include "tessera/core/update.hpp"
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/device.hpp"
 
@@ -86,46 +88,29 @@ __global__ void check_finite_kernel(index count, const Value* values, const doub
   if (!finite) *blocked = 1;
 }
 
-// Adam's moments, in float.
-struct AdamMoments {
-  float beta1, other1, beta2, other2;
-
-  __device__ explicit AdamMoments(const AdamCoefficients& c)
-      : beta1(static_cast<float>(c.beta1)),
-        other1(static_cast<float>(1.0 - c.beta1)),
-        beta2(static_cast<float>(c.beta2)),
-        other2(static_cast<float>(1.0 - c.beta2)) {}
-
-  __device__ void move(float g, float& moment1, float& moment2) const {
-    moment1 = beta1 * moment1 + other1 * g;
-    moment2 = beta2 * moment2 + other2 * (g * g);
-  }
-};
-
-template <class Scalar>
-__global__ void adamw_kernel(index count, const AdamCoefficients* coefficients, const double* blocked,
-                             const float* gradient, Parameter<Scalar> weight, float* moment1, float* moment2) {
-  if (*blocked != 0) return;
-  const AdamCoefficients& c = *coefficients;
-  const AdamMoments moments(c);
-  const float decay = static_cast<float>(1.0 - c.learning_rate * c.weight_decay);
-  const float rate = static_cast<float>(c.learning_rate * c.correction1), epsilon = static_cast<float>(c.epsilon);
-  const float inverse_bias = std::sqrt(static_cast<float>(c.correction2));
+// Rule::update of all pieces, with the states of the sequence. `source`: the gradient, or the direction.
+template <class Rule, class Scalar, class Factors, std::size_t... moved>
+__device__ inline void update_pieces(index count, const Factors& f, const float* source, Parameter<Scalar> weight,
+                                     [[maybe_unused]] float* const* states, std::index_sequence<moved...>) {
   for_pieces(count, [&](Piece piece) {
-    float g[update_width], p[update_width], m[update_width], v[update_width];
-    load_piece(gradient, piece, g);
+    float g[update_width], p[update_width], s[sizeof...(moved) + 1][update_width];
+    load_piece(source, piece, g);
     load_piece(weight, piece, p);
-    load_piece(moment1, piece, m);
-    load_piece(moment2, piece, v);
+    (load_piece(states[moved], piece, s[moved]), ...);
     TESSERA_UNROLL
-    for (int i = 0; i < update_width; ++i) {
-      moments.move(g[i], m[i], v[i]);
-      p[i] = p[i] * decay - rate * m[i] / (std::sqrt(v[i]) * inverse_bias + epsilon);
-    }
+    for (int i = 0; i < update_width; ++i) Rule::update(f, p[i], g[i], s[moved][i]...);
     store_piece(weight, piece, p);
-    store_piece(moment1, piece, m);
-    store_piece(moment2, piece, v);
+    (store_piece(states[moved], piece, s[moved]), ...);
   });
+}
+
+template <class Rule, class Scalar, class Group, std::size_t states>
+__global__ void update_kernel(index count, const typename Rule::Coefficients* coefficients, Group group,
+                              const double* blocked, const float* gradient, Parameter<Scalar> weight,
+                              std::array<float*, states> state) {
+  if (*blocked != 0) return;
+  const auto f = Rule::template factors<float>(*coefficients, group);
+  update_pieces<Rule, Scalar>(count, f, gradient, weight, state.data(), std::make_index_sequence<states>{});
 }
 
 // Blocks that find a tensor's norms: all of them are on the device at the same time.
@@ -152,16 +137,14 @@ __device__ inline void store_squares(double first, double second, Squares* squar
   if (threadIdx.x == 0) squares[blockIdx.x] = {first, second};
 }
 
-// factor |first| / |second| by the squares that `parts` blocks found, or 1 if either is zero.
-__device__ inline double ratio_of_norms(int parts, const Squares* squares, double factor) {
+// The sums of the squares that `parts` blocks found.
+__device__ inline Squares sum_of_squares(int parts, const Squares* squares) {
   double first = 0, second = 0;
   for (int part = static_cast<int>(threadIdx.x); part < parts; part += update_threads) {
     first += squares[part].first;
     second += squares[part].second;
   }
-  first = sum_of_block(first);
-  second = sum_of_block(second);
-  return first > 0 && second > 0 ? factor * (std::sqrt(first) / std::sqrt(second)) : 1.0;
+  return {sum_of_block(first), sum_of_block(second)};
 }
 
 __device__ inline float square_of_piece(const float (&values)[update_width]) {
@@ -171,92 +154,59 @@ __device__ inline float square_of_piece(const float (&values)[update_width]) {
   return sum;
 }
 
-template <class Value>
-__global__ void lamb_direction_kernel(index count, const AdamCoefficients* coefficients, const double* blocked,
-                                      const Value* gradient, const Value* weight, Value* moment1, Value* moment2,
-                                      Value* direction, Squares* squares) {
-  if (*blocked != 0) return;
-  const AdamCoefficients& c = *coefficients;
-  const AdamMoments moments(c);
-  const float decay = static_cast<float>(c.weight_decay), epsilon = static_cast<float>(c.epsilon);
-  const float correction1 = static_cast<float>(c.correction1), correction2 = static_cast<float>(c.correction2);
+// Rule::direction of all pieces, which moves the states of the sequence, if any, and is kept in the one behind;
+// squares[block] = those of weight and direction.
+template <class Rule, class Factors, std::size_t... moved>
+__device__ inline void find_direction(index count, const Factors& f, const float* gradient, const float* weight,
+                                      [[maybe_unused]] float* const* states, Squares* squares,
+                                      std::index_sequence<moved...>) {
   double weights = 0, directions = 0;
   for_pieces(count, [&](Piece piece) {
-    float g[update_width], p[update_width], m[update_width], v[update_width], d[update_width];
+    float g[update_width], p[update_width], d[update_width], s[sizeof...(moved) + 1][update_width];
     load_piece(gradient, piece, g);
     load_piece(weight, piece, p);
-    load_piece(moment1, piece, m);
-    load_piece(moment2, piece, v);
+    (load_piece(states[moved], piece, s[moved]), ...);
     TESSERA_UNROLL
-    for (int i = 0; i < update_width; ++i) {
-      moments.move(g[i], m[i], v[i]);
-      d[i] = m[i] * correction1 / (std::sqrt(v[i] * correction2) + epsilon) + decay * p[i];
+    for (int i = 0; i < update_width; ++i) d[i] = Rule::direction(f, p[i], g[i], s[moved][i]...);
+    if (piece.size < update_width) {
+      TESSERA_UNROLL
+      for (int i = 0; i < update_width; ++i)
+        if (i >= piece.size) d[i] = 0;
     }
     weights += static_cast<double>(square_of_piece(p));
     directions += static_cast<double>(square_of_piece(d));
-    store_piece(moment1, piece, m);
-    store_piece(moment2, piece, v);
-    store_piece(direction, piece, d);
+    (store_piece(states[moved], piece, s[moved]), ...);
+    if constexpr (Rule::keeps_direction) store_piece(states[sizeof...(moved)], piece, d);
   });
   store_squares(weights, directions, squares);
 }
 
-template <class Scalar>
-__global__ void lamb_kernel(index count, const AdamCoefficients* coefficients, const double* blocked,
-                            const float* direction, Parameter<Scalar> weight, int parts, const Squares* squares) {
+template <class Rule, class Group, std::size_t states>
+__global__ void direction_kernel(index count, const typename Rule::Coefficients* coefficients, Group group,
+                                 const double* blocked, const float* gradient, const float* weight,
+                                 std::array<float*, states> state, Squares* squares) {
   if (*blocked != 0) return;
-  const float rate = static_cast<float>(coefficients->learning_rate * ratio_of_norms(parts, squares, 1.0));
-  for_pieces(count, [&](Piece piece) {
-    float d[update_width], p[update_width];
-    load_piece(direction, piece, d);
-    load_piece(weight, piece, p);
-    TESSERA_UNROLL
-    for (int i = 0; i < update_width; ++i) p[i] -= rate * d[i];
-    store_piece(weight, piece, p);
-  });
+  const auto f = Rule::template factors<float>(*coefficients, group, 1.0);
+  find_direction<Rule>(count, f, gradient, weight, state.data(), squares,
+                       std::make_index_sequence < Rule::keeps_direction ? states - 1 : 0 > {});
 }
 
-// Squares of the weights and of gradient + decay.
-template <class Value>
-__global__ void lars_squares_kernel(index count, const SgdCoefficients* c, const double* blocked, const Value* gradient,
-                                    const Value* weight, Squares* squares) {
+// parts: of the norms; 0 for a ratio of 1.
+template <class Rule, class Scalar, class Group, std::size_t states>
+__global__ void adapted_update_kernel(index count, const typename Rule::Coefficients* coefficients, Group group,
+                                      const double* blocked, int parts, const Squares* squares, const float* gradient,
+                                      Parameter<Scalar> weight, std::array<float*, states> state) {
   if (*blocked != 0) return;
-  const float decay = static_cast<float>(c->weight_decay);
-  double weights = 0, updates = 0;
-  for_pieces(count, [&](Piece piece) {
-    float g[update_width], p[update_width];
-    load_piece(gradient, piece, g);
-    load_piece(weight, piece, p);
-    TESSERA_UNROLL
-    for (int i = 0; i < update_width; ++i) g[i] += decay * p[i];
-    weights += static_cast<double>(square_of_piece(p));
-    updates += static_cast<double>(square_of_piece(g));
-  });
-  store_squares(weights, updates, squares);
-}
-
-// Momentum SGD, with weight decay if `decays`, and with LARS's rate if there are parts of its norms.
-template <class Scalar>
-__global__ void momentum_kernel(index count, const SgdCoefficients* c, const double* blocked, bool decays, int parts,
-                                const Squares* squares, const float* gradient, Parameter<Scalar> weight,
-                                float* velocity) {
-  if (*blocked != 0) return;
-  const float rate = parts > 0 ? static_cast<float>(ratio_of_norms(parts, squares, c->trust)) : 1.0f;
-  const float decay = decays ? static_cast<float>(c->weight_decay) : 0.0f;
-  const float momentum = static_cast<float>(c->momentum), learning_rate = static_cast<float>(c->learning_rate);
-  for_pieces(count, [&](Piece piece) {
-    float g[update_width], p[update_width], v[update_width];
-    load_piece(gradient, piece, g);
-    load_piece(weight, piece, p);
-    load_piece(velocity, piece, v);
-    TESSERA_UNROLL
-    for (int i = 0; i < update_width; ++i) {
-      v[i] = momentum * v[i] + rate * (g[i] + decay * p[i]);
-      p[i] -= learning_rate * v[i];
-    }
-    store_piece(weight, piece, p);
-    store_piece(velocity, piece, v);
-  });
+  double ratio = 1;
+  if (parts > 0) {
+    const Squares sums = sum_of_squares(parts, squares);
+    ratio = Rule::ratio(*coefficients, std::sqrt(sums.first), std::sqrt(sums.second));
+  }
+  const auto f = Rule::template factors<float>(*coefficients, group, ratio);
+  if constexpr (Rule::keeps_direction)
+    update_pieces<Rule, Scalar>(count, f, state[states - 1], weight, state.data(), std::index_sequence<>{});
+  else
+    update_pieces<Rule, Scalar>(count, f, gradient, weight, state.data(), std::make_index_sequence<states>{});
 }
 
 // Some entries of a layout, as a kernel's argument: one launch for all of them.
@@ -315,55 +265,33 @@ void check_finite(Backend<Scalar>& backend, index count, const Accumulator<Scala
          detail::check_finite_kernel<Accumulator<Scalar>>, count, values, loss, blocked);
 }
 
-// AdamW, docs/method.md, 4.1: weights first decay by learning_rate * weight_decay.
-template <class Scalar>
-void adamw_update(Backend<Scalar>& backend, index count, const AdamCoefficients* coefficients, const double* blocked,
-                  const Accumulator<Scalar>* gradient, Parameter<Scalar> weight, Accumulator<Scalar>* moment1,
-                  Accumulator<Scalar>* moment2) {
+// An optimizer's rule of elements (optim/rule.hpp), in one pass over gradient, weight and states.
+template <class Rule, class Scalar, class Group, std::size_t states>
+void update_elements(Backend<Scalar>& backend, index count, const typename Rule::Coefficients* coefficients,
+                     const Group& group, const double* blocked, const Accumulator<Scalar>* gradient,
+                     Parameter<Scalar> weight, const std::array<Accumulator<Scalar>*, states>& state) {
   launch(backend, blocks_for(count, detail::update_threads, detail::update_width), detail::update_threads, 0,
-         detail::adamw_kernel<Scalar>, count, coefficients, blocked, gradient, weight, moment1, moment2);
+         detail::update_kernel<Rule, Scalar, Group, states>, count, coefficients, group, blocked, gradient, weight,
+         state);
 }
 
-// LAMB for one tensor, docs/method.md, 4.4: Adam's bias-corrected direction + weight_decay * weight, scaled by
-// |weight| / |direction|.
-template <class Scalar>
-void lamb_update(Backend<Scalar>& backend, index count, const AdamCoefficients* coefficients, const double* blocked,
-                 const Accumulator<Scalar>* gradient, Parameter<Scalar> weight, Accumulator<Scalar>* moment1,
-                 Accumulator<Scalar>* moment2, Accumulator<Scalar>* direction) {
+// An optimizer's rule of tensors (optim/rule.hpp) on one tensor: a pass for the direction and the norms, and one for
+// the update. Without `adapts` the ratio of norms is 1.
+template <class Rule, class Scalar, class Group, std::size_t states>
+void update_tensor(Backend<Scalar>& backend, index count, const typename Rule::Coefficients* coefficients,
+                   const Group& group, bool adapts, const double* blocked, const Accumulator<Scalar>* gradient,
+                   Parameter<Scalar> weight, const std::array<Accumulator<Scalar>*, states>& state) {
   const typename Backend<Scalar>::Arena::Frame frame(backend.arena());
-  const int parts = detail::blocks_for_norms(count);
-  auto* const squares = backend.arena().template take<detail::Squares>(parts);
-  const dim3 grid(static_cast<unsigned>(parts));
-  launch(backend, grid, detail::update_threads, detail::norm_shared_bytes,
-         detail::lamb_direction_kernel<Accumulator<Scalar>>, count, coefficients, blocked, gradient, weight, moment1,
-         moment2, direction, squares);
-  launch(backend, grid, detail::update_threads, detail::norm_shared_bytes, detail::lamb_kernel<Scalar>, count,
-         coefficients, blocked, direction, weight, parts, squares);
-}
-
-// Momentum SGD with coupled weight decay, docs/method.md, 4.2.
-template <class Scalar>
-void sgd_update(Backend<Scalar>& backend, index count, const SgdCoefficients* coefficients, const double* blocked,
-                const Accumulator<Scalar>* gradient, Parameter<Scalar> weight, Accumulator<Scalar>* velocity) {
-  launch(backend, blocks_for(count, detail::update_threads, detail::update_width), detail::update_threads, 0,
-         detail::momentum_kernel<Scalar>, count, coefficients, blocked, true, 0, nullptr, gradient, weight, velocity);
-}
-
-// LARS for one tensor, docs/method.md, 4.3: a matrix decays, and its rate is trust * |weight| / |gradient + decay|;
-// other tensors have neither.
-template <class Scalar>
-void lars_update(Backend<Scalar>& backend, index count, const SgdCoefficients* coefficients, const double* blocked,
-                 bool matrix, const Accumulator<Scalar>* gradient, Parameter<Scalar> weight,
-                 Accumulator<Scalar>* velocity) {
-  const typename Backend<Scalar>::Arena::Frame frame(backend.arena());
-  const int parts = matrix ? detail::blocks_for_norms(count) : 0;
+  const int parts = adapts || Rule::keeps_direction ? detail::blocks_for_norms(count) : 0;
   auto* const squares = backend.arena().template take<detail::Squares>(parts);
   launch(backend, dim3(static_cast<unsigned>(parts)), detail::update_threads, detail::norm_shared_bytes,
-         detail::lars_squares_kernel<Accumulator<Scalar>>, count, coefficients, blocked, gradient, weight, squares);
+         detail::direction_kernel<Rule, Group, states>, count, coefficients, group, blocked, gradient, weight, state,
+         squares);
   const dim3 grid =
-      matrix ? dim3(static_cast<unsigned>(parts)) : blocks_for(count, detail::update_threads, detail::update_width);
-  launch(backend, grid, detail::update_threads, detail::norm_shared_bytes, detail::momentum_kernel<Scalar>, count,
-         coefficients, blocked, matrix, parts, squares, gradient, weight, velocity);
+      parts > 0 ? dim3(static_cast<unsigned>(parts)) : blocks_for(count, detail::update_threads, detail::update_width);
+  launch(backend, grid, detail::update_threads, detail::norm_shared_bytes,
+         detail::adapted_update_kernel<Rule, Scalar, Group, states>, count, coefficients, group, blocked,
+         adapts ? parts : 0, squares, gradient, weight, state);
 }
 
 // squares[i] = the sum of squares of entry i, 0 for statistics; in double, in a fixed order. squares is in memory of

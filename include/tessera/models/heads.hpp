@@ -1,4 +1,4 @@
-// Projection and prediction heads.
+// Projection heads, prediction heads and classifiers.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +8,7 @@
 
 #include "tessera/nn/activation.hpp"
 #include "tessera/nn/batch_norm.hpp"
+#include "tessera/nn/init.hpp"
 #include "tessera/nn/linear.hpp"
 #include "tessera/nn/sequential.hpp"
 
@@ -55,6 +56,15 @@ struct Mlp {
   static constexpr int out = out_;
   template <int in>
   using Layer = typename decltype(detail::mlp_layers<layers - 1, in, hidden, out, last_norm>(detail::List<>{}))::type;
+};
+
+// One linear map with bias to `classes` logits; weight N(0, 0.02^2) unless Init says otherwise (docs/method.md, 9.1).
+template <int classes, class Init = nn::Normal<2, 100>>
+struct Classifier {
+  static_assert(classes > 0, "tessera: a classifier needs at least one class");
+  static constexpr int out = classes;
+  template <int in>
+  using Layer = nn::Linear<in, classes, true, Init>;
 };
 
 }  // namespace heads

@@ -36,6 +36,12 @@ struct SoftmaxAttention {
     attention_backward<tokens, heads>(context.backend, qkv, out,
                                       Rows<const Accumulator<Scalar>, tokens>(saved.log_sums), d_out, d_qkv);
   }
+
+  // The softmax itself (images*heads*tokens x tokens), for drawing.
+  template <int tokens, int heads, class Context, class Scalar, int columns>
+  static void weights(Context& context, Rows<const Scalar, columns> qkv, Rows<Scalar, tokens> weights) {
+    attention_weights<tokens, heads, columns / 3>(context.backend, qkv, weights);
+  }
 };
 
 }  // namespace attention
@@ -46,15 +52,9 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// qkv projection, Policy, output projection with the residual added. Rows of tokens: images * tokens x width.
-template <int width_, int tokens_, int heads_, class Policy = attention::SoftmaxAttention>
-struct Attention {
-  static_assert(heads_ > 0 && width_ % heads_ == 0,
-                "tessera: the number of heads must divide the width of the attention");
-  static_assert(AttentionPolicy<Policy>,
-                "tessera: an attention policy needs Saved<Scalar, tokens, heads>, forward and backward; "
-                "docs/writing-a-policy.md shows one");
-  static constexpr int width = width_, tokens = tokens_, heads = heads_;
+// The tensors of Attention: they depend neither on the number of tokens nor on that of heads.
+template <int width>
+struct AttentionTensors {
   using Qkv = Linear<width, 3 * width, true, XavierUniform<3>>;
   using Proj = Linear<width, width>;
 
@@ -62,12 +62,6 @@ struct Attention {
   struct Parameters {
     typename Qkv::template Parameters<Leaf> qkv;
     typename Proj::template Parameters<Leaf> proj;
-  };
-  template <class Scalar>
-  struct Saved {
-    Rows<Scalar, 3 * width> qkv;
-    Rows<Scalar, width> out;
-    typename Policy::template Saved<Scalar, tokens, heads> policy;
   };
 
   template <class Visit>
@@ -77,6 +71,30 @@ struct Attention {
     p.proj = Proj::declare(visit, name / "proj");
     return p;
   }
+};
+
+// qkv projection, Policy, output projection with the residual added. Rows of tokens: images * tokens x width.
+template <int width_, int tokens_, int heads_, class Policy_ = attention::SoftmaxAttention>
+struct Attention : AttentionTensors<width_> {
+  static_assert(heads_ > 0 && width_ % heads_ == 0,
+                "tessera: the number of heads must divide the width of the attention");
+  static_assert(AttentionPolicy<Policy_>,
+                "tessera: an attention policy needs Saved<Scalar, tokens, heads>, forward and backward; "
+                "docs/writing-a-policy.md shows one");
+  static constexpr int width = width_, tokens = tokens_, heads = heads_;
+  using Policy = Policy_;
+  using Tensors = AttentionTensors<width>;
+  using Tensors::declare;
+  using typename Tensors::Proj, typename Tensors::Qkv;
+
+  template <class Leaf>
+  using Parameters = typename Tensors::template Parameters<Leaf>;
+  template <class Scalar>
+  struct Saved {
+    Rows<Scalar, 3 * width> qkv;
+    Rows<Scalar, width> out;
+    typename Policy::template Saved<Scalar, tokens, heads> policy;
+  };
 
   // y = residual + attention(x).
   template <class Context, class Scalar>

@@ -4,6 +4,7 @@
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/nn/attention.hpp"
+#include "tessera/nn/drop_path.hpp"
 #include "tessera/nn/layer_norm.hpp"
 #include "tessera/nn/mlp.hpp"
 
@@ -11,24 +12,67 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// x2 = x + attention(norm1(x)); y = x2 + mlp(norm2(x2)). MlpNorm is LayerNorm or, in ViT-BN, BatchNorm
-// (docs/method.md, 2.4).
-template <class Attention_, class Mlp_, template <int> class MlpNorm = LayerNorm>
-struct Block {
-  static_assert(Attention_::width == Mlp_::width, "tessera: attention and MLP of a block must have the same width");
-  using Attention = Attention_;
-  using Mlp = Mlp_;
-  static constexpr int width = Attention::width, in = width, out = width;
-  using Norm1 = LayerNorm<width>;
-  using Norm2 = MlpNorm<width>;
+// The tensors of Block.
+template <class AttentionTensors, class Mlp, template <int> class MlpNorm = LayerNorm>
+struct BlockTensors {
+  using Norm1 = LayerNorm<Mlp::width>;
+  using Norm2 = MlpNorm<Mlp::width>;
 
   template <class Leaf>
   struct Parameters {
     typename Norm1::template Parameters<Leaf> norm1;
-    typename Attention::template Parameters<Leaf> attn;
+    typename AttentionTensors::template Parameters<Leaf> attn;
     typename Norm2::template Parameters<Leaf> norm2;
     typename Mlp::template Parameters<Leaf> mlp;
   };
+
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name) {
+    Parameters<typename Visit::Leaf> p;
+    p.norm1 = Norm1::declare(visit, name / "norm1");
+    p.attn = AttentionTensors::declare(visit, name / "attn");
+    p.norm2 = Norm2::declare(visit, name / "norm2");
+    p.mlp = Mlp::declare(visit, name / "mlp");
+    return p;
+  }
+};
+
+namespace detail {
+
+// Completes y = residual + branch: with drop path the branch alone is in y.
+template <int tokens, class Context, class Scalar, int width>
+void add_branch(Context& context, bool dropping, const Accumulator<Scalar>* scales, Rows<const Scalar, width> residual,
+                Rows<Scalar, width> y) {
+  if (dropping) scale_branch<tokens>(context.backend, Rows<const Scalar, width>(y), scales, residual, y);
+}
+
+// The gradient of the branch in y = residual + branch; in the arena with drop path, else dy itself.
+template <int tokens, class Context, class Scalar, int width>
+[[nodiscard]] Rows<const Scalar, width> branch_gradient(Context& context, bool dropping,
+                                                        const Accumulator<Scalar>* scales,
+                                                        Rows<const Scalar, width> dy) {
+  if (!dropping) return dy;
+  const auto d_branch = context.template take<width>(dy.rows);
+  scale_branch<tokens>(context.backend, dy, scales, Rows<const Scalar, width>{}, d_branch);
+  return d_branch;
+}
+
+}  // namespace detail
+
+// x2 = x + attention(norm1(x)); y = x2 + mlp(norm2(x2)). MlpNorm is LayerNorm or, in ViT-BN, BatchNorm
+// (docs/method.md, 2.4).
+template <class Attention_, class Mlp_, template <int> class MlpNorm = LayerNorm>
+struct Block : BlockTensors<typename Attention_::Tensors, Mlp_, MlpNorm> {
+  static_assert(Attention_::width == Mlp_::width, "tessera: attention and MLP of a block must have the same width");
+  using Attention = Attention_;
+  using Mlp = Mlp_;
+  static constexpr int width = Attention::width, in = width, out = width;
+  using Tensors = BlockTensors<typename Attention::Tensors, Mlp, MlpNorm>;
+  using Tensors::declare;
+  using typename Tensors::Norm1, typename Tensors::Norm2;
+
+  template <class Leaf>
+  using Parameters = typename Tensors::template Parameters<Leaf>;
   template <class Scalar>
   struct Saved {
     Rows<Scalar, width> normed1, middle, normed2;
@@ -38,29 +82,21 @@ struct Block {
     typename Mlp::template Saved<Scalar> mlp;
   };
 
-  template <class Visit>
-  static constexpr auto declare(Visit& visit, const Name& name) {
-    Parameters<typename Visit::Leaf> p;
-    p.norm1 = Norm1::declare(visit, name / "norm1");
-    p.attn = Attention::declare(visit, name / "attn");
-    p.norm2 = Norm2::declare(visit, name / "norm2");
-    p.mlp = Mlp::declare(visit, name / "mlp");
-    return p;
-  }
-
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
-                               Rows<Scalar, width> y) {
+                               Rows<Scalar, width> y, BranchScales<Scalar> scales = {}) {
     using Input = Rows<const Scalar, width>;
-    Saved<Scalar> saved = attend(context, p, x);
-    saved.mlp = Mlp::forward(context, p.mlp, Input(saved.normed2), Input(saved.middle), y);
+    Saved<Scalar> saved = attend(context, p, x, scales);
+    saved.mlp = Mlp::forward(context, p.mlp, Input(saved.normed2), scales.on ? Input{} : Input(saved.middle), y);
+    detail::add_branch<Attention::tokens>(context, scales.on, scales.mlp, Input(saved.middle), y);
     return saved;
   }
 
   // What forward keeps, without its result.
   template <class Context, class Scalar>
-  static Saved<Scalar> save(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x) {
-    Saved<Scalar> saved = attend(context, p, x);
+  static Saved<Scalar> save(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
+                            BranchScales<Scalar> scales = {}) {
+    Saved<Scalar> saved = attend(context, p, x, scales);
     saved.mlp = Mlp::save(context, p.mlp, Rows<const Scalar, width>(saved.normed2));
     return saved;
   }
@@ -69,28 +105,41 @@ struct Block {
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,
-                       const Saved<Scalar>& saved, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
+                       const Saved<Scalar>& saved, Rows<const Scalar, width> dy, Rows<Scalar, width> dx,
+                       BranchScales<Scalar> scales = {}) {
     using Input = Rows<const Scalar, width>;
+    constexpr int tokens = Attention::tokens;
     const auto frame = context.frame();
     const auto d_middle = context.template take<width>(x.rows);
     const auto d_normed = context.template take<width>(x.rows);
-    Mlp::backward(context, p.mlp, g.mlp, Input(saved.normed2), saved.mlp, dy, d_normed);
+    {
+      const auto branch_frame = context.frame();
+      Mlp::backward(context, p.mlp, g.mlp, Input(saved.normed2), saved.mlp,
+                    detail::branch_gradient<tokens>(context, scales.on, scales.mlp, dy), d_normed);
+    }
     Norm2::backward(context, p.norm2, g.norm2, Input(saved.middle), saved.norm2, Input(d_normed), dy, d_middle);
-    Attention::backward(context, p.attn, g.attn, Input(saved.normed1), saved.attn, Input(d_middle), d_normed);
+    {
+      const auto branch_frame = context.frame();
+      Attention::backward(context, p.attn, g.attn, Input(saved.normed1), saved.attn,
+                          detail::branch_gradient<tokens>(context, scales.on, scales.attention, Input(d_middle)),
+                          d_normed);
+    }
     Norm1::backward(context, p.norm1, g.norm1, x, saved.norm1, Input(d_normed), Input(d_middle), dx);
   }
 
  private:
   // Everything in front of the MLP.
   template <class Context, class Scalar>
-  static Saved<Scalar> attend(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x) {
+  static Saved<Scalar> attend(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
+                              BranchScales<Scalar> scales) {
     using Input = Rows<const Scalar, width>;
     Saved<Scalar> saved;
     saved.normed1 = context.template take<width>(x.rows);
     saved.middle = context.template take<width>(x.rows);
     saved.normed2 = context.template take<width>(x.rows);
     saved.norm1 = Norm1::forward(context, p.norm1, x, saved.normed1);
-    saved.attn = Attention::forward(context, p.attn, Input(saved.normed1), x, saved.middle);
+    saved.attn = Attention::forward(context, p.attn, Input(saved.normed1), scales.on ? Input{} : x, saved.middle);
+    detail::add_branch<Attention::tokens>(context, scales.on, scales.attention, x, saved.middle);
     saved.norm2 = Norm2::forward(context, p.norm2, Input(saved.middle), saved.normed2);
     return saved;
   }
@@ -111,9 +160,9 @@ struct RecomputedBlock : Block_ {
 
   template <class Context, class Scalar>
   static Nothing forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
-                         Rows<Scalar, width> y) {
+                         Rows<Scalar, width> y, BranchScales<Scalar> scales = {}) {
     const auto frame = context.frame();
-    Block::forward(context, p, x, y);
+    Block::forward(context, p, x, y, scales);
     return {};
   }
 
@@ -121,9 +170,9 @@ struct RecomputedBlock : Block_ {
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x, const Nothing&,
-                       Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
+                       Rows<const Scalar, width> dy, Rows<Scalar, width> dx, BranchScales<Scalar> scales = {}) {
     const auto frame = context.frame();
-    Block::backward(context, p, g, x, Block::save(context, p, x), dy, dx);
+    Block::backward(context, p, g, x, Block::save(context, p, x, scales), dy, dx, scales);
   }
 };
 
@@ -160,7 +209,7 @@ struct ClassTokenBlock {
 
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
-                               Rows<Scalar, width> y) {
+                               Rows<Scalar, width> y, BranchScales<Scalar> scales = {}) {
     using Input = Rows<const Scalar, width>;
     Saved<Scalar> saved;
     saved.normed1 = context.template take<width>(x.rows);
@@ -174,10 +223,13 @@ struct ClassTokenBlock {
       const auto residual = context.template take<width>(y.rows);
       take_token<tokens>(context.backend, x, 0, residual);
       take_token<tokens>(context.backend, Input(saved.attn.out), 0, saved.mixed);
-      Attention::Proj::forward(context, p.attn.proj, Input(saved.mixed), Input(residual), saved.middle);
+      Attention::Proj::forward(context, p.attn.proj, Input(saved.mixed), scales.on ? Input{} : Input(residual),
+                               saved.middle);
+      detail::add_branch<1>(context, scales.on, scales.attention, Input(residual), saved.middle);
     }
     saved.norm2 = Norm2::forward(context, p.norm2, Input(saved.middle), saved.normed2);
-    saved.mlp = Mlp::forward(context, p.mlp, Input(saved.normed2), Input(saved.middle), y);
+    saved.mlp = Mlp::forward(context, p.mlp, Input(saved.normed2), scales.on ? Input{} : Input(saved.middle), y);
+    detail::add_branch<1>(context, scales.on, scales.mlp, Input(saved.middle), y);
     return saved;
   }
 
@@ -185,17 +237,26 @@ struct ClassTokenBlock {
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,
-                       const Saved<Scalar>& saved, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
+                       const Saved<Scalar>& saved, Rows<const Scalar, width> dy, Rows<Scalar, width> dx,
+                       BranchScales<Scalar> scales = {}) {
     using Input = Rows<const Scalar, width>;
     const auto frame = context.frame();
     const auto d_middle = context.template take<width>(dy.rows);
     const auto d_token = context.template take<width>(dy.rows);
     const auto d_mixed = context.template take<width>(x.rows);
     const auto d_normed = context.template take<width>(x.rows);
-    Mlp::backward(context, p.mlp, g.mlp, Input(saved.normed2), saved.mlp, dy, d_token);
+    {
+      const auto branch_frame = context.frame();
+      Mlp::backward(context, p.mlp, g.mlp, Input(saved.normed2), saved.mlp,
+                    detail::branch_gradient<1>(context, scales.on, scales.mlp, dy), d_token);
+    }
     Norm2::backward(context, p.norm2, g.norm2, Input(saved.middle), saved.norm2, Input(d_token), dy, d_middle);
-    Attention::Proj::backward(context, p.attn.proj, g.attn.proj, Input(saved.mixed), Nothing{}, Input(d_middle),
-                              d_token);
+    {
+      const auto branch_frame = context.frame();
+      Attention::Proj::backward(context, p.attn.proj, g.attn.proj, Input(saved.mixed), Nothing{},
+                                detail::branch_gradient<1>(context, scales.on, scales.attention, Input(d_middle)),
+                                d_token);
+    }
     take_token_backward<tokens>(context.backend, Input(d_token), 0, d_mixed);
     Attention::mix_backward(context, p.attn, g.attn, Input(saved.normed1), saved.attn, Input(d_mixed), d_normed);
     take_token_backward<tokens>(context.backend, Input(d_middle), 0, dx);

@@ -28,6 +28,13 @@ struct FanInUniform {
   static constexpr Initial bias(int in) { return Initial::uniform(1.0 / square_root(in)); }
 };
 
+// N(0, (numerator / denominator)^2) for weights; biases 0. Of classifiers.
+template <int numerator, int denominator>
+struct Normal {
+  static constexpr Initial weight(int, int) { return Initial::normal(static_cast<double>(numerator) / denominator); }
+  static constexpr Initial bias(int) { return Initial::constant(0); }
+};
+
 }  // namespace nn
 }  // namespace TESSERA_ABI
 }  // namespace tessera

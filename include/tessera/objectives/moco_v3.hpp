@@ -5,6 +5,7 @@
 #include <array>
 #include <string_view>
 
+#include "tessera/core/info_nce.hpp"
 #include "tessera/data/augment.hpp"
 #include "tessera/data/reads.hpp"
 #include "tessera/models/heads.hpp"
@@ -100,6 +101,9 @@ struct MoCoV3 {
     for (index view = 0; view < views; ++view) s.start_gathering(keys.part(view * all, all));
   }
 
+  // 2 temperature times a cross entropy (algorithm 1 of the paper).
+  static constexpr InfoNce loss_term{.weight = 2, .times_temperature = true};
+
   // The loss is ctr(q1, k2) + ctr(q2, k1); dq is its gradient with respect to q. keys have unit rows.
   template <class Step, class Scalar>
   static void contrast(Step& s, Rows<const Scalar, out> q, Rows<const Scalar, out> keys, Rows<Scalar, out> dq) {
@@ -111,9 +115,9 @@ struct MoCoV3 {
     normalize_rows(backend, q, unit_q, inverse_norms);
     backend.clear(1, s.loss());
     for (index view = 0; view < views; ++view)
-      contrastive_loss(backend, Rows<const Scalar, out>(unit_q.part(view * batch, batch)),
-                       keys.part((1 - view) * all, all), s.value(&Settings::temperature), s.first_image(), all,
-                       s.loss(), dq.part(view * batch, batch));
+      info_nce(backend, Rows<const Scalar, out>(unit_q.part(view * batch, batch)), keys.part((1 - view) * all, all),
+               loss_term, s.value(&Settings::temperature), s.first_image(), all, s.loss(),
+               dq.part(view * batch, batch));
     normalize_rows_backward(backend, Rows<const Scalar, out>(unit_q), Rows<const Accumulator<Scalar>, 1>(inverse_norms),
                             Rows<const Scalar, out>(dq), dq);
   }

@@ -35,11 +35,7 @@ struct State {
   std::array<Accumulator<Scalar>*, std::tuple_size_v<typename Networks::BufferSets>> buffers{};
 };
 
-// Names random numbers of a step; in memory of the backend, since a recorded step reads it anew.
-struct StepNumber {
-  std::uint64_t seed = 0;
-  std::int64_t step = 0;  // 0, 1, ...
-};
+using tessera::StepNumber;
 
 // Passed to Objective::step(Step& s). All pointers are to memory of the backend, and null while memory is planned.
 template <class Objective_, class Context_>

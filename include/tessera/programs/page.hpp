@@ -1,4 +1,4 @@
-// A self-contained HTML page: facts, charts, pictures. Needs libpng (tessera::report).
+// A self-contained HTML page: facts, charts, pictures. Needs libpng (tessera::programs).
 #pragma once
 
 #include <fmt/format.h>

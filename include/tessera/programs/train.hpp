@@ -110,7 +110,9 @@ template <class Objective, class Trainer>
                   features_of(trainer, pictures.train, pictures.normalization, recipe.knn_bank),
                   features_of(trainer, pictures.test, pictures.normalization),
                   {}};
-  if constexpr (requires { requires Objective::Encoder::has_attention_maps; })
+  if constexpr (requires {
+                  requires Objective::Encoder::has_attention_maps && Objective::Encoder::Pooling::class_token;
+                })
     if (trainer.communicator().rank() == 0)
       results.attention = attention_of(trainer, pictures.test, pictures.normalization,
                                        std::min({8, pictures.test.size(), static_cast<int>(trainer.images_at_once())}));
@@ -192,7 +194,9 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
 // Features of a data set by the encoder of a checkpoint.
 template <class Encoder>
 [[nodiscard]] FeatureSet encode(const std::filesystem::path& checkpoint, const data::AnyDataset& images, int threads) {
-  const eval::Encoder<Encoder> encoder(checkpoint, {.threads = threads});
+  eval::EncoderOptions options;
+  options.threads = threads;
+  const eval::Encoder<Encoder> encoder(checkpoint, options);
   const xt::xtensor<float, 2> features = encoder(images);
   FeatureSet set{{features.begin(), features.end()}, {}, Encoder::out, images.size()};
   if (images.labelled())

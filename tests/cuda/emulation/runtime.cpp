@@ -26,7 +26,9 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace cuda {
 alignas(128) std::byte tessera_shared_memory[232448];  // compute capability 9.0 gives a block 227 KiB
-}
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera
 
 emulation::Index threadIdx, blockIdx, blockDim, gridDim;
 

@@ -17,6 +17,7 @@ RULES = [
     ("activation_gradient_kernel.*Gelu", 260, 2, 0),
     ("normalize_rows_kernel", None, 1, 1),
     ("normalize_rows_gradient_kernel", None, 1, 0),
+    ("nt_xent_weights_kernel", None, 1, 0),
     ("resident_forward_kernel", None, 4, 2),
     ("whole_backward_kernel", None, 10, 0),
     ("streamed_forward_kernel", None, 8, 4),

@@ -3,6 +3,7 @@
 #include "tessera/cuda/attention.hpp"
 #include "tessera/cuda/contrastive.hpp"
 #include "tessera/cuda/linear.hpp"
+#include "tessera/cuda/nt_xent.hpp"
 #include "tessera/nn/activation.hpp"
 
 namespace tessera::inline TESSERA_ABI::cuda::detail {
@@ -13,6 +14,9 @@ template __global__ void activation_gradient_kernel<8, nn::Gelu>(index, const bf
 template __global__ void normalize_rows_kernel<bf16, 256>(index, const bf16*, bf16*, float*);
 template __global__ void normalize_rows_gradient_kernel<bf16, 256>(index, const bf16*, const float*, const bf16*,
                                                                    bf16*);
+
+template __global__ void nt_xent_weights_kernel<4, float>(index, index, const double*, const float*, const float*,
+                                                          float*);
 
 using Base = TiledHead<197, 12, 768>;
 template __global__ void resident_forward_kernel<Base>(const bf16*, float, bf16*, float*);

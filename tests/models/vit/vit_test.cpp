@@ -32,9 +32,7 @@ TYPED_TEST(VisionTransformerParity, EqualsTheReference) {
 }
 
 template <class Recompute>
-using Encoder = VisionTransformer<image<24>, patch<6>, 20, 4, 5, 4,
-                                  vit::policies<embed::Patches, position::SinCos2d, attention::SoftmaxAttention,
-                                                pooling::ClassToken, mlp_norm::LayerNorm, nn::Gelu, Recompute>>;
+using Encoder = VisionTransformer<image<24>, patch<6>, 20, 4, 5, 4, vit::policies<Recompute>>;
 template <class Recompute>
 using Method = objectives::MoCoV3<Encoder<Recompute>, heads::Mlp<3, 36, 16>, heads::Mlp<2, 36, 16>>;
 

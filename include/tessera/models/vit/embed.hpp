@@ -2,17 +2,12 @@
 #pragma once
 
 #include "tessera/core/context.hpp"
+#include "tessera/core/image.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/nn/linear.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
-
-// Square input images: `size` pixels a side, planar.
-template <int size_, int channels_ = 3>
-struct image {
-  static constexpr int size = size_, channels = channels_, values = channels * size * size;
-};
 
 // Square patches: `size` pixels a side.
 template <int size_>
@@ -22,23 +17,16 @@ struct patch {
 
 namespace embed {
 
-// The projection that Patches and FrozenPatches share. Rows of images to images * grid^2 rows of `width`
-// (docs/method.md, 2.2).
-template <class Image, class Patch, int width, Role role>
-struct PatchProjection {
-  static_assert(Image::size % Patch::size == 0, "tessera: the patch size must divide the image size");
-  static constexpr int size = Image::size, channels = Image::channels, cell = Patch::size;
-  static constexpr int grid = size / cell, tokens = grid * grid;
-  static constexpr int in = Image::values, out = width, values = channels * cell * cell;
-  static constexpr bool trained = role == Role::trained;
+// The tensors of a patch projection: they do not depend on the image size.
+template <int channels, int cell, int width, Role role>
+struct PatchTensors {
+  static constexpr int values = channels * cell * cell;  // of a patch
   using Init = nn::XavierUniform<>;
 
   template <class Leaf>
   struct Parameters {
     Leaf weight{}, bias{};
   };
-  template <class Scalar>
-  using Saved = nn::Nothing;
 
   template <class Visit>
   static constexpr auto declare(Visit& visit, const Name& name) {
@@ -47,6 +35,24 @@ struct PatchProjection {
     p.bias = visit(name / "proj" / "bias", Shape(width), role, Init::bias(values));
     return p;
   }
+};
+
+// The projection that Patches and FrozenPatches share. Rows of images to images * grid^2 rows of `width`
+// (docs/method.md, 2.2).
+template <class Image, class Patch, int width, Role role>
+struct PatchProjection : PatchTensors<Image::channels, Patch::size, width, role> {
+  static_assert(Image::size % Patch::size == 0, "tessera: the patch size must divide the image size");
+  static constexpr int size = Image::size, channels = Image::channels, cell = Patch::size;
+  static constexpr int grid = size / cell, tokens = grid * grid;
+  static constexpr int in = Image::values, out = width;
+  static constexpr bool trained = role == Role::trained;
+  using Tensors = PatchTensors<channels, cell, width, role>;
+  using Tensors::declare, Tensors::values;
+
+  template <class Leaf>
+  using Parameters = typename Tensors::template Parameters<Leaf>;
+  template <class Scalar>
+  using Saved = nn::Nothing;
 
   template <class Context, class Scalar>
   static nn::Nothing forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,

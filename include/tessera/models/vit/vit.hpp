@@ -7,84 +7,72 @@
 
 #include "tessera/concepts.hpp"
 #include "tessera/core/context.hpp"
+#include "tessera/core/image.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/models/vit/conv_stem.hpp"
 #include "tessera/models/vit/embed.hpp"
-#include "tessera/models/vit/pooling.hpp"
-#include "tessera/models/vit/position.hpp"
+#include "tessera/models/vit/embedding.hpp"
+#include "tessera/models/vit/policies.hpp"
 #include "tessera/nn/attention.hpp"
-#include "tessera/nn/batch_norm.hpp"
 #include "tessera/nn/block.hpp"
+#include "tessera/nn/drop_path.hpp"
 #include "tessera/nn/layer_norm.hpp"
 #include "tessera/nn/mlp.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// The norm in front of a block's MLP: a layer for each number of features, with `each_row_alone` telling whether it
-// treats a token without regard to the others.
-namespace mlp_norm {
-struct LayerNorm {
-  template <int features>
-  using Layer = nn::LayerNorm<features>;
-};
-struct BatchNorm {
-  template <int features>
-  using Layer = nn::BatchNorm<features>;
-};
-}  // namespace mlp_norm
-
-// What a block keeps for backward: everything, or only its input (activation checkpointing: nearly two thirds of a
-// forward pass more work, a twelfth of the memory).
-namespace recompute {
-struct None {
-  template <class Block>
-  using Layer = Block;
-};
-struct Blocks {
-  template <class Block>
-  using Layer = nn::RecomputedBlock<Block>;
-};
-}  // namespace recompute
-
 namespace vit {
 
-// What a user may swap; every one has the reference's choice as its default.
-template <class Embed_ = embed::Patches, class Position_ = position::SinCos2d,
-          class Attention_ = attention::SoftmaxAttention, class Pooling_ = pooling::ClassToken,
-          class MlpNorm_ = mlp_norm::LayerNorm, class Activation_ = nn::Gelu, class Recompute_ = recompute::None>
-struct policies {
-  using Embed = Embed_;
-  using Position = Position_;
-  using Attention = Attention_;
-  using Pooling = Pooling_;
-  using MlpNorm = MlpNorm_;
-  using Activation = Activation_;
-  using Recompute = Recompute_;
+// The tensors of a Vision Transformer, with the names and in the order of timm's and MoCo v3's checkpoints. They depend
+// on the image size in one place: the position table is made for images of size Native.
+template <class Native, class Patch, int width, int depth, int mlp_ratio, class Policies>
+struct Tensors {
+  using Embedding = EmbeddingTensors<Native, Patch, width, Policies>;
+  using Block =
+      nn::BlockTensors<nn::AttentionTensors<width>, nn::Mlp<width, width * mlp_ratio, typename Policies::Activation>,
+                       Policies::MlpNorm::template Layer>;
+  using Norm = nn::LayerNorm<width>;
+
+  template <class Leaf>
+  struct Parameters : Embedding::template Parameters<Leaf> {
+    std::array<typename Block::template Parameters<Leaf>, depth> blocks;
+    typename Norm::template Parameters<Leaf> norm;
+  };
+
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name) {
+    Parameters<typename Visit::Leaf> p{Embedding::declare(visit, name), {}, {}};
+    for (int i = 0; i < depth; ++i) p.blocks[static_cast<std::size_t>(i)] = Block::declare(visit, name / "blocks" / i);
+    if constexpr (Policies::Pooling::final_norm) p.norm = Norm::declare(visit, name / "norm");
+    return p;
+  }
 };
 
 }  // namespace vit
 
 // Images to feature vectors (docs/method.md, 2.2): patch embedding, class token and positions, `depth` blocks, norm,
-// pooling. Tensors have the names and the order of timm's and MoCo v3's checkpoints.
+// pooling. Native is for `at` alone.
 template <class Image_, class Patch, int width_, int depth_, int heads_, int mlp_ratio = 4,
-          class Policies = vit::policies<>>
-struct VisionTransformer {
+          class Policies = vit::policies<>, class Native = Image_>
+struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio, Policies> {
   using Image = Image_;
   using Pooling = typename Policies::Pooling;
-  using Position = typename Policies::Position;
-  using Embed = typename Policies::Embed::template Layer<Image, Patch, width_>;
+  using Tensors = vit::Tensors<Native, Patch, width_, depth_, mlp_ratio, Policies>;
+  using Tensors::declare;
+  using Embedding = vit::Embedding<Native, Image, Patch, width_, Policies>;
 
-  static constexpr int width = width_, depth = depth_, heads = heads_, grid = Embed::grid;
-  static constexpr int patches = Embed::tokens, tokens = patches + (Pooling::class_token ? 1 : 0);
+  // The same encoder for images of another size: the same tensors, an identical layout. Its position table is resampled
+  // (vit::Embedding), forward and backward.
+  template <class Other>
+  using at = VisionTransformer<Other, Patch, width_, depth_, heads_, mlp_ratio, Policies, Native>;
+
+  static constexpr int width = width_, depth = depth_, heads = heads_, grid = Embedding::grid;
+  static constexpr int patches = Embedding::patches, tokens = Embedding::tokens;
   static constexpr int in = Image::values, out = width;
-  static_assert(PositionEmbedding<Position>,
-                "tessera: a position embedding needs trained, supports<width> and declare(visit, name, tokens, width)");
   static_assert(tessera::Pooling<Pooling>,
                 "tessera: a pooling needs class_token and final_norm; a class token needs the final norm");
   static_assert(depth > 0, "tessera: a VisionTransformer needs at least one block");
-  static_assert(Position::template supports<width>,
-                "tessera: sine-cosine position embeddings need a width divisible by 4");
 
   using PlainBlock =
       nn::Block<nn::Attention<width, tokens, heads, typename Policies::Attention>,
@@ -93,36 +81,20 @@ struct VisionTransformer {
   static constexpr bool class_token_alone = Pooling::class_token && Block::Norm2::each_row_alone;
   using LastBlock = std::conditional_t<class_token_alone, nn::ClassTokenBlock<PlainBlock>, PlainBlock>;
   static constexpr int last_tokens = class_token_alone ? 1 : tokens;  // of an image, behind the last block
-  using Norm = nn::LayerNorm<width>;
+  using typename Tensors::Norm;
+  static constexpr bool has_attention_maps = AttentionWeights<typename Policies::Attention>;
 
   template <class Leaf>
-  struct Parameters {
-    Leaf cls_token{}, pos_embed{};
-    typename Embed::template Parameters<Leaf> patch_embed;
-    std::array<typename Block::template Parameters<Leaf>, depth> blocks;
-    typename Norm::template Parameters<Leaf> norm;
-  };
+  using Parameters = typename Tensors::template Parameters<Leaf>;
   template <class Scalar>
   struct Saved {
-    typename Embed::template Saved<Scalar> patch_embed;
+    typename Embedding::template Saved<Scalar> embedding;
     std::array<Rows<Scalar, width>, depth + 1> x;  // x[i] enters block i
     std::array<typename Block::template Saved<Scalar>, depth - 1> blocks;
     typename LastBlock::template Saved<Scalar> last_block;
     Rows<Scalar, width> pooled;  // class tokens in front of the final norm
     typename Norm::template Saved<Scalar> norm;
   };
-
-  template <class Visit>
-  static constexpr auto declare(Visit& visit, const Name& name) {
-    Parameters<typename Visit::Leaf> p;
-    if constexpr (Pooling::class_token)
-      p.cls_token = visit(name / "cls_token", Shape(1, 1, width), Role::trained, Initial::normal(1e-6));
-    p.pos_embed = Position::declare(visit, name, tokens, width);
-    p.patch_embed = Embed::declare(visit, name / "patch_embed");
-    for (int i = 0; i < depth; ++i) p.blocks[static_cast<std::size_t>(i)] = Block::declare(visit, name / "blocks" / i);
-    if constexpr (Pooling::final_norm) p.norm = Norm::declare(visit, name / "norm");
-    return p;
-  }
 
   // features (images x width) from images (images x channels*size*size, normalised, planar).
   template <class Context, class Scalar>
@@ -131,11 +103,12 @@ struct VisionTransformer {
     Saved<Scalar> saved;
     for (std::size_t i = 0; i < depth; ++i) saved.x[i] = context.template take<width>(images.rows * tokens);
     saved.x[depth] = context.template take<width>(images.rows * last_tokens);
-    saved.patch_embed = embed(context, p, images, saved.x[0]);
+    saved.embedding = Embedding::forward(context, p, images, saved.x[0]);
     for (std::size_t i = 0; i != last; ++i)
-      saved.blocks[i] = Block::forward(context, p.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.x[i + 1]);
-    saved.last_block =
-        LastBlock::forward(context, p.blocks[last], Rows<const Scalar, width>(saved.x[last]), saved.x[depth]);
+      saved.blocks[i] = Block::forward(context, p.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.x[i + 1],
+                                       nn::branch_scales(context, static_cast<int>(i), images.rows));
+    saved.last_block = LastBlock::forward(context, p.blocks[last], Rows<const Scalar, width>(saved.x[last]),
+                                          saved.x[depth], nn::branch_scales(context, last, images.rows));
     pool(context, p, Rows<const Scalar, width>(saved.x[depth]), saved, features);
     return saved;
   }
@@ -165,10 +138,13 @@ struct VisionTransformer {
     }
   }
 
-  // The attention weights of one block (images*heads*tokens x tokens), for looking at.
+  // The attention weights of one block (images*heads*tokens x tokens), as the attention policy gives them.
   template <class Context, class Scalar>
   static void encode_attention(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                                int block, Rows<Scalar, tokens> weights) {
+    static_assert(has_attention_maps,
+                  "tessera: the attention policy has no weights(), and so no attention maps; docs/writing-a-policy.md "
+                  "shows one that has");
     const auto frame = context.frame();
     const Rows<const Scalar, width> x = run_blocks(context, p, images, block);
     const auto& parameters = p.blocks[static_cast<std::size_t>(block)];
@@ -176,7 +152,7 @@ struct VisionTransformer {
     const auto qkv = context.template take<3 * width>(x.rows);
     Norm::forward(context, parameters.norm1, x, normed);
     Block::Attention::Qkv::forward(context, parameters.attn.qkv, Rows<const Scalar, width>(normed), qkv);
-    attention_weights<tokens, heads, width>(context.backend, Rows<const Scalar, 3 * width>(qkv), weights);
+    Policies::Attention::template weights<tokens, heads>(context, Rows<const Scalar, 3 * width>(qkv), weights);
   }
 
   // Assigns all gradients g and, if d_images is wanted, that of the images.
@@ -192,35 +168,20 @@ struct VisionTransformer {
       pool_backward(context, p, g, saved, d_features, dy);
       if constexpr (Pooling::final_norm) context.gradients_final(g.norm.weight);
       LastBlock::backward(context, p.blocks[last], g.blocks[last], Rows<const Scalar, width>(saved.x[last]),
-                          saved.last_block, Rows<const Scalar, width>(dy), dx);
+                          saved.last_block, Rows<const Scalar, width>(dy), dx,
+                          nn::branch_scales(context, last, images.rows));
       context.gradients_final(g.blocks[last].norm1.weight);
     }
     for (std::size_t i = last; i-- > 0;) {
       Block::backward(context, p.blocks[i], g.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.blocks[i],
-                      Rows<const Scalar, width>(dx), dx);
+                      Rows<const Scalar, width>(dx), dx, nn::branch_scales(context, static_cast<int>(i), images.rows));
       context.gradients_final(g.blocks[i].norm1.weight);
     }
-    const bool embed_gradient = Embed::trained || context.frozen_gradients || d_images.wanted();
-    Rows<Scalar, width> d_embedded{};
-    if (embed_gradient) d_embedded = context.template take<width>(images.rows * patches);
-    assemble_tokens_backward<patches, tokens>(context.backend, Rows<const Scalar, width>(dx), d_embedded, g.cls_token,
-                                              Position::trained ? g.pos_embed : nullptr);
-    if (embed_gradient)
-      Embed::backward(context, p.patch_embed, g.patch_embed, images, saved.patch_embed,
-                      Rows<const Scalar, width>(d_embedded), d_images);
+    Embedding::backward(context, p, g, images, saved.embedding, Rows<const Scalar, width>(dx), d_images);
   }
 
  private:
   static constexpr std::size_t last = depth - 1;
-
-  template <class Context, class Scalar>
-  static auto embed(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
-                    Rows<Scalar, width> y) {
-    const auto embedded = context.template take<width>(images.rows * patches);
-    const auto saved = Embed::forward(context, p.patch_embed, images, embedded);
-    assemble_tokens<patches, tokens>(context.backend, Rows<const Scalar, width>(embedded), p.cls_token, p.pos_embed, y);
-    return saved;
-  }
 
   // What enters block number `blocks`.
   template <class Context, class Scalar>
@@ -229,7 +190,7 @@ struct VisionTransformer {
     auto x = context.template take<width>(images.rows * tokens), y = context.template take<width>(x.rows);
     {
       const auto frame = context.frame();
-      embed(context, p, images, x);
+      Embedding::forward(context, p, images, x);
     }
     for (int i = 0; i < blocks; ++i) {
       const auto frame = context.frame();

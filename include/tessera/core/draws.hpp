@@ -1,0 +1,102 @@
+// Random numbers of a training step, from its seed and number alone: drop path, and how images are mixed. Every backend
+// computes them by these functions.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <numbers>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/random.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+
+// Mixup or CutMix of a whole batch with the batch in reverse order (docs/method.md, 3.11).
+struct Mixing {
+  enum class Kind : std::int32_t { none, mixup, cutmix };
+
+  double lambda = 1;  // share of an image's own label in its target, and, in mixup, of its own pixels
+  Kind kind = Kind::none;
+  std::int32_t y0 = 0, y1 = 0, x0 = 0, x1 = 0;  // CutMix takes rows [y0, y1) and columns [x0, x1) from the partner
+
+  [[nodiscard]] TESSERA_HOST_DEVICE static Mixing mixup(double lambda) {
+    Mixing mixing;
+    mixing.lambda = lambda;
+    mixing.kind = Kind::mixup;
+    return mixing;
+  }
+
+  // The box covers about 1 - lambda of size x size pixels around (row, column) and is clipped to the image; then lambda
+  // becomes the share outside the box (Yun et al., arXiv 1905.04899).
+  [[nodiscard]] TESSERA_HOST_DEVICE static Mixing cutmix(double lambda, int size, int row, int column) {
+    const int side = static_cast<int>(size * std::sqrt(1.0 - lambda));
+    const auto clip = [size](int at) { return at < 0 ? 0 : at > size ? size : at; };
+    Mixing mixing;
+    mixing.kind = Kind::cutmix;
+    mixing.y0 = clip(row - side / 2);
+    mixing.y1 = clip(row + side / 2);
+    mixing.x0 = clip(column - side / 2);
+    mixing.x1 = clip(column + side / 2);
+    const double area = static_cast<double>(mixing.y1 - mixing.y0) * (mixing.x1 - mixing.x0);
+    mixing.lambda = 1.0 - area / (static_cast<double>(size) * size);
+    return mixing;
+  }
+};
+
+// Settings of mixing, as timm names them.
+struct MixingOdds {
+  double mixup_alpha = 0, cutmix_alpha = 0;  // of Beta(alpha, alpha); 0: never
+  double probability = 1;                    // that a batch is mixed
+  double switch_probability = 0.5;           // of CutMix where both are on
+};
+
+namespace detail {
+
+// Uniform in (0, 1), with 32 bits.
+[[nodiscard]] TESSERA_HOST_DEVICE inline double open_uniform(Random& random) {
+  return (static_cast<double>(random.bits()) + 0.5) * 0x1p-32;
+}
+
+}  // namespace detail
+
+// A draw of Beta(alpha, alpha), alpha > 0, from two numbers and without rejection: the image of Student's t with 2
+// alpha degrees of freedom (Bailey, "Polar generation of random variates with the t-distribution", 1994; Devroye,
+// "Random variate generation in one line of code", 1996).
+[[nodiscard]] TESSERA_HOST_DEVICE inline double draw_beta(double alpha, Random& random) {
+  const double power = std::pow(detail::open_uniform(random), 1.0 / alpha);
+  const double cosine = std::cos(2.0 * std::numbers::pi * detail::open_uniform(random));
+  return 0.5 * (1.0 + cosine / std::sqrt(cosine * cosine + power / (1.0 - power)));
+}
+
+// How a batch of images of size x size pixels is mixed in a step: in the order of timm's Mixup, whether, which, lambda,
+// centre of the box.
+[[nodiscard]] TESSERA_HOST_DEVICE inline Mixing mixing_of(const StepNumber& number, const MixingOdds& odds, int size) {
+  Random random(number.seed, Purpose::mixing, static_cast<std::uint32_t>(number.step), 0);
+  const bool mixup = odds.mixup_alpha > 0, cutmix = odds.cutmix_alpha > 0;
+  const bool mixes = detail::open_uniform(random) < odds.probability;
+  const bool switches = detail::open_uniform(random) < odds.switch_probability;
+  if (!mixes || !(mixup || cutmix)) return {};
+  const bool cuts = cutmix && (!mixup || switches);
+  const double lambda = draw_beta(cuts ? odds.cutmix_alpha : odds.mixup_alpha, random);
+  if (!cuts) return Mixing::mixup(lambda);
+  const int row = static_cast<int>(random.below(static_cast<std::uint32_t>(size)));
+  const int column = static_cast<int>(random.below(static_cast<std::uint32_t>(size)));
+  return Mixing::cutmix(lambda, size, row, column);
+}
+
+// The factor of a residual branch of block `block` of `depth`, for a uniform u in [0, 1): 0, or 1 / (1 - r) with
+// r = rate block / (depth - 1) (docs/method.md, 9.4). rate < 1.
+[[nodiscard]] TESSERA_HOST_DEVICE inline double drop_path_scale(double rate, int block, int depth, double u) {
+  const double r = depth > 1 ? rate * block / (depth - 1) : 0.0;
+  return std::floor(1.0 - r + u) / (1.0 - r);
+}
+
+// The stream of image `image` of the batch of all ranks. Its uniform() gives u of block 0's attention, block 0's MLP,
+// block 1's attention, ...
+[[nodiscard]] TESSERA_HOST_DEVICE inline Random drop_path_stream(const StepNumber& number, std::int64_t image) {
+  return {number.seed, Purpose::drop_path, static_cast<std::uint32_t>(number.step), static_cast<std::uint32_t>(image)};
+}
+
+}  // namespace TESSERA_ABI
+}  // namespace tessera

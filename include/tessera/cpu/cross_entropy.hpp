@@ -1,0 +1,90 @@
+// Cross entropy of a classifier's logits with labels.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "tessera/core/math.hpp"
+#include "tessera/core/rows.hpp"
+#include "tessera/core/simd.hpp"
+#include "tessera/cpu/backend.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
+
+namespace detail {
+
+// The target of one row: `off` everywhere, and `own` and `partner` more at two labels.
+struct SoftTarget {
+  double off, own, partner;
+
+  SoftTarget(int classes, const double* smoothing, const double* lambda) {
+    const double s = smoothing == nullptr ? 0.0 : *smoothing, share = lambda == nullptr ? 1.0 : *lambda;
+    off = s / classes;
+    own = (1.0 - s) * share;
+    partner = (1.0 - s) * (1.0 - share);
+  }
+};
+
+// One row: assigns to d the gradient softmax(z) - target, times `scale`, and returns the cross entropy. d may be z.
+template <class Scalar>
+double cross_entropy_row(index classes, const Scalar* z, int own, int partner, const SoftTarget& target, double scale,
+                         Scalar* d) {
+  Scalar largest = z[0];
+  for (index c = 1; c < classes; ++c) largest = largest > z[c] ? largest : z[c];
+  simd::transform(
+      classes, d, [=](auto a) { return a - largest; }, z);
+  const double at_own = static_cast<double>(d[own]), at_partner = static_cast<double>(d[partner]);
+  const Scalar all = simd::reduce(
+      classes, [](auto a) { return a; }, static_cast<const Scalar*>(d));
+  simd::transform(
+      classes, d, [](auto a) { return math::exp(a); }, d);
+  const Scalar sum = simd::reduce(
+      classes, [](auto a) { return a; }, static_cast<const Scalar*>(d));
+  const Scalar share = static_cast<Scalar>(scale) / sum, off = static_cast<Scalar>(scale * target.off);
+  simd::transform(
+      classes, d, [=](auto a) { return a * share - off; }, d);
+  d[own] -= static_cast<Scalar>(scale * target.own);
+  d[partner] -= static_cast<Scalar>(scale * target.partner);
+  return std::log(static_cast<double>(sum)) - target.own * at_own - target.partner * at_partner -
+         target.off * static_cast<double>(all);
+}
+
+}  // namespace detail
+
+// Cross entropy of softmax(logits) with soft targets, summed over rows, divided by `total` (the rows of all ranks) and
+// added to *loss. The target of row n is lambda t(labels[n]) + (1 - lambda) t(labels[rows - 1 - n]), where t(y) is
+// smoothing / classes everywhere and 1 - smoothing more at y: the partner of a row is that of mix_images
+// (docs/method.md, 9.2). smoothing and lambda are in memory of the backend; null stands for 0 and for 1. d_logits, if
+// wanted, is assigned the gradient and may be logits. A label outside [0, classes) makes the loss and the gradient of
+// its rows NaN.
+template <class Scalar, class Matmul, int classes>
+void cross_entropy(Backend<Scalar, Matmul>& backend, Rows<const Scalar, classes> logits, const int* labels,
+                   const double* smoothing, const double* lambda, index total, double* loss,
+                   Rows<Scalar, classes> d_logits) {
+  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
+  double* const losses = backend.arena().template take<double>(logits.rows);
+  Scalar* const to =
+      d_logits.wanted() ? d_logits.data : backend.arena().template take<Scalar>(logits.rows * index{classes});
+  if (backend.planning()) return;
+  const detail::SoftTarget target(classes, smoothing, lambda);
+  const auto known = [](int label) { return label >= 0 && label < classes; };
+  for_rows(backend, logits.rows, classes, [&](index row) {
+    const int own = labels[row], partner = labels[logits.rows - 1 - row];
+    if (known(own) && (lambda == nullptr || known(partner))) {
+      losses[row] = detail::cross_entropy_row<Scalar>(classes, logits.row(row), own, lambda == nullptr ? own : partner,
+                                                      target, 1.0 / static_cast<double>(total), to + row * classes);
+    } else {
+      losses[row] = std::numeric_limits<double>::quiet_NaN();
+      for (index c = 0; c < classes; ++c) to[row * classes + c] = std::numeric_limits<Scalar>::quiet_NaN();
+    }
+  });
+  double sum = 0;
+  for (index row = 0; row < logits.rows; ++row) sum += losses[row];
+  *loss += sum / static_cast<double>(total);
+}
+
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

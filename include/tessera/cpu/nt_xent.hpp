@@ -1,0 +1,98 @@
+// The loss of SimCLR; contract in core/nt_xent.hpp.
+#pragma once
+
+#include <cmath>
+
+#include "tessera/core/math.hpp"
+#include "tessera/core/nt_xent.hpp"
+#include "tessera/core/simd.hpp"
+#include "tessera/cpu/backend.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
+
+namespace detail {
+
+inline constexpr index anchors_of_piece = 64;
+
+// s (count x z.rows) receives the products of z's rows [first, first + count) with all rows of z. A row's product with
+// itself is replaced by that with its other view, so that it is never the largest.
+template <class Matmul, class Scalar, int columns>
+void multiply_with_all(Rows<const Scalar, columns> z, index first, index count, Scalar* s) {
+  Matmul::multiply(count, z.rows, index{columns}, Operand<Scalar>{z.row(first), columns},
+                   Operand<Scalar>{z.data, columns, true}, s, z.rows, false);
+  for (index row = 0; row < count; ++row)
+    s[row * z.rows + first + row] = s[row * z.rows + other_view(first + row, z.rows)];
+}
+
+}  // namespace detail
+
+template <class Scalar, class Matmul, int columns>
+void nt_xent_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> z, const double* temperature,
+                     index first, Rows<Scalar, 1> log_sums, double* loss) {
+  constexpr index grain = detail::anchors_of_piece;
+  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
+  const index n = z.rows, count = log_sums.rows;
+  Scalar* const room = backend.arena().template take<Scalar>(backend.pool().threads() * grain * n);
+  double* const losses = backend.arena().template take<double>(count);
+  if (backend.planning()) return;
+  const Scalar inverse_temperature = static_cast<Scalar>(1.0 / *temperature);
+  backend.pool().for_pieces(count, grain, [&](index from, index to, int worker) {
+    Scalar* const similarities = room + worker * grain * n;
+    detail::multiply_with_all<Matmul>(z, first + from, to - from, similarities);
+    for (index row = from; row < to; ++row) {
+      Scalar* const s = similarities + (row - from) * n;
+      const index anchor = first + row;
+      const Scalar positive = s[other_view(anchor, n)];
+      Scalar largest = s[0];
+      for (index j = 1; j < n; ++j) largest = largest > s[j] ? largest : s[j];
+      simd::transform(
+          n, s, [=](auto a) { return math::exp((a - largest) * inverse_temperature); }, s);
+      s[anchor] = 0;
+      const double sum = static_cast<double>(simd::reduce(
+          n, [](auto a) { return a; }, static_cast<const Scalar*>(s)));
+      *log_sums.row(row) = static_cast<Scalar>(std::log(sum)) + largest * inverse_temperature;
+      losses[row] = std::log(sum) - static_cast<double>((positive - largest) * inverse_temperature);
+    }
+  });
+  double sum = 0;
+  for (index row = 0; row < count; ++row) sum += losses[row];
+  *loss += sum / static_cast<double>(n);
+}
+
+template <class Scalar, class Matmul, int columns>
+void nt_xent_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> z, const double* temperature,
+                      index first, Rows<const Scalar, 1> log_sums, Rows<Scalar, columns> d_z) {
+  constexpr index grain = detail::anchors_of_piece;
+  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
+  const index n = z.rows;
+  Scalar* const room = backend.arena().template take<Scalar>(backend.pool().threads() * grain * n);
+  if (backend.planning()) return;
+  const Scalar inverse_temperature = static_cast<Scalar>(1.0 / *temperature);
+  const Scalar share = static_cast<Scalar>(1.0 / (static_cast<double>(n) * *temperature));
+  backend.pool().for_pieces(d_z.rows, grain, [&](index from, index to, int worker) {
+    Scalar* const weights = room + worker * grain * n;
+    detail::multiply_with_all<Matmul>(z, first + from, to - from, weights);
+    for (index row = from; row < to; ++row) {
+      Scalar* const w = weights + (row - from) * n;
+      const index anchor = first + row;
+      const Scalar of_anchor = *log_sums.row(anchor);
+      simd::transform(
+          n, w,
+          [=](auto similarity, auto of_candidate) {
+            const auto logit = similarity * inverse_temperature;
+            return (math::exp(logit - of_anchor) + math::exp(logit - of_candidate)) * share;
+          },
+          w, log_sums.data);
+      w[anchor] = 0;
+      w[other_view(anchor, n)] -= 2 * share;
+    }
+    Matmul::multiply(to - from, index{columns}, n, Operand<Scalar>{weights, n}, Operand<Scalar>{z.data, columns},
+                     d_z.row(from), index{columns}, false);
+  });
+}
+
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

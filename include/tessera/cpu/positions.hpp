@@ -1,0 +1,71 @@
+// Position tables for another grid of patches.
+#pragma once
+
+#include <cstring>
+
+#include "tessera/core/resample.hpp"
+#include "tessera/core/rows.hpp"
+#include "tessera/core/simd.hpp"
+#include "tessera/cpu/backend.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
+
+// y: the position table for grid `to`, interpolated from that for grid `from` (rows of the grid x width); rows in front
+// of the grid (the class token's) are copied. extra: see cubic_taps.
+template <Grid from, Grid to, class Scalar, class Matmul, int width>
+void resample_positions(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> table, double extra,
+                        Rows<Scalar, width> y) {
+  if (backend.planning()) return;
+  const auto vertical = cubic_taps<Scalar, from.rows, to.rows>(extra);
+  const auto horizontal = cubic_taps<Scalar, from.columns, to.columns>(extra);
+  const index leading = table.rows - from.size();
+  for_rows(backend, y.rows, 16 * width, [&](index row) {
+    if (row < leading) {
+      std::memcpy(y.row(row), table.row(row), width * sizeof(Scalar));
+      return;
+    }
+    const index r = (row - leading) / to.columns, c = (row - leading) % to.columns;
+    std::memset(y.row(row), 0, width * sizeof(Scalar));
+    for (int i = 0; i < 4; ++i)
+      for (int j = 0; j < 4; ++j) {
+        const Scalar weight = vertical.weight[r][i] * horizontal.weight[c][j];
+        simd::transform(
+            index{width}, y.row(row), [weight](auto sum, auto value) { return sum + weight * value; }, y.row(row),
+            table.row(leading + vertical.source[r][i] * from.columns + horizontal.source[c][j]));
+      }
+  });
+}
+
+// The gradient of resample_positions: d_table is assigned.
+template <Grid from, Grid to, class Scalar, class Matmul, int width>
+void resample_positions_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, double extra,
+                                 Rows<Scalar, width> d_table) {
+  if (backend.planning()) return;
+  const auto vertical = cubic_taps<Scalar, from.rows, to.rows>(extra);
+  const auto horizontal = cubic_taps<Scalar, from.columns, to.columns>(extra);
+  const index leading = d_table.rows - from.size();
+  for_rows(backend, d_table.rows, 16 * width, [&](index row) {
+    if (row < leading) {
+      std::memcpy(d_table.row(row), dy.row(row), width * sizeof(Scalar));
+      return;
+    }
+    const int cell = static_cast<int>(row - leading);
+    std::memset(d_table.row(row), 0, width * sizeof(Scalar));
+    for (int r = 0; r < to.rows; ++r) {
+      const Scalar down = vertical.weight_of(r, cell / from.columns);
+      for (int c = 0; c < to.columns && down != 0; ++c) {
+        const Scalar weight = down * horizontal.weight_of(c, cell % from.columns);
+        if (weight == 0) continue;
+        simd::transform(
+            index{width}, d_table.row(row), [weight](auto sum, auto value) { return sum + weight * value; },
+            d_table.row(row), dy.row(leading + r * to.columns + c));
+      }
+    }
+  });
+}
+
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

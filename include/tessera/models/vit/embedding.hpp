@@ -1,0 +1,136 @@
+// Images to tokens: patches, class token, positions.
+#pragma once
+
+#include <type_traits>
+
+#include "tessera/concepts.hpp"
+#include "tessera/core/context.hpp"
+#include "tessera/core/image.hpp"
+#include "tessera/core/layout.hpp"
+#include "tessera/core/resample.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace vit {
+
+// The tensors in front of the blocks. Native: the image size that the position table is made for.
+template <class Native, class Patch, int width, class Policies>
+struct EmbeddingTensors {
+  using NativeEmbed = typename Policies::Embed::template Layer<Native, Patch, width>;
+  using Position = typename Policies::Position;
+  static_assert(PositionEmbedding<Position>,
+                "tessera: a position embedding needs trained, supports<width> and declare(visit, name, tokens, width)");
+  static_assert(Position::template supports<width>,
+                "tessera: sine-cosine position embeddings need a width divisible by 4");
+  static constexpr bool class_token = Policies::Pooling::class_token;
+
+  template <class Leaf>
+  struct Parameters {
+    Leaf cls_token{}, pos_embed{};
+    typename NativeEmbed::template Parameters<Leaf> patch_embed;
+  };
+
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name) {
+    Parameters<typename Visit::Leaf> p;
+    if constexpr (class_token)
+      p.cls_token = visit(name / "cls_token", Shape(1, 1, width), Role::trained, Initial::normal(1e-6));
+    p.pos_embed = Position::declare(visit, name, NativeEmbed::tokens + (class_token ? 1 : 0), width);
+    p.patch_embed = NativeEmbed::declare(visit, name / "patch_embed");
+    return p;
+  }
+
+  // Whether there is a position table.
+  static constexpr bool has_positions = [] {
+    layout::Count visit;
+    Position::declare(visit, Name{}, 5, width);
+    return visit.entries > 0;
+  }();
+};
+
+// Rows of images to images * tokens rows of `width`: the class token, if there is one, then the patches row by row,
+// each with its position added. For images of another size than Native the position table is resampled as DINO does
+// (Caron et al., 2021); its tensors stay the same.
+template <class Native, class Image, class Patch, int width, class Policies>
+struct Embedding : EmbeddingTensors<Native, Patch, width, Policies> {
+  using Tensors = EmbeddingTensors<Native, Patch, width, Policies>;
+  using Tensors::class_token, Tensors::declare, Tensors::has_positions;
+  using typename Tensors::NativeEmbed, typename Tensors::Position;
+  using Embed = typename Policies::Embed::template Layer<Image, Patch, width>;
+  static_assert(
+      std::is_same_v<typename Embed::template Parameters<char>, typename NativeEmbed::template Parameters<char>>,
+      "tessera: the tensors of a patch embedding must not depend on the image size");
+
+  static constexpr int grid = Embed::grid, patches = Embed::tokens, tokens = patches + (class_token ? 1 : 0);
+  static constexpr int in = Image::values, out = width;
+  static constexpr bool resampled = has_positions && grid != NativeEmbed::grid;
+
+  template <class Leaf>
+  using Parameters = typename Tensors::template Parameters<Leaf>;
+  template <class Scalar>
+  using Saved = typename Embed::template Saved<Scalar>;
+
+  template <class Context, class Scalar>
+  static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
+                               Rows<Scalar, out> y) {
+    const auto embedded = context.template take<width>(images.rows * patches);
+    const Saved<Scalar> saved = Embed::forward(context, p.patch_embed, images, embedded);
+    const auto frame = context.frame();
+    assemble_tokens<patches, tokens>(context.backend, Rows<const Scalar, width>(embedded), p.cls_token,
+                                     positions<Scalar>(context, p.pos_embed), y);
+    return saved;
+  }
+
+  // Assigns the gradients g and, if d_images is wanted, that of the images.
+  template <class Context, class Scalar>
+  static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+                       const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> images,
+                       const Saved<Scalar>& saved, Rows<const Scalar, out> dy, Rows<Scalar, in> d_images) {
+    const auto frame = context.frame();
+    const bool wanted = Embed::trained || context.frozen_gradients || d_images.wanted();
+    Rows<Scalar, width> d_embedded{};
+    if (wanted) d_embedded = context.template take<width>(images.rows * patches);
+    Accumulator<Scalar>* const d_positions = position_gradient<Scalar>(context, g.pos_embed);
+    assemble_tokens_backward<patches, tokens>(context.backend, dy, d_embedded, g.cls_token, d_positions);
+    if constexpr (resampled && Position::trained)
+      resample_positions_backward<native_grid, own_grid>(
+          context.backend, Rows<const Accumulator<Scalar>, width>{d_positions, tokens}, dino_extra,
+          Rows<Accumulator<Scalar>, width>{g.pos_embed, table_rows});
+    if (wanted)
+      Embed::backward(context, p.patch_embed, g.patch_embed, images, saved, Rows<const Scalar, width>(d_embedded),
+                      d_images);
+  }
+
+ private:
+  static constexpr Grid native_grid{NativeEmbed::grid, NativeEmbed::grid}, own_grid{grid, grid};
+  static constexpr int table_rows = NativeEmbed::tokens + (class_token ? 1 : 0);
+  static constexpr double dino_extra = 0.1;
+
+  // The position table for this image size, or null.
+  template <class Scalar, class Context>
+  static const Accumulator<Scalar>* positions(Context& context, const Accumulator<Scalar>* table) {
+    if constexpr (resampled) {
+      const auto own = context.template take<width, Accumulator<Scalar>>(tokens);
+      resample_positions<native_grid, own_grid>(
+          context.backend, Rows<const Accumulator<Scalar>, width>{table, table_rows}, dino_extra, own);
+      return own.data;
+    } else {
+      return table;
+    }
+  }
+
+  // Where the gradient of that table goes, or null.
+  template <class Scalar, class Context>
+  static Accumulator<Scalar>* position_gradient(Context& context, Accumulator<Scalar>* d_table) {
+    if constexpr (!Position::trained)
+      return nullptr;
+    else if constexpr (resampled)
+      return context.template take<width, Accumulator<Scalar>>(tokens).data;
+    else
+      return d_table;
+  }
+};
+
+}  // namespace vit
+}  // namespace TESSERA_ABI
+}  // namespace tessera
