@@ -121,7 +121,7 @@ class Exchange {
     running_ = false;
   }
 
-  // Displacements the buckets that planning has found for the ranks.
+  // Divides the buckets that planning has found among the ranks.
   void settle() {
     parts_.clear();
     displacements_below_.clear();

@@ -26,7 +26,7 @@ struct Matrix {
 
 inline constexpr index tile_rows = 256, tile_columns = 768;
 
-// Displacements a (rows x columns) result into tiles and calls body(row, rows, column, columns) for each, in parallel.
+// Cuts a (rows x columns) result into tiles and calls body(row, rows, column, columns) for each, in parallel.
 template <class Body>
 void for_tiles(ThreadPool& pool, index rows, index columns, Body&& body) {
   const index down = divide_up(rows, tile_rows), across = divide_up(columns, tile_columns);
