@@ -7,6 +7,7 @@
 #include <deque>
 #include <vector>
 
+#include "objective.hpp"
 #include "tessera/tessera.hpp"
 
 namespace {
@@ -15,14 +16,14 @@ namespace ts = tessera;
 using ts::Rows;
 using Encoder = ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, ts::vit::policies<ts::embed::FrozenPatches>>;
 constexpr int hidden = 512, out = 128;
-using Method = ts::objectives::MoCoV3<Encoder, ts::heads::Mlp<3, hidden, out>, ts::heads::Mlp<2, hidden, out>>;
+using MoCo = ts::objectives::MoCoV3<Encoder, ts::heads::Mlp<3, hidden, out>, ts::heads::Mlp<2, hidden, out>>;
 using Backend = ts::cpu::Backend<float>;
 constexpr ts::index batch = 128;
 constexpr double temperature = 0.2, momentum = 0.99;
-constexpr ts::StepSettings<Method> settings{1e-4, {temperature, momentum}};
+const ts::StepSettings<MoCo> settings{1e-4, {temperature, momentum}};
 
 std::vector<float> random_images() {
-  std::vector<float> images(static_cast<std::size_t>(2 * batch * Method::in));
+  std::vector<float> images(static_cast<std::size_t>(2 * batch * Encoder::in));
   ts::Random random(1, ts::Purpose::test, 0, 0);
   for (float& value : images) value = random.uniform(-1, 1);
   return images;
@@ -36,15 +37,18 @@ class ByHand {
   static constexpr ts::index images = 2 * batch, all = images * tokens;
   using Gelu = ts::nn::Gelu;
   using Relu = ts::nn::Relu;
-  using Student = decltype(ts::bind<Method>(std::declval<float*>(), std::declval<float*>()));
-  using Teacher = decltype(ts::bind<Method::Teacher>(std::declval<float*>(), std::declval<float*>()));
+  using Average = bench::Average<MoCo>;
+  using StudentLayout = bench::OnlineLayout<MoCo>;
+  using TeacherLayout = bench::AverageLayout<MoCo>;
+  using Student = decltype(ts::bind<MoCo::Online>(std::declval<float*>(), std::declval<float*>()));
+  using Teacher = decltype(ts::bind<Average>(std::declval<float*>(), std::declval<float*>()));
   using Block = std::remove_cvref_t<decltype(std::declval<Teacher>().encoder.blocks[0])>;
   using Head = std::remove_cvref_t<decltype(std::declval<Teacher>().head)>;
   using Predictor = std::remove_cvref_t<decltype(std::declval<Student>().predictor)>;
 
  public:
   ByHand() {
-    ts::initialize(ts::Layout<Method>::entries, 1, student_.data(), student_statistics_.data());
+    ts::initialize(StudentLayout::entries, 1, student_.data(), student_statistics_.data());
     std::copy_n(student_.data(), teacher_.size(), teacher_.data());
     std::copy_n(student_statistics_.data(), teacher_statistics_.size(), teacher_statistics_.data());
     step(Rows<const float, in>{nullptr, images});
@@ -52,9 +56,9 @@ class ByHand {
   }
 
   double step(Rows<const float, in> x) {
-    const auto p = ts::bind<Method>(student_.data(), student_statistics_.data());
-    const auto g = ts::bind<Method>(gradient_.data(), static_cast<float*>(nullptr));
-    const auto teacher = ts::bind<Method::Teacher>(teacher_.data(), teacher_statistics_.data());
+    const auto p = ts::bind<MoCo::Online>(student_.data(), student_statistics_.data());
+    const auto g = ts::bind<MoCo::Online>(gradient_.data(), static_cast<float*>(nullptr));
+    const auto teacher = ts::bind<Average>(teacher_.data(), teacher_statistics_.data());
     encode(p.base_encoder.encoder, x, student_acts_);
     project(p.base_encoder.head, student_acts_);
     predict(p.predictor);
@@ -68,20 +72,20 @@ class ByHand {
     double blocked = 0;
     check_finite(backend_, gradient_.size(), static_cast<const float*>(gradient_.data()), &loss, &blocked);
     if (blocked != 0) ts::fail("a gradient is not finite");
-    const ts::AdamCoefficients coefficients = ts::optim::AdamW{}.coefficients(settings.learning_rate, ++steps_);
-    ts::optim::AdamW::step(backend_,
-                           ts::optim::Update<float, ts::AdamCoefficients, 2>{ts::Layout<Method>::entries,
-                                                                             {&all_, 1},
-                                                                             &coefficients,
-                                                                             &blocked,
-                                                                             gradient_.data(),
-                                                                             student_.data(),
-                                                                             {moment1_.data(), moment2_.data()}});
+    const auto coefficients = updater_.coefficients(settings.learning_rate, ++steps_);
+    updater_.step(backend_, {StudentLayout::entries,
+                             groups_,
+                             {&all_, 1},
+                             &coefficients,
+                             &blocked,
+                             gradient_.data(),
+                             student_.data(),
+                             moments_});
     return loss;
   }
 
  private:
-  const ts::Part all_{0, ts::Layout<Method>::parameters, 0};
+  const ts::Part all_{0, StudentLayout::parameters, 0};
 
   template <int columns>
   Rows<float, columns> room(ts::index rows) {
@@ -201,8 +205,9 @@ class ByHand {
     normalize_rows(backend_, fixed(teacher_acts_.z), unit_k_, inverse_k_);
     double loss = 0;
     for (ts::index view = 0; view < 2; ++view)
-      info_nce(backend_, fixed(unit_q_.part(view * batch, batch)), fixed(unit_k_.part((1 - view) * batch, batch)),
-               ts::InfoNce{2, true}, &temperature, 0, batch, &loss, dq_.part(view * batch, batch));
+      contrastive_loss(backend_, fixed(unit_q_.part(view * batch, batch)),
+                       fixed(unit_k_.part((1 - view) * batch, batch)), &temperature, 0, batch, &loss,
+                       dq_.part(view * batch, batch));
     normalize_rows_backward(backend_, fixed(unit_q_), fixed(inverse_q_), fixed(dq_), dq_);
     return loss;
   }
@@ -294,9 +299,12 @@ class ByHand {
   Backend backend_{2};
   ts::comm::Serial communicator_;
   ts::Context<Backend, ts::comm::Serial> context_{backend_, communicator_, ts::Mode::train, 2};
-  Buffer student_{ts::Layout<Method>::parameters}, gradient_{student_.size()}, moment1_{student_.size()},
-      moment2_{student_.size()}, teacher_{ts::Layout<Method::Teacher>::parameters},
-      student_statistics_{ts::Layout<Method>::statistics}, teacher_statistics_{ts::Layout<Method::Teacher>::statistics};
+  Buffer student_{StudentLayout::parameters}, gradient_{student_.size()}, moment1_{student_.size()},
+      moment2_{student_.size()}, teacher_{TeacherLayout::parameters}, student_statistics_{StudentLayout::statistics},
+      teacher_statistics_{TeacherLayout::statistics};
+  const std::array<float*, 2> moments_{moment1_.data(), moment2_.data()};
+  const std::vector<ts::optim::Group> groups_ = std::vector<ts::optim::Group>(StudentLayout::entries.size());
+  const ts::optim::Updater<Backend> updater_{ts::optim::AdamW{}};
   long steps_ = -1;  // planning counts one
   std::deque<Buffer> rooms_;
   Acts student_acts_ = acts(), teacher_acts_ = acts();
@@ -318,18 +326,19 @@ class ByHand {
 
 class Composed {
  public:
-  double step(Rows<const float, Method::in> x) { return trainer_.step(x, settings); }
+  double step(Rows<const float, Encoder::in> x) {
+    return trainer_.step(bench::batch_of<MoCo>(x.data, batch), settings);
+  }
 
  private:
-  Backend backend_{2};
-  ts::comm::Serial communicator_;
-  ts::Trainer<Method, ts::optim::AdamW, Backend, ts::comm::Serial> trainer_{backend_, communicator_, {}, batch, 1};
+  ts::cpu::Device<> device_{2};
+  ts::Trainer<MoCo> trainer_{device_, ts::optim::AdamW{}, {.batch = batch, .seed = 1}};
 };
 
 template <class Way>
 void step(benchmark::State& state) {
   const std::vector<float> images = random_images();
-  const Rows<const float, Method::in> x{images.data(), 2 * batch};
+  const Rows<const float, Encoder::in> x{images.data(), 2 * batch};
   Composed composed;
   ByHand by_hand;
   for (int i = 0; i < 3; ++i)

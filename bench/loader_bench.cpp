@@ -9,6 +9,7 @@
 #include "tessera/data/augment.hpp"
 #include "tessera/data/loader.hpp"
 #include "tessera/data/normalization.hpp"
+#include "tessera/models/vit/embed.hpp"
 
 namespace {
 
@@ -38,34 +39,36 @@ class Pictures {
     for (int i = 0; i < count; ++i) images_.push_back(picture(height, width, channels, static_cast<std::uint32_t>(i)));
   }
   [[nodiscard]] int size() const { return static_cast<int>(images_.size()); }
-  [[nodiscard]] ImageView image(int i) const { return images_[static_cast<std::size_t>(i)]; }
+  [[nodiscard]] ImageView decode(int i, Image&) const { return images_[static_cast<std::size_t>(i)]; }
   [[nodiscard]] int label(int i) const { return i % 10; }
 
  private:
   std::vector<Image> images_;
 };
 
-void load(benchmark::State& state, const Pictures& pictures, int batch_size, int image_size) {
+// Two views of every picture, as MoCo v3 has them.
+template <class View>
+void load(benchmark::State& state, const Pictures& pictures, int batch) {
   ts::data::LoaderOptions options;
-  options.batch_size = batch_size;
-  options.image_size = image_size;
-  options.channels = pictures.image(0).channels;
+  options.batch = batch;
+  const auto views = ts::data::moco_v3_views(0.08);
+  options.views.assign(views.begin(), views.end());
   options.threads = static_cast<int>(state.range(0));
-  ts::data::TwoViewLoader loader(pictures, options);
+  ts::data::Loader loader(pictures, ts::data::Reads<ts::data::Crops<2, View>>{}, options);
   for (int i = 0; i <= options.prefetch; ++i) loader.next();  // what was made while nobody waited
-  for (auto _ : state) benchmark::DoNotOptimize(loader.next().images.data());
-  state.SetItemsProcessed(state.iterations() * batch_size);
+  for (auto _ : state) benchmark::DoNotOptimize(loader.next().crops[0].data());
+  state.SetItemsProcessed(state.iterations() * batch);
 }
 
 void loader_grey28(benchmark::State& state) {
   static const Pictures pictures(4096, 28, 28, 1);
-  load(state, pictures, 256, 28);
+  load<ts::image<28, 1>>(state, pictures, 256);
 }
 BENCHMARK(loader_grey28)->ArgName("threads")->Arg(1)->Arg(2)->MinTime(2)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 void loader_rgb224(benchmark::State& state) {
   static const Pictures pictures(64, 301, 397, 3);
-  load(state, pictures, 16, 224);
+  load<ts::image<224>>(state, pictures, 16);
 }
 BENCHMARK(loader_rgb224)->ArgName("threads")->Arg(1)->Arg(2)->MinTime(4)->UseRealTime()->Unit(benchmark::kMillisecond);
 

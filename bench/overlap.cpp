@@ -14,10 +14,11 @@
 #include <limits>
 #include <vector>
 
+#include "objective.hpp"
 #include "tessera/comm/mpi.hpp"
 #include "tessera/comm/recorded.hpp"
 #include "tessera/tessera.hpp"
-#include "tessera/train/progress.hpp"
+#include "tessera/train/callbacks/progress.hpp"
 
 namespace {
 
@@ -43,7 +44,7 @@ using Tiny = ts::objectives::MoCoV3<ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>
 using Backend = ts::cpu::Backend<float>;
 using Ranks = ts::comm::Recorded<ts::comm::Mpi>;
 template <class Communicator>
-using Trainer = ts::Trainer<Tiny, ts::optim::AdamW, Backend, Communicator>;
+using Trainer = ts::Trainer<Tiny, ts::Device<Backend, Communicator>>;
 
 struct Options {
   int batch = 256, rounds = 9, steps = 3, bucket_kib = 256;
@@ -100,15 +101,18 @@ void run(const Options& options) {
   Ranks ranks(ts::comm::Mpi::world());
   ts::comm::Serial nobody;
   Backend backends[] = {Backend(1), Backend(1), Backend(1)};
-  const auto seed = std::uint64_t{1};
-  Trainer<ts::comm::Serial> alone(backends[0], nobody, {}, options.batch, seed);
-  Trainer<Ranks> beside(backends[1], ranks, {}, options.batch, seed, ts::index{options.bucket_kib} << 10);
-  Trainer<Ranks> behind(backends[2], ranks, {}, options.batch, seed, std::numeric_limits<ts::index>::max());
-  std::vector<float> images(static_cast<std::size_t>(2 * options.batch * Tiny::in)),
-      gradient(ts::Layout<Tiny>::parameters);
+  const ts::optim::AdamW rule;
+  const auto with_buckets = [&](ts::index bytes) {
+    return ts::TrainerSettings{.batch = options.batch, .seed = 1, .bucket_bytes = bytes};
+  };
+  Trainer<ts::comm::Serial> alone(backends[0], nobody, rule, with_buckets(ts::comm::default_bucket_bytes));
+  Trainer<Ranks> beside(backends[1], ranks, rule, with_buckets(ts::index{options.bucket_kib} << 10));
+  Trainer<Ranks> behind(backends[2], ranks, rule, with_buckets(std::numeric_limits<ts::index>::max()));
+  std::vector<float> images(static_cast<std::size_t>(2 * options.batch * Tiny::Encoder::in)),
+      gradient(bench::OnlineLayout<Tiny>::parameters);
   ts::Random random(1, ts::Purpose::test, 0, static_cast<std::uint32_t>(ranks.rank()));
   for (float& value : images) value = random.uniform(-1, 1);
-  const ts::Rows<const float, Tiny::in> views{images.data(), 2 * options.batch};
+  const auto views = bench::batch_of<Tiny>(static_cast<const float*>(images.data()), options.batch);
   ts::StepSettings<Tiny> settings;
   settings.learning_rate = 1e-4;
   double losses[] = {0, 0};

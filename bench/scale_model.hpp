@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "objective.hpp"
 #include "tessera/comm/communicator.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/core/layout.hpp"
@@ -56,21 +57,21 @@ inline std::string_view stage_key(std::string_view name, bool behind_blocks) {
 
 // Multiply-adds by the model, as bench/cuda/step_bench.hpp counts them: every matrix once for each token that it sees,
 // and 2 tokens^2 width for attention. Nothing is taken off for what need not be computed.
-template <class Method>
+template <class Objective>
 [[nodiscard]] Model describe(std::string name) {
-  using Encoder = typename Method::Encoder;
+  using Encoder = typename Objective::Encoder;
   constexpr double tokens = Encoder::tokens, patches = Encoder::patches, width = Encoder::width;
   Model model{std::move(name),
-              ts::Layout<Method>::parameters,
-              ts::Layout<typename Method::Teacher>::parameters,
-              ts::Layout<Method>::trained_count,
-              Method::views,
-              Method::out,
+              OnlineLayout<Objective>::parameters,
+              AverageLayout<Objective>::parameters,
+              OnlineLayout<Objective>::trained_count,
+              Objective::views,
+              Objective::out,
               {},
               {},
               {}};
   std::string_view key = "nothing yet";
-  for (const ts::Entry& entry : ts::Layout<Method>::entries) {
+  for (const ts::Entry& entry : OnlineLayout<Objective>::entries) {
     const std::string_view tensor = entry.name.view();
     if (entry.role == ts::Role::statistic) {
       if (tensor.ends_with(".running_mean"))
@@ -382,9 +383,10 @@ struct Traffic {
   const index multiple = call.part == Part::keys                         ? 1
                          : call.operation == comm::Operation::all_reduce ? exchange.grain
                                                                          : ts::entry_alignment;
-  std::vector<index> cuts;
-  for (int rank = 0; rank <= ranks; ++rank) cuts.push_back(comm::even_cut(call.count, ranks, rank, multiple));
-  return cuts;
+  std::vector<index> displacements;
+  for (int rank = 0; rank <= ranks; ++rank)
+    displacements.push_back(comm::even_displacement(call.count, ranks, rank, multiple));
+  return displacements;
 }
 
 // By direct exchange every rank sends each other one what is that one's to sum, and what is its own to all others.
@@ -397,8 +399,10 @@ struct Traffic {
     total.messages += ts::divide_up(bytes, exchange.message_bytes);
   };
   const bool whole = call.operation == Operation::all_reduce && call.bytes() * (ranks - 1) <= exchange.whole_bytes;
-  const std::vector<index> cuts = cuts_of(call, ranks, exchange);
-  const auto part = [&](int r) { return cuts[static_cast<std::size_t>(r) + 1] - cuts[static_cast<std::size_t>(r)]; };
+  const std::vector<index> displacements = cuts_of(call, ranks, exchange);
+  const auto part = [&](int r) {
+    return displacements[static_cast<std::size_t>(r) + 1] - displacements[static_cast<std::size_t>(r)];
+  };
   for (int other = 0; other < ranks; ++other) {
     if (other == rank) continue;
     if (whole) {

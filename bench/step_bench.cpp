@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../examples/relu_attention.hpp"
+#include "objective.hpp"
 #include "tessera/tessera.hpp"
 
 namespace {
@@ -23,14 +24,14 @@ using Backend = ts::cpu::Backend<float>;
 // Multiply-adds that one image costs in a step: two views, each forward and twice that backward in the student, and
 // forward in the momentum encoder. A frozen projection has no backward, and a class token alone needs a part of the
 // last block.
-template <class Method>
+template <class Objective>
 constexpr double multiply_adds() {
-  using Encoder = typename Method::Encoder;
+  using Encoder = typename Objective::Encoder;
   constexpr double tokens = Encoder::tokens, width = Encoder::width, last_tokens = Encoder::last_tokens;
   const double blocks = Encoder::depth * (3 * width * width * tokens + 2 * tokens * tokens * width) +
                         9 * width * width * ((Encoder::depth - 1) * tokens + last_tokens);
   double projector = 0, predictor = 0;
-  for (const ts::Entry& entry : ts::Layout<Method>::entries) {
+  for (const ts::Entry& entry : bench::OnlineLayout<Objective>::entries) {
     if (entry.shape.rank != 2) continue;
     if (entry.name.view().starts_with("base_encoder.head.")) projector += static_cast<double>(entry.size());
     if (entry.name.view().starts_with("predictor.")) predictor += static_cast<double>(entry.size());
@@ -63,17 +64,19 @@ BENCHMARK(matrix_product<1024, 1024>)
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 
-template <class Method>
+template <class Objective>
 void step(benchmark::State& state) {
   const ts::index batch = state.range(0);
   Backend backend(2);
   ts::comm::Serial communicator;
-  ts::Trainer<Method, ts::optim::AdamW, Backend, ts::comm::Serial> trainer(backend, communicator, {}, batch, 1);
-  std::vector<float> images(static_cast<std::size_t>(2 * batch * Method::in));
+  ts::Trainer<Objective, ts::Device<Backend>> trainer(backend, communicator, ts::optim::AdamW{},
+                                                      {.batch = batch, .seed = 1});
+  std::vector<float> images(static_cast<std::size_t>(2 * batch * Objective::Encoder::in));
   ts::Random random(1, ts::Purpose::test, 0, 0);
   for (float& value : images) value = random.uniform(-1, 1);
-  for (auto _ : state) trainer.step({images.data(), 2 * batch}, {1e-4, {}});
-  const double flops = 2 * multiply_adds<Method>() * static_cast<double>(batch);
+  const auto views = bench::batch_of<Objective>(static_cast<const float*>(images.data()), batch);
+  for (auto _ : state) trainer.step(views, {.learning_rate = 1e-4});
+  const double flops = 2 * multiply_adds<Objective>() * static_cast<double>(batch);
   state.SetItemsProcessed(state.iterations() * batch);
   state.counters["GFLOP/s"] = benchmark::Counter(flops * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
   rusage usage{};

@@ -2,11 +2,13 @@
 // two ceilings that everything is measured against come first.
 #include <fmt/format.h>
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "../objective.hpp"
 #include "device_bench.hpp"
 #include "tessera/comm/serial.hpp"
 #include "tessera/cuda/augment.hpp"
@@ -17,7 +19,7 @@ namespace bench {
 namespace {
 
 using Encoder = ts::vit::Base<ts::image<224>, ts::patch<16>, ts::vit::policies<ts::embed::FrozenPatches>>;
-using Method = ts::objectives::MoCoV3<Encoder>;
+using Online = OnlineLayout<ts::objectives::MoCoV3<Encoder>>;
 constexpr int tokens = Encoder::tokens, patches = Encoder::patches, width = Encoder::width, hidden = 4 * width;
 constexpr index images = 512, rows = images * tokens;
 
@@ -203,19 +205,20 @@ void contrasts() {
 
 // Passes over the parameters of the whole model: of each, masters in float and a copy in bf16.
 void updates() {
-  constexpr index count = ts::Layout<Method>::parameters;
+  constexpr index count = Online::parameters;
   add("adamw_update", [](benchmark::State& state) {
     Backend backend;
     const auto gradient = full(backend, count), weight = full(backend, count);
     const Buffer<float> moment1(count), moment2(count);
     const Buffer<bf16> copy(count);
     const Buffer<double> blocked(1);
-    const Buffer<ts::AdamCoefficients> coefficients(1);
-    const ts::AdamCoefficients values{1e-6, 0.1, 0.9, 0.999, 1e-8, 10, 1000};
+    const Buffer<ts::optim::AdamW::Coefficients> coefficients(1);
+    const auto values = ts::optim::AdamW{}.coefficients(1e-6, 10);
     backend.upload(1, &values, coefficients.data());
     measure(state, backend, {.bytes = size_of(count, 4 * 4 + 3 * 4 + 2)}, [&] {
-      adamw_update(backend, count, coefficients.data(), blocked.data(), gradient.data(),
-                   ts::Parameter<bf16>{weight.data(), copy.data()}, moment1.data(), moment2.data());
+      update_elements<ts::optim::AdamW>(backend, count, coefficients.data(), ts::optim::Group{}, blocked.data(),
+                                        gradient.data(), ts::Parameter<bf16>{weight.data(), copy.data()},
+                                        std::array{moment1.data(), moment2.data()});
     });
   });
   add("moving_average", [](benchmark::State& state) {
@@ -240,7 +243,7 @@ void updates() {
   add("squared_norms", [](benchmark::State& state) {
     Backend backend;
     const auto gradient = full(backend, count);
-    const std::span<const ts::Entry> entries(ts::Layout<Method>::entries);
+    const std::span<const ts::Entry> entries(Online::entries);
     const Buffer<double> squares(static_cast<index>(entries.size()));
     measure(state, backend, {.bytes = size_of(count, 4)},
             [&] { squared_norms(backend, entries, gradient.data(), squares.data()); });

@@ -1,4 +1,4 @@
-// A whole training step of MoCo v3 on a CUDA device, as Pretraining makes it, for any encoder.
+// A whole training step of MoCo v3 on a CUDA device, as a run makes it, for any encoder.
 #pragma once
 
 #include <array>
@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../objective.hpp"
 #include "device_bench.hpp"
 #include "tessera/tessera.hpp"
 
@@ -24,13 +25,13 @@ using FrozenPatches = ts::vit::policies<ts::embed::FrozenPatches, Recompute>;
 // encoded by the momentum encoder (1). Multiply-adds of a forward: patches x values of a patch x width; in each block
 // 12 width^2 tokens for its linear maps and 2 tokens^2 width for attention; the heads' matrices. Nothing is taken off
 // for what is not computed: the frozen projection's gradient, and patches behind the last block's attention.
-template <class Method>
+template <class Objective>
 constexpr double model_flops() {
-  using Encoder = typename Method::Encoder;
+  using Encoder = typename Objective::Encoder;
   constexpr double tokens = Encoder::tokens, width = Encoder::width;
   const double blocks = Encoder::depth * (12 * width * width * tokens + 2 * tokens * tokens * width);
   double heads = 0;
-  for (const ts::Entry& entry : ts::Layout<Method>::entries) {
+  for (const ts::Entry& entry : OnlineLayout<Objective>::entries) {
     const auto name = entry.name.view();
     if (entry.shape.rank == 2 && (name.starts_with("base_encoder.head.") || name.starts_with("predictor.")))
       heads += static_cast<double>(entry.size());
@@ -39,18 +40,19 @@ constexpr double model_flops() {
 }
 
 // Steps on `batch` images. Throws Error if they do not fit.
-template <class Method>
+template <class Objective>
 void step(benchmark::State& state, index batch) {
   constexpr int warm_up = 3, least = 5, most = 50;
   constexpr double enough = 2;  // seconds
   Backend backend;
   ts::comm::Serial communicator;
-  const auto pixels = random_values<bf16>(backend, 2 * batch * Method::in);
-  const ts::Rows<const bf16, Method::in> images{pixels.data(), 2 * batch};
+  const auto pixels = random_values<bf16>(backend, 2 * batch * Objective::Encoder::in);
+  const auto images = batch_of<Objective>(static_cast<const bf16*>(pixels.data()), batch);
   backend.wait();
   const index before = backend.free_bytes();
-  ts::Trainer<Method, ts::optim::AdamW, Backend, ts::comm::Serial> trainer(backend, communicator, {}, batch, 1);
-  const ts::StepSettings<Method> settings{1e-4, {}};
+  ts::Trainer<Objective, ts::Device<Backend>> trainer(backend, communicator, ts::optim::AdamW{},
+                                                      {.batch = batch, .seed = 1});
+  const ts::StepSettings<Objective> settings{.learning_rate = 1e-4};
   const auto one = [&] {
     trainer.start(images, settings);
     return trainer.finish();
@@ -68,30 +70,30 @@ void step(benchmark::State& state, index batch) {
     total += seconds.back();
     std::swap(marks[0], marks[1]);
   }
-  const double time = median(seconds), flops = model_flops<Method>() * static_cast<double>(batch);
+  const double time = median(seconds), flops = model_flops<Objective>() * static_cast<double>(batch);
   for (auto _ : state) state.SetIterationTime(time);
   state.counters["batch"] = static_cast<double>(batch);
   state.counters["images/s"] = static_cast<double>(batch) / time;
   state.counters["TFLOP/s"] = flops / time * 1e-12;
-  state.counters["TFLOP/image"] = model_flops<Method>() * 1e-12;
+  state.counters["TFLOP/image"] = model_flops<Objective>() * 1e-12;
   state.counters["planned_bytes"] = static_cast<double>(trainer.activation_bytes() + trainer.parameter_bytes());
   state.counters["peak_bytes"] = static_cast<double>(before - backend.free_bytes());
   state.counters["loss"] = loss;
 }
 
 // Batch 256, and the largest power of two, up to 4096, that fits.
-template <class Method>
+template <class Objective>
 void add_steps(const std::string& model) {
-  add("step_" + model + "/256", [](benchmark::State& state) { step<Method>(state, 256); });
+  add("step_" + model + "/256", [](benchmark::State& state) { step<Objective>(state, 256); });
   add("step_" + model + "/largest", [](benchmark::State& state) {
     for (index batch = 4096; batch > 2; batch /= 2) {
       try {
-        return step<Method>(state, batch);
+        return step<Objective>(state, batch);
       } catch (const ts::Error&) {
         // Does not fit.
       }
     }
-    step<Method>(state, 2);
+    step<Objective>(state, 2);
   });
 }
 

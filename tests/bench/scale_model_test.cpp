@@ -50,7 +50,7 @@ TEST(ScaleModel, StagesAreEmbeddingsBlocksAndHeads) {
   ASSERT_EQ(base().stages.size(), 14u);
   EXPECT_EQ(base().stages.front().first, 0);
   const auto offset = [](std::string_view name) {
-    for (const ts::Entry& entry : ts::Layout<Base>::entries)
+    for (const ts::Entry& entry : OnlineLayout<Base>::entries)
       if (entry.name.view() == name) return entry.offset;
     return index{-1};
   };
@@ -101,7 +101,7 @@ TEST(ScaleModel, AStepHasThirteenBatchNormsTwoGathersAndOneControl) {
   const index projector = 4096 + 4096 + 256, predictor = 4096 + 256;  // teacher's and student's forward, and backward
   EXPECT_EQ(elements_of(calls, Part::batch_norm), 2 * (2 * (3 * projector + 2 * predictor) + 13));
   EXPECT_EQ(elements_of(calls, Part::keys), 2 * 4096 * 256);
-  EXPECT_EQ(elements_of(calls, Part::gradients), ts::Layout<Base>::parameters);
+  EXPECT_EQ(elements_of(calls, Part::gradients), OnlineLayout<Base>::parameters);
 }
 
 TEST(ScaleModel, ZeroScattersGradientsAndGathersWeightsAndTheTeacher) {
@@ -109,13 +109,13 @@ TEST(ScaleModel, ZeroScattersGradientsAndGathersWeightsAndTheTeacher) {
   plan.zero = true;
   plan.activations = Type::float32;
   const auto calls = collectives(tiny(), plan);
-  EXPECT_EQ(handed_in(calls, Operation::reduce_scatter).bytes, 4 * ts::Layout<Tiny>::parameters);
-  EXPECT_EQ(elements_of(calls, Part::parameters), ts::Layout<Tiny>::parameters);
-  EXPECT_EQ(elements_of(calls, Part::averages), ts::Layout<Tiny::Teacher>::parameters);
+  EXPECT_EQ(handed_in(calls, Operation::reduce_scatter).bytes, 4 * OnlineLayout<Tiny>::parameters);
+  EXPECT_EQ(elements_of(calls, Part::parameters), OnlineLayout<Tiny>::parameters);
+  EXPECT_EQ(elements_of(calls, Part::averages), AverageLayout<Tiny>::parameters);
   EXPECT_EQ(handed_in(calls, Operation::all_gather).bytes,
-            4 * (ts::Layout<Tiny>::parameters + ts::Layout<Tiny::Teacher>::parameters + 2 * 64 * 128));
+            4 * (OnlineLayout<Tiny>::parameters + AverageLayout<Tiny>::parameters + 2 * 64 * 128));
   plan.activations = Type::bfloat16;  // masters and the copies that products read
-  EXPECT_EQ(elements_of(collectives(tiny(), plan), Part::parameters), 2 * ts::Layout<Tiny>::parameters);
+  EXPECT_EQ(elements_of(collectives(tiny(), plan), Part::parameters), 2 * OnlineLayout<Tiny>::parameters);
 }
 
 TEST(ScaleModel, RefusesImagesThatRanksCannotShare) {

@@ -26,14 +26,14 @@ std::array<Handed, operations.size()> recorded(int ranks, index batch, index buc
   comm::run_threads(ranks, [&](comm::Threads& threads) {
     Communicator communicator(threads);
     Backend backend(1);
-    ts::Trainer<Tiny, ts::optim::AdamW, Backend, Communicator, Sharing> trainer(backend, communicator, {}, batch, 1,
-                                                                                bucket_bytes);
-    std::vector<float> images(static_cast<std::size_t>(2 * batch * Tiny::in));
+    ts::Trainer<Tiny, ts::Device<Backend, Communicator, Sharing>> trainer(
+        backend, communicator, ts::optim::AdamW{}, {.batch = batch, .seed = 1, .bucket_bytes = bucket_bytes});
+    std::vector<float> images(static_cast<std::size_t>(2 * batch * Tiny::Encoder::in));
     ts::Random random(1, ts::Purpose::test, static_cast<std::uint64_t>(threads.rank()), 0);
     for (float& value : images) value = random.uniform(-1, 1);
     std::array<comm::Record::Total, operations.size()> before;
     for (std::size_t i = 0; i < operations.size(); ++i) before[i] = communicator.record().total(operations[i]);
-    trainer.step({images.data(), 2 * batch}, {1e-4, {}});
+    trainer.step(batch_of<Tiny>(static_cast<const float*>(images.data()), batch), {.learning_rate = 1e-4});
     if (threads.rank() != 0) return;
     for (std::size_t i = 0; i < operations.size(); ++i) {
       const auto after = communicator.record().total(operations[i]);

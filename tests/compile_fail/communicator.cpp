@@ -13,5 +13,5 @@ struct Ranks {
 #else
 using Ranks = ts::comm::Threads;
 #endif
-using Method = ts::objectives::MoCoV3<ts::vit::Tiny<>, ts::heads::Mlp<3, 64, 16>, ts::heads::Mlp<2, 64, 16>>;
-static_assert(sizeof(ts::Trainer<Method, ts::optim::AdamW, ts::cpu::Backend<float>, Ranks>) > 0);
+using MoCo = ts::objectives::MoCoV3<ts::vit::Tiny<>, ts::heads::Mlp<3, 64, 16>, ts::heads::Mlp<2, 64, 16>>;
+static_assert(sizeof(ts::Trainer<MoCo, ts::Device<ts::cpu::Backend<float>, Ranks>>) > 0);

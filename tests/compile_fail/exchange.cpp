@@ -1,4 +1,4 @@
-// expect: keys of several ranks travel by an exchange
+// expect: several ranks exchange features
 #include "tessera/comm/data_parallel.hpp"
 #include "tessera/comm/threads.hpp"
 #include "tessera/cpu/cpu.hpp"
@@ -11,8 +11,8 @@ using Ranks = ts::comm::Threads;
 #else
 using Ranks = ts::comm::Serial;
 #endif
-using Method = ts::objectives::MoCoV3<ts::vit::Tiny<>, ts::heads::Mlp<3, 64, 16>, ts::heads::Mlp<2, 64, 16>>;
-void step(ts::Context<Backend, Ranks>& context, const Method::State<float>& state, ts::Rows<const float, Method::in> x,
-          const Method::Coefficients* coefficients, double* loss) {
-  Method::step(context, state, x, coefficients, loss);
+using MoCo = ts::objectives::MoCoV3<ts::vit::Tiny<>, ts::heads::Mlp<3, 64, 16>, ts::heads::Mlp<2, 64, 16>>;
+using Step = ts::objectives::Step<MoCo, ts::Context<Backend, Ranks>>;
+void step(Step& s) {
+  MoCo::step(s);
 }

@@ -7,5 +7,5 @@ using Predictor = ts::heads::Mlp<2, 64, 32>;
 #else
 using Predictor = ts::heads::Mlp<2, 64, 16>;
 #endif
-using Method = ts::objectives::MoCoV3<ts::vit::Tiny<>, ts::heads::Mlp<3, 64, 16>, Predictor>;
-static_assert(ts::Layout<Method>::parameter_count > 0);
+using MoCo = ts::objectives::MoCoV3<ts::vit::Tiny<>, ts::heads::Mlp<3, 64, 16>, Predictor>;
+static_assert(ts::Layout<MoCo::Networks::Online>::parameter_count > 0);

@@ -2,6 +2,8 @@
 
 #include "support/definition.hpp"
 #include "support/operation.hpp"
+#include "tessera/optim/lamb.hpp"
+#include "tessera/optim/lars.hpp"
 
 namespace tessera::test {
 namespace {
@@ -30,9 +32,10 @@ TYPED_TEST(Update, MovingAverageKeepsItsShare) {
 }
 
 constexpr double free_to_go = 0, stop = 1;
+constexpr optim::Group alike;
 
 TYPED_TEST(Update, AdamWDecaysAndFollowsTheMoments) {
-  for (const AdamCoefficients& c : {early, late})
+  for (const optim::AdamCoefficients& c : {early, late})
     for (const index count : sizes) {
       SCOPED_TRACE(fmt::format("correction {}, {} values", c.correction1, count));
       Adam adam = Adam::random(count);
@@ -44,8 +47,8 @@ TYPED_TEST(Update, AdamWDecaysAndFollowsTheMoments) {
             adam.weight(0, i) * (1 - c.learning_rate * c.weight_decay) - c.learning_rate * direction(0, i);
       run_operation<TypeParam>(
           [&](auto& backend) {
-            adamw_update(backend, count, &c, &free_to_go, gradient.data(), weight.data(), moment1.data(),
-                         moment2.data());
+            update_elements<optim::AdamW>(backend, count, &c, alike, &free_to_go, gradient.data(), weight.data(),
+                                          std::array{moment1.data(), moment2.data()});
           },
           {&weight, &moment1, &moment2});
       expect_close("weight", weight, adam.weight);
@@ -55,7 +58,7 @@ TYPED_TEST(Update, AdamWDecaysAndFollowsTheMoments) {
 }
 
 TYPED_TEST(Update, LambScalesItsDirectionByTheTensorsSize) {
-  for (const AdamCoefficients& c : {early, late})
+  for (const optim::AdamCoefficients& c : {early, late})
     for (const index count : sizes) {
       SCOPED_TRACE(fmt::format("correction {}, {} values", c.correction1, count));
       Adam adam = Adam::random(count);
@@ -67,8 +70,8 @@ TYPED_TEST(Update, LambScalesItsDirectionByTheTensorsSize) {
       for (index i = 0; i < count; ++i) adam.weight(0, i) -= c.learning_rate * ratio * expected(0, i);
       run_operation<TypeParam>(
           [&](auto& backend) {
-            lamb_update(backend, count, &c, &free_to_go, gradient.data(), weight.data(), moment1.data(), moment2.data(),
-                        direction.data());
+            update_tensor<optim::Lamb>(backend, count, &c, alike, true, &free_to_go, gradient.data(), weight.data(),
+                                       std::array{moment1.data(), moment2.data(), direction.data()});
           },
           {&weight, &moment1, &moment2, &direction});
       expect_close("weight", weight, adam.weight);
@@ -78,10 +81,10 @@ TYPED_TEST(Update, LambScalesItsDirectionByTheTensorsSize) {
     }
 }
 
-constexpr SgdCoefficients with_decay{0.1, 0.3, 0.9, 0.001}, without_decay{0.5, 0, 0.8, 0.02};
+constexpr optim::MomentumCoefficients with_decay{0.1, 0.3, 0.9, 1}, without_decay{0.5, 0, 0.8, 1};
 
 TYPED_TEST(Update, SgdDecaysTheGradient) {
-  for (const SgdCoefficients& c : {with_decay, without_decay})
+  for (const optim::MomentumCoefficients& c : {with_decay, without_decay})
     for (const index count : sizes) {
       Momentum expected = Momentum::random(count);
       const Values<TypeParam> gradient(expected.gradient);
@@ -89,7 +92,8 @@ TYPED_TEST(Update, SgdDecaysTheGradient) {
       expected.move(c, 1, c.weight_decay);
       run_operation<TypeParam>(
           [&](auto& backend) {
-            sgd_update(backend, count, &c, &free_to_go, gradient.data(), weight.data(), velocity.data());
+            update_elements<optim::Sgd>(backend, count, &c, alike, &free_to_go, gradient.data(), weight.data(),
+                                        std::array{velocity.data()});
           },
           {&weight, &velocity});
       expect_close("weight", weight, expected.weight);
@@ -97,9 +101,13 @@ TYPED_TEST(Update, SgdDecaysTheGradient) {
     }
 }
 
+// Tensors that do not adapt come with a group without decay.
+constexpr optim::Group without_decay_of_its_own{.decay = 0};
+constexpr optim::MomentumCoefficients little_trust{0.1, 0.3, 0.9, 0.001}, more_trust{0.5, 0, 0.8, 0.02};
+
 TYPED_TEST(Update, LarsTrustsMatricesByTheirSize) {
   for (const bool matrix : {true, false})
-    for (const SgdCoefficients& c : {with_decay, without_decay})
+    for (const optim::MomentumCoefficients& c : {little_trust, more_trust})
       for (const index count : sizes) {
         Momentum expected = Momentum::random(count);
         const Values<TypeParam> gradient(expected.gradient);
@@ -112,7 +120,8 @@ TYPED_TEST(Update, LarsTrustsMatricesByTheirSize) {
           expected.move(c, 1, 0);
         run_operation<TypeParam>(
             [&](auto& backend) {
-              lars_update(backend, count, &c, &free_to_go, matrix, gradient.data(), weight.data(), velocity.data());
+              update_tensor<optim::Lars>(backend, count, &c, matrix ? alike : without_decay_of_its_own, matrix,
+                                         &free_to_go, gradient.data(), weight.data(), std::array{velocity.data()});
             },
             {&weight, &velocity});
         expect_close("weight", weight, expected.weight);
@@ -121,12 +130,13 @@ TYPED_TEST(Update, LarsTrustsMatricesByTheirSize) {
 }
 
 TYPED_TEST(Update, LarsLeavesTensorsOfZerosTheirRate) {
-  const SgdCoefficients c{0.1, 0, 0, 0.001};
+  const optim::MomentumCoefficients c{0.1, 0, 0, 0.001};
   const Values<TypeParam> gradient(Matrix(1, 3, 2));
   Values<TypeParam> weight(Matrix(1, 3, 0)), velocity(Matrix(1, 3, 0));
   run_operation<TypeParam>(
       [&](auto& backend) {
-        lars_update(backend, 3, &c, &free_to_go, true, gradient.data(), weight.data(), velocity.data());
+        update_tensor<optim::Lars>(backend, 3, &c, alike, true, &free_to_go, gradient.data(), weight.data(),
+                                   std::array{velocity.data()});
       },
       {&weight, &velocity});
   expect_close("weight", weight, Matrix(1, 3, -0.2));
@@ -137,19 +147,45 @@ TYPED_TEST(Update, ChangesNothingWhenBlocked) {
   const Adam adam = Adam::random(count);
   const Values<TypeParam> gradient(adam.gradient);
   Values<TypeParam> weight(adam.weight), state1(adam.moment1), state2(adam.moment2), state3(adam.moment2);
-  const auto weight_before = weight, state1_before = state1, state2_before = state2;
+  const auto weight_before = weight, state1_before = state1, state2_before = state2, state3_before = state3;
   run_operation<TypeParam>(
       [&](auto& backend) {
-        adamw_update(backend, count, &late, &stop, gradient.data(), weight.data(), state1.data(), state2.data());
-        lamb_update(backend, count, &late, &stop, gradient.data(), weight.data(), state1.data(), state2.data(),
-                    state3.data());
-        sgd_update(backend, count, &with_decay, &stop, gradient.data(), weight.data(), state1.data());
-        lars_update(backend, count, &with_decay, &stop, true, gradient.data(), weight.data(), state1.data());
+        const std::array states{state1.data(), state2.data(), state3.data()};
+        const TypeParam* const g = gradient.data();
+        TypeParam* const w = weight.data();
+        update_elements<optim::AdamW>(backend, count, &late, alike, &stop, g, w, std::array{states[0], states[1]});
+        update_elements<optim::Sgd>(backend, count, &with_decay, alike, &stop, g, w, std::array{states[0]});
+        update_tensor<optim::Lamb>(backend, count, &late, alike, true, &stop, g, w, states);
+        update_tensor<optim::Lars>(backend, count, &with_decay, alike, true, &stop, g, w, std::array{states[0]});
       },
       {&weight, &state1, &state2, &state3});
   EXPECT_TRUE(weight.same_bits(weight_before));
   EXPECT_TRUE(state1.same_bits(state1_before));
   EXPECT_TRUE(state2.same_bits(state2_before));
+  EXPECT_TRUE(state3.same_bits(state3_before));
+}
+
+// The lanes behind the end of a tensor, where LAMB's direction is 0 / 0, do not count.
+TYPED_TEST(Update, LambTakesNormsOfTheTensorAlone) {
+  optim::AdamCoefficients c = late;
+  c.epsilon = 0;
+  for (const index count : {1, 37}) {
+    Adam adam = Adam::random(count);
+    adam.gradient(0, 0) = adam.moment1(0, 0) = 1;
+    const Values<TypeParam> gradient(adam.gradient);
+    Values<TypeParam> weight(adam.weight), moment1(adam.moment1), moment2(adam.moment2), direction(1, count);
+    Matrix expected = adam.direction(c);
+    for (index i = 0; i < count; ++i) expected(0, i) += c.weight_decay * adam.weight(0, i);
+    const double ratio = size_of(adam.weight) / size_of(expected);
+    for (index i = 0; i < count; ++i) adam.weight(0, i) -= c.learning_rate * ratio * expected(0, i);
+    run_operation<TypeParam>(
+        [&](auto& backend) {
+          update_tensor<optim::Lamb>(backend, count, &c, alike, true, &free_to_go, gradient.data(), weight.data(),
+                                     std::array{moment1.data(), moment2.data(), direction.data()});
+        },
+        {&weight, &moment1, &moment2, &direction});
+    expect_close("weight", weight, adam.weight);
+  }
 }
 
 TYPED_TEST(Update, SquaredNormsAreOfEveryEntry) {

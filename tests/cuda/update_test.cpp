@@ -2,6 +2,10 @@
 
 #include "cuda/operation.hpp"
 #include "support/definition.hpp"
+#include "support/rules.hpp"
+#include "tessera/optim/lamb.hpp"
+#include "tessera/optim/lars.hpp"
+#include "tessera/optim/optimizer.hpp"
 
 namespace tessera::test {
 namespace {
@@ -58,6 +62,7 @@ struct DeviceParameter {
 };
 
 constexpr double bound = 5e-6;
+constexpr optim::Group alike;
 
 TYPED_TEST(DeviceUpdate, MovingAverageKeepsItsShare) {
   for (const index count : sizes)
@@ -92,11 +97,11 @@ TYPED_TEST(DeviceUpdate, CopiesAreRounded) {
 
 TYPED_TEST(DeviceUpdate, AdamWDecaysAndFollowsTheMoments) {
   const OnDevice<double> blocked(0);
-  for (const AdamCoefficients& c : {early, late})
+  for (const optim::AdamCoefficients& c : {early, late})
     for (const index count : sizes) {
       SCOPED_TRACE(fmt::format("correction {}, {} values", c.correction1, count));
       Adam adam = Adam::random(count);
-      const OnDevice<AdamCoefficients> coefficients(c);
+      const OnDevice<optim::AdamCoefficients> coefficients(c);
       const DeviceValues<float> gradient(adam.gradient), moment1(adam.moment1), moment2(adam.moment2);
       const DeviceParameter<TypeParam> weight(adam.weight);
       const Matrix direction = adam.direction(c);
@@ -105,8 +110,8 @@ TYPED_TEST(DeviceUpdate, AdamWDecaysAndFollowsTheMoments) {
             adam.weight(0, i) * (1 - c.learning_rate * c.weight_decay) - c.learning_rate * direction(0, i);
       run_on_device<TypeParam>(
           [&](cuda::Backend<TypeParam>& backend) {
-            adamw_update(backend, count, coefficients.data(), blocked.data(), gradient.data(), weight.data(),
-                         moment1.data(), moment2.data());
+            update_elements<optim::AdamW>(backend, count, coefficients.data(), alike, blocked.data(), gradient.data(),
+                                          weight.data(), std::array{moment1.data(), moment2.data()});
           },
           weight.master, weight.copy, moment1, moment2);
       weight.expect("weight", adam.weight, bound);
@@ -116,11 +121,11 @@ TYPED_TEST(DeviceUpdate, AdamWDecaysAndFollowsTheMoments) {
 }
 
 template <class Scalar>
-void check_lamb(const AdamCoefficients& c, index count) {
+void check_lamb(const optim::AdamCoefficients& c, index count) {
   SCOPED_TRACE(fmt::format("correction {}, {} values", c.correction1, count));
   Adam adam = Adam::random(count);
   const OnDevice<double> blocked(0);
-  const OnDevice<AdamCoefficients> coefficients(c);
+  const OnDevice<optim::AdamCoefficients> coefficients(c);
   const DeviceValues<float> gradient(adam.gradient), moment1(adam.moment1), moment2(adam.moment2), direction(1, count);
   const DeviceParameter<Scalar> weight(adam.weight);
   Matrix expected = adam.direction(c);
@@ -129,8 +134,8 @@ void check_lamb(const AdamCoefficients& c, index count) {
   for (index i = 0; i < count; ++i) adam.weight(0, i) -= c.learning_rate * ratio * expected(0, i);
   run_on_device<Scalar>(
       [&](cuda::Backend<Scalar>& backend) {
-        lamb_update(backend, count, coefficients.data(), blocked.data(), gradient.data(), weight.data(), moment1.data(),
-                    moment2.data(), direction.data());
+        update_tensor<optim::Lamb>(backend, count, coefficients.data(), alike, true, blocked.data(), gradient.data(),
+                                   weight.data(), std::array{moment1.data(), moment2.data(), direction.data()});
       },
       weight.master, weight.copy, moment1, moment2, direction);
   weight.expect("weight", adam.weight, bound);
@@ -140,25 +145,25 @@ void check_lamb(const AdamCoefficients& c, index count) {
 }
 
 TYPED_TEST(DeviceUpdate, LambScalesItsDirectionByTheTensorsSize) {
-  for (const AdamCoefficients& c : {early, late})
+  for (const optim::AdamCoefficients& c : {early, late})
     for (const index count : sizes) check_lamb<TypeParam>(c, count);
 }
 
-constexpr SgdCoefficients with_decay{0.1, 0.3, 0.9, 0.5}, without_decay{0.5, 0, 0.8, 0.02};
+constexpr optim::MomentumCoefficients with_decay{0.1, 0.3, 0.9, 1}, without_decay{0.5, 0, 0.8, 1};
 
 TYPED_TEST(DeviceUpdate, SgdDecaysTheGradient) {
   const OnDevice<double> blocked(0);
-  for (const SgdCoefficients& c : {with_decay, without_decay})
+  for (const optim::MomentumCoefficients& c : {with_decay, without_decay})
     for (const index count : sizes) {
       Momentum expected = Momentum::random(count);
-      const OnDevice<SgdCoefficients> coefficients(c);
+      const OnDevice<optim::MomentumCoefficients> coefficients(c);
       const DeviceValues<float> gradient(expected.gradient), velocity(expected.velocity);
       const DeviceParameter<TypeParam> weight(expected.weight);
       expected.move(c, 1, c.weight_decay);
       run_on_device<TypeParam>(
           [&](cuda::Backend<TypeParam>& backend) {
-            sgd_update(backend, count, coefficients.data(), blocked.data(), gradient.data(), weight.data(),
-                       velocity.data());
+            update_elements<optim::Sgd>(backend, count, coefficients.data(), alike, blocked.data(), gradient.data(),
+                                        weight.data(), std::array{velocity.data()});
           },
           weight.master, weight.copy, velocity);
       weight.expect("weight", expected.weight, bound);
@@ -166,12 +171,16 @@ TYPED_TEST(DeviceUpdate, SgdDecaysTheGradient) {
     }
 }
 
+// Tensors that do not adapt come with a group without decay.
+constexpr optim::Group without_decay_of_its_own{.decay = 0};
+constexpr optim::MomentumCoefficients more_trust{0.1, 0.3, 0.9, 0.5}, little_trust{0.5, 0, 0.8, 0.02};
+
 template <class Scalar>
-void check_lars(const SgdCoefficients& c, bool matrix, index count) {
+void check_lars(const optim::MomentumCoefficients& c, bool matrix, index count) {
   SCOPED_TRACE(fmt::format("{} values, {}", count, matrix ? "matrix" : "vector"));
   Momentum expected = Momentum::random(count);
   const OnDevice<double> blocked(0);
-  const OnDevice<SgdCoefficients> coefficients(c);
+  const OnDevice<optim::MomentumCoefficients> coefficients(c);
   const DeviceValues<float> gradient(expected.gradient), velocity(expected.velocity);
   const DeviceParameter<Scalar> weight(expected.weight);
   Matrix decayed = expected.gradient;
@@ -182,8 +191,8 @@ void check_lars(const SgdCoefficients& c, bool matrix, index count) {
     expected.move(c, 1, 0);
   run_on_device<Scalar>(
       [&](cuda::Backend<Scalar>& backend) {
-        lars_update(backend, count, coefficients.data(), blocked.data(), matrix, gradient.data(), weight.data(),
-                    velocity.data());
+        update_tensor<optim::Lars>(backend, count, coefficients.data(), matrix ? alike : without_decay_of_its_own,
+                                   matrix, blocked.data(), gradient.data(), weight.data(), std::array{velocity.data()});
       },
       weight.master, weight.copy, velocity);
   weight.expect("weight", expected.weight, bound);
@@ -192,27 +201,28 @@ void check_lars(const SgdCoefficients& c, bool matrix, index count) {
 
 TYPED_TEST(DeviceUpdate, LarsTrustsMatricesByTheirSize) {
   for (const bool matrix : {true, false})
-    for (const SgdCoefficients& c : {with_decay, without_decay})
+    for (const optim::MomentumCoefficients& c : {more_trust, little_trust})
       for (const index count : sizes) check_lars<TypeParam>(c, matrix, count);
 }
 
 // More than one piece to a thread while norms are taken, and more parts of them than a block has threads.
 TYPED_TEST(DeviceUpdate, NormsAreOfLargeTensors) {
-  check_lars<TypeParam>(with_decay, true, 530007);
+  check_lars<TypeParam>(more_trust, true, 530007);
 }
 
 TYPED_TEST(DeviceUpdate, TensorsOfZerosHaveARateOfOne) {
   const OnDevice<double> blocked(0);
-  const OnDevice<SgdCoefficients> sgd(SgdCoefficients{0.1, 0, 0, 0.001});
-  const OnDevice<AdamCoefficients> adam(AdamCoefficients{0.1, 0, 0, 0, 1e-6, 1, 1});
+  const OnDevice<optim::MomentumCoefficients> sgd(optim::MomentumCoefficients{0.1, 0, 0, 0.001});
+  const OnDevice<optim::AdamCoefficients> adam(optim::AdamCoefficients{0.1, 0, 0, 0, 1e-6, 1, 1, 1});
   const DeviceValues<float> gradient(Matrix(1, 3, 2)), velocity(Matrix(1, 3)), moment1(Matrix(1, 3)),
       moment2(Matrix(1, 3)), direction(1, 3);
   const DeviceParameter<TypeParam> by_lars(Matrix(1, 3)), by_lamb(Matrix(1, 3));
   run_on_device<TypeParam>(
       [&](cuda::Backend<TypeParam>& backend) {
-        lars_update(backend, 3, sgd.data(), blocked.data(), true, gradient.data(), by_lars.data(), velocity.data());
-        lamb_update(backend, 3, adam.data(), blocked.data(), gradient.data(), by_lamb.data(), moment1.data(),
-                    moment2.data(), direction.data());
+        update_tensor<optim::Lars>(backend, 3, sgd.data(), alike, true, blocked.data(), gradient.data(), by_lars.data(),
+                                   std::array{velocity.data()});
+        update_tensor<optim::Lamb>(backend, 3, adam.data(), alike, true, blocked.data(), gradient.data(),
+                                   by_lamb.data(), std::array{moment1.data(), moment2.data(), direction.data()});
       },
       by_lars.master, by_lars.copy, by_lamb.master, by_lamb.copy, velocity, moment1, moment2, direction);
   by_lars.expect("weight by LARS", Matrix(1, 3, -0.2), bound);
@@ -223,25 +233,63 @@ TYPED_TEST(DeviceUpdate, ChangesNothingWhenBlocked) {
   constexpr index count = 37;
   const Adam adam = Adam::random(count);
   const OnDevice<double> blocked(1);
-  const OnDevice<AdamCoefficients> adam_coefficients(late);
-  const OnDevice<SgdCoefficients> sgd_coefficients(with_decay);
+  const OnDevice<optim::AdamCoefficients> adam_coefficients(late);
+  const OnDevice<optim::MomentumCoefficients> sgd_coefficients(with_decay);
   const DeviceValues<float> gradient(adam.gradient), state1(adam.moment1), state2(adam.moment2), state3(adam.moment2);
   const DeviceParameter<TypeParam> weight(adam.weight);
   run_on_device<TypeParam>(
       [&](cuda::Backend<TypeParam>& backend) {
-        adamw_update(backend, count, adam_coefficients.data(), blocked.data(), gradient.data(), weight.data(),
-                     state1.data(), state2.data());
-        lamb_update(backend, count, adam_coefficients.data(), blocked.data(), gradient.data(), weight.data(),
-                    state1.data(), state2.data(), state3.data());
-        sgd_update(backend, count, sgd_coefficients.data(), blocked.data(), gradient.data(), weight.data(),
-                   state1.data());
+        const std::array states{state1.data(), state2.data(), state3.data()};
+        const optim::AdamCoefficients* const adam_c = adam_coefficients.data();
+        const optim::MomentumCoefficients* const sgd_c = sgd_coefficients.data();
+        const float* const g = gradient.data();
+        const auto w = weight.data();
+        update_elements<optim::AdamW>(backend, count, adam_c, alike, blocked.data(), g, w,
+                                      std::array{states[0], states[1]});
+        update_elements<optim::Sgd>(backend, count, sgd_c, alike, blocked.data(), g, w, std::array{states[0]});
+        update_tensor<optim::Lamb>(backend, count, adam_c, alike, true, blocked.data(), g, w, states);
         for (const bool matrix : {true, false})
-          lars_update(backend, count, sgd_coefficients.data(), blocked.data(), matrix, gradient.data(), weight.data(),
-                      state1.data());
+          update_tensor<optim::Lars>(backend, count, sgd_c, alike, matrix, blocked.data(), g, w, std::array{states[0]});
       },
       weight.master, weight.copy, state1, state2, state3);
   for (const auto* values : {&weight.master, &state1, &state2, &state3}) EXPECT_TRUE(values->untouched());
   EXPECT_TRUE(weight.copy.untouched());
+}
+
+// A user's rule on two groups and a frozen one, with a gap of zeros behind the first tensor.
+TYPED_TEST(DeviceUpdate, RunsAUsersRuleOnGroups) {
+  const std::array<Entry, 3> entries{Entry{Name("a"), Shape(37), Role::trained, {}, 0},
+                                     Entry{Name("b"), Shape(3, 3000), Role::trained, {}, 128},
+                                     Entry{Name("c"), Shape(50), Role::trained, {}, 9216}};
+  constexpr index count = 9216 + 128;
+  const std::array<optim::Group, 3> groups{optim::Group{.rate = 0.5, .decay = 0}, optim::Group{},
+                                           optim::Group{.frozen = true}};
+  const Part part{0, count, 0};
+  const Lion lion{.weight_decay = 0.3};
+  const optim::Updater<cuda::Backend<TypeParam>> updater(lion);
+  const OnDevice<optim::StepCoefficients> coefficients(updater.coefficients(0.1, 1));
+  const OnDevice<double> blocked(0);
+  Random random(1, Purpose::test, 0, 0);
+  Matrix gradient = normal(random, 1, count), weight = normal(random, 1, count), momentum = normal(random, 1, count);
+  const DeviceValues<float> from(gradient), state(momentum);
+  const DeviceParameter<TypeParam> to(weight);
+  for (const std::size_t i : {0u, 1u})
+    for (index at = entries[i].offset; at < entries[i].offset + entries[i].size(); ++at)
+      lion.define(0.1 * groups[i].rate, 0.3 * groups[i].decay, weight(0, at), gradient(0, at), momentum(0, at));
+  run_on_device<TypeParam>(
+      [&](cuda::Backend<TypeParam>& backend) {
+        float* const states[] = {state.data()};
+        updater.step(
+            backend,
+            {entries, groups, {&part, 1}, coefficients.data(), blocked.data(), from.data(), to.data(), states});
+      },
+      to.master, to.copy, state);
+  const Matrix weights = to.master.values(), states = state.values();
+  for (const Entry& entry : entries)
+    for (index at = entry.offset; at < entry.offset + entry.size(); ++at) {
+      ASSERT_NEAR(weights(0, at), weight(0, at), 1e-6) << at;
+      ASSERT_NEAR(states(0, at), momentum(0, at), 1e-6) << at;
+    }
 }
 
 // More entries than one launch takes.

@@ -8,7 +8,8 @@
 
 #include "support/operation.hpp"
 #include "tessera/core/info_nce.hpp"
-#include "tessera/core/update.hpp"
+#include "tessera/optim/adamw.hpp"
+#include "tessera/optim/sgd.hpp"
 
 namespace tessera::test {
 
@@ -212,7 +213,7 @@ struct Adam {
   }
 
   // Moves the moments and returns the bias-corrected direction.
-  Matrix direction(const AdamCoefficients& c) {
+  Matrix direction(const optim::AdamCoefficients& c) {
     Matrix direction(1, gradient.columns);
     for (index i = 0; i < gradient.columns; ++i) {
       const double g = gradient(0, i);
@@ -232,7 +233,7 @@ struct Momentum {
     return {normal(random, 1, count), normal(random, 1, count, 0, 0.5), normal(random, 1, count)};
   }
   // velocity = momentum velocity + rate (gradient + decay weight); weight -= learning_rate velocity.
-  void move(const SgdCoefficients& c, double rate, double decay) {
+  void move(const optim::MomentumCoefficients& c, double rate, double decay) {
     for (index i = 0; i < gradient.columns; ++i) {
       velocity(0, i) = c.momentum * velocity(0, i) + rate * (gradient(0, i) + decay * weight(0, i));
       weight(0, i) -= c.learning_rate * velocity(0, i);
@@ -241,7 +242,7 @@ struct Momentum {
 };
 
 // At step 1, and later.
-inline constexpr AdamCoefficients early{0.5, 0.2, 0.9, 0.999, 1e-3, 10, 1000},
-    late{0.01, 0.1, 0.9, 0.95, 1e-8, 1.7, 3.1};
+inline constexpr optim::AdamCoefficients early{0.5, 0.2, 0.9, 0.999, 1e-3, 10, 1000, 31.622776601683793},
+    late{0.01, 0.1, 0.9, 0.95, 1e-8, 1.7, 3.1, 1.760681686165901};
 
 }  // namespace tessera::test

@@ -82,7 +82,8 @@ struct PackPart {
 // Rule::update of the pack at `at`, with the states of the sequence. `source`: the gradient, or the direction.
 template <class Rule, class Scalar, class Access, class Factors, std::size_t... state>
 [[gnu::always_inline]] inline void update_pack(const Factors& f, index at, Access access, const Scalar* source,
-                                               Scalar* weight, Scalar* const* states, std::index_sequence<state...>) {
+                                               Scalar* weight, [[maybe_unused]] Scalar* const* states,
+                                               std::index_sequence<state...>) {
   simd::Pack<Scalar> w = access.load(weight + at);
   const simd::Pack<Scalar> g = access.load(source + at);
   simd::Pack<Scalar> s[sizeof...(state) + 1] = {access.load(states[state] + at)...};
@@ -110,7 +111,8 @@ void update_all(Backend<Scalar, Matmul>& backend, index size, const Factors& fac
 template <class Rule, class Scalar, class Access, class Factors, std::size_t... state>
 [[gnu::always_inline]] inline simd::Pack<Scalar> direction_pack(const Factors& f, index at, Access access,
                                                                 const Scalar* gradient, simd::Pack<Scalar> weight,
-                                                                Scalar* const* states, std::index_sequence<state...>) {
+                                                                [[maybe_unused]] Scalar* const* states,
+                                                                std::index_sequence<state...>) {
   const simd::Pack<Scalar> g = access.load(gradient + at);
   simd::Pack<Scalar> s[sizeof...(state) + 1] = {access.load(states[state] + at)...};
   const simd::Pack<Scalar> d = Rule::direction(f, weight, g, s[state]...);

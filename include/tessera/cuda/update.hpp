@@ -91,7 +91,7 @@ __global__ void check_finite_kernel(index count, const Value* values, const doub
 // Rule::update of all pieces, with the states of the sequence. `source`: the gradient, or the direction.
 template <class Rule, class Scalar, class Factors, std::size_t... moved>
 __device__ inline void update_pieces(index count, const Factors& f, const float* source, Parameter<Scalar> weight,
-                                     float* const* states, std::index_sequence<moved...>) {
+                                     [[maybe_unused]] float* const* states, std::index_sequence<moved...>) {
   for_pieces(count, [&](Piece piece) {
     float g[update_width], p[update_width], s[sizeof...(moved) + 1][update_width];
     load_piece(source, piece, g);
@@ -158,7 +158,8 @@ __device__ inline float square_of_piece(const float (&values)[update_width]) {
 // squares[block] = those of weight and direction.
 template <class Rule, class Factors, std::size_t... moved>
 __device__ inline void find_direction(index count, const Factors& f, const float* gradient, const float* weight,
-                                      float* const* states, Squares* squares, std::index_sequence<moved...>) {
+                                      [[maybe_unused]] float* const* states, Squares* squares,
+                                      std::index_sequence<moved...>) {
   double weights = 0, directions = 0;
   for_pieces(count, [&](Piece piece) {
     float g[update_width], p[update_width], d[update_width], s[sizeof...(moved) + 1][update_width];
@@ -166,8 +167,12 @@ __device__ inline void find_direction(index count, const Factors& f, const float
     load_piece(weight, piece, p);
     (load_piece(states[moved], piece, s[moved]), ...);
     TESSERA_UNROLL
-    for (int i = 0; i < update_width; ++i)
-      d[i] = i < piece.size ? Rule::direction(f, p[i], g[i], s[moved][i]...) : 0.0f;
+    for (int i = 0; i < update_width; ++i) d[i] = Rule::direction(f, p[i], g[i], s[moved][i]...);
+    if (piece.size < update_width) {
+      TESSERA_UNROLL
+      for (int i = 0; i < update_width; ++i)
+        if (i >= piece.size) d[i] = 0;
+    }
     weights += static_cast<double>(square_of_piece(p));
     directions += static_cast<double>(square_of_piece(d));
     (store_piece(states[moved], piece, s[moved]), ...);

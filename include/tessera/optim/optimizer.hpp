@@ -30,7 +30,8 @@ using Optimizer = std::variant<AdamW, Lars, Lamb, Sgd>;
 
 // Hyper-parameters that replace a rule's defaults.
 struct HyperParameters {
-  std::optional<double> beta1, beta2, epsilon, momentum, trust;
+  std::optional<double> beta1 = std::nullopt, beta2 = std::nullopt, epsilon = std::nullopt, momentum = std::nullopt,
+                        trust = std::nullopt;
 };
 
 namespace detail {
