@@ -121,15 +121,16 @@ class Exchange {
     running_ = false;
   }
 
-  // Cuts the buckets that planning has found for the ranks.
+  // Divides the buckets that planning has found among the ranks.
   void settle() {
     parts_.clear();
-    cuts_below_.clear();
+    displacements_below_.clear();
     for (Bucket& bucket : buckets_) cut(bucket);
     if constexpr (split) {
       index state = 0;
       for (auto bucket = buckets_.rbegin(); bucket != buckets_.rend(); ++bucket) {
-        const index first = bucket->first + bucket->cuts[place()], last = bucket->first + bucket->cuts[place() + 1];
+        const index first = bucket->first + bucket->displacements[place()],
+                    last = bucket->first + bucket->displacements[place() + 1];
         if (first < last) parts_.push_back({first, last, state});
         state += last - first;
       }
@@ -172,17 +173,17 @@ class Exchange {
   }
 
   // Where the ranks' parts of a buffer lie if each has `size` elements.
-  [[nodiscard]] Cuts equal_parts(index size) {
-    auto& cuts = equal_parts_[size];
-    if (cuts.empty())
-      for (int rank = 0; rank <= ranks_; ++rank) cuts.push_back(size * rank);
-    return cuts;
+  [[nodiscard]] Displacements equal_parts(index size) {
+    auto& displacements = equal_parts_[size];
+    if (displacements.empty())
+      for (int rank = 0; rank <= ranks_; ++rank) displacements.push_back(size * rank);
+    return displacements;
   }
 
  private:
   struct Bucket {
     index first, last;
-    std::vector<index> cuts;  // from its first element on
+    std::vector<index> displacements;  // from its first element on
   };
   struct Network {
     index first, last;
@@ -210,7 +211,7 @@ class Exchange {
       beside([this, i = started_](auto& lane, Communicator& communicator) {
         const Bucket& bucket = buckets_[i];
         if constexpr (split)
-          communicator.reduce_scatter(lane, gradient_ + bucket.first, Cuts(bucket.cuts));
+          communicator.reduce_scatter(lane, gradient_ + bucket.first, Displacements(bucket.displacements));
         else
           communicator.all_reduce(lane, gradient_ + bucket.first, bucket.last - bucket.first);
       });
@@ -221,8 +222,8 @@ class Exchange {
     if (backend_.planning()) return;
     for (const Bucket& bucket : buckets_)
       if (bucket.first < count)
-        beside([values = values + bucket.first, cuts = cuts_below(count, bucket)](
-                   auto& lane, Communicator& communicator) { communicator.all_gather(lane, values, cuts); });
+        beside([values = values + bucket.first, displacements = displacements_below(count, bucket)](
+                   auto& lane, Communicator& communicator) { communicator.all_gather(lane, values, displacements); });
   }
   template <class Low>
   void start_gathering(index count, MasterAndCopy<Low> values) {
@@ -231,20 +232,20 @@ class Exchange {
   }
 
   // Those of a bucket that may reach beyond the first `count` elements.
-  [[nodiscard]] Cuts cuts_below(index count, const Bucket& bucket) {
-    if (bucket.last <= count) return bucket.cuts;
-    auto& cuts = cuts_below_[count];
-    if (cuts.empty())
-      for (const index cut : bucket.cuts) cuts.push_back(smaller(cut, count - bucket.first));
-    return cuts;
+  [[nodiscard]] Displacements displacements_below(index count, const Bucket& bucket) {
+    if (bucket.last <= count) return bucket.displacements;
+    auto& displacements = displacements_below_[count];
+    if (displacements.empty())
+      for (const index cut : bucket.displacements) displacements.push_back(smaller(cut, count - bucket.first));
+    return displacements;
   }
 
   void cut(Bucket& bucket) const {
-    bucket.cuts.assign(static_cast<std::size_t>(ranks_) + 1, 0);
+    bucket.displacements.assign(static_cast<std::size_t>(ranks_) + 1, 0);
     const index size = bucket.last - bucket.first;
     for (int r = 1; r <= ranks_; ++r) {
-      index& at = bucket.cuts[static_cast<std::size_t>(r)];
-      at = even_cut(size, ranks_, r, entry_alignment);
+      index& at = bucket.displacements[static_cast<std::size_t>(r)];
+      at = even_displacement(size, ranks_, r, entry_alignment);
       if (whole_tensors_ && r < ranks_)
         at = detail::nearest_boundary(entries_, bucket.first + at, bucket.first, bucket.last) - bucket.first;
     }
@@ -262,8 +263,8 @@ class Exchange {
   std::size_t started_ = 0;
   bool running_ = false;
   std::vector<Part> parts_;
-  std::map<index, std::vector<index>> equal_parts_, cuts_below_;  // kept: the lane reads them
-  typename Backend::Lane lane_;                                   // the last member: its jobs use the others
+  std::map<index, std::vector<index>> equal_parts_, displacements_below_;  // kept: the lane reads them
+  typename Backend::Lane lane_;                                            // the last member: its jobs use the others
 };
 
 // Every rank updates all weights.
