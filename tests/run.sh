@@ -3,11 +3,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . cmake/dependencies.sh
-need_packages "the tests" g++ cmake ninja-build ccache clang-14 libeigen3-dev libxtensor-dev libfmt-dev libgtest-dev \
+need_packages "the tests" g++ cmake ninja-build ccache clang-14 clang-format-14 clang-tidy-14 libeigen3-dev libxtensor-dev libfmt-dev libgtest-dev \
   libgmock-dev libbenchmark-dev nlohmann-json3-dev libcli11-dev zlib1g-dev libpng-dev libdnnl-dev \
   libopenblas-dev dataset-fashion-mnist python3 libopenmpi-dev openmpi-bin
 
-times=() options=(-DTESSERA_EMULATE_OPERATIONS=ON)
+# Of the programs, one encoder; machines other than the CPU have one objective, since all go the same way there.
+programs=(-DTESSERA_ARCHS=vit_tiny -DTESSERA_OBJECTIVES_MpiCpu=moco_v3 -DTESSERA_OBJECTIVES_Cuda=moco_v3
+  -DTESSERA_OBJECTIVES_NcclCuda=moco_v3)
+times=() options=("${programs[@]}" -DTESSERA_EMULATE_OPERATIONS=ON)
 stage() {
   local name=$1 start=$SECONDS
   shift
@@ -33,7 +36,7 @@ if [ "${1:-}" != "--quick" ]; then
   stage "tests with ThreadSanitizer" \
     ctest --preset tsan -j "$(nproc)" -R '^core/ThreadPool|^data/.*Loader|^(comm|ranks)/[A-Z]' --output-on-failure
   # What the sanitizers have seen is not built again.
-  options=(-DTESSERA_EMULATE_OPERATIONS=OFF)
+  options=("${programs[@]}" -DTESSERA_EMULATE_OPERATIONS=OFF)
 fi
 stage "build" configure_and_build dev
 stage "tests" ctest --preset dev -j "$(nproc)" --output-on-failure

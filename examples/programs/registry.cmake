@@ -3,10 +3,13 @@
 set(TESSERA_ALL_OBJECTIVES moco_v3 simclr supervised)
 set(TESSERA_ALL_ARCHS vit_tiny vit_small vit_base vit_large vit_huge vit_small_p7 vit_base_p7 vit_large_p7 vit_conv_small
                       vit_conv_base)
-set(TESSERA_CONV_ARCHS vit_conv_small vit_conv_base) # have no patch projection to freeze
+set(TESSERA_CONV_ARCHS vit_conv_small vit_conv_base)
+# --stop-grad-conv1 is a choice of these objectives, with encoders that have a patch projection.
+set(TESSERA_FROZEN_OBJECTIVES moco_v3 simclr)
 
 set(TESSERA_ARCHS vit_tiny vit_small CACHE STRING "Encoders of the example programs, or 'all'")
-set(TESSERA_OBJECTIVES all CACHE STRING "Objectives of the example programs, or 'all'")
+set(TESSERA_OBJECTIVES all CACHE STRING "Objectives of the example programs, or 'all'; TESSERA_OBJECTIVES_Cpu, _MpiCpu, \
+_Cuda and _NcclCuda pick for one machine")
 
 # tessera_pick(RESULT WHAT WANTED ALL...): WANTED, of which each must be one of ALL; all of them for 'all'.
 function(tessera_pick result what wanted)
@@ -21,7 +24,6 @@ function(tessera_pick result what wanted)
   set(${result} ${wanted} PARENT_SCOPE)
 endfunction()
 tessera_pick(archs TESSERA_ARCHS "${TESSERA_ARCHS}" ${TESSERA_ALL_ARCHS})
-tessera_pick(objectives TESSERA_OBJECTIVES "${TESSERA_OBJECTIVES}" ${TESSERA_ALL_OBJECTIVES})
 
 # tessera_entries(LIBRARY MACHINE HEADER SUFFIX): an object library with an entry for every pair on MACHINE, which HEADER
 # defines, and entries_MACHINE.cpp, which lists them. SUFFIX: .cpp, or .cu for nvcc.
@@ -30,13 +32,18 @@ function(tessera_entries library machine header suffix)
   set(sources)
   set(declared)
   set(listed)
+  set(wanted "${TESSERA_OBJECTIVES}")
+  if(DEFINED TESSERA_OBJECTIVES_${machine})
+    set(wanted "${TESSERA_OBJECTIVES_${machine}}")
+  endif()
+  tessera_pick(objectives TESSERA_OBJECTIVES "${wanted}" ${TESSERA_ALL_OBJECTIVES})
   foreach(objective IN LISTS objectives)
     foreach(arch IN LISTS archs)
       foreach(embed IN ITEMS Patches FrozenPatches)
         set(frozen false)
         if(embed STREQUAL "FrozenPatches")
           set(frozen true)
-          if(arch IN_LIST TESSERA_CONV_ARCHS)
+          if(arch IN_LIST TESSERA_CONV_ARCHS OR NOT objective IN_LIST TESSERA_FROZEN_OBJECTIVES)
             continue()
           endif()
         endif()

@@ -44,7 +44,6 @@
 #include "tessera/objectives/step.hpp"
 #include "tessera/objectives/supervised.hpp"
 #include "tessera/optim/optimizer.hpp"
-#include "tessera/optim/optimizers.hpp"
 #include "tessera/optim/schedules.hpp"
 #include "tessera/train/trainer.hpp"
 

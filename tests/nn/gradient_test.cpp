@@ -2,6 +2,7 @@
 // with a line in `Layers`.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -87,6 +88,46 @@ class Gradient : public testing::Test {};
 TYPED_TEST_SUITE(Gradient, Layers);
 
 TYPED_TEST(Gradient, EqualsFiniteDifferences) {
+  std::string worst;
+  EXPECT_LT((gradient_error<typename TypeParam::Layer>(TypeParam::rows, TypeParam::views, &worst)), 1e-7) << worst;
+}
+
+// The tokens of a few patches as a layer: the numbers of those that stay are fixed.
+template <class Encoder, int kept>
+struct Visible : Encoder::template Visible<kept> {
+  using Base = typename Encoder::template Visible<kept>;
+  static constexpr auto keep = [] {  // of up to four images
+    std::array<int, 4 * kept> numbers{};
+    for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<int>(i / kept + 3 * (i % kept)) % 4;
+    return numbers;
+  }();
+
+  template <class Context, class P, class Scalar>
+  static auto forward(Context& context, const P& p, Rows<const Scalar, Base::in> images, Rows<Scalar, Base::out> y) {
+    return Base::forward(context, p, images, keep.data(), y);
+  }
+  template <class Context, class P, class G, class Saved, class Scalar>
+  static void backward(Context& context, const P& p, const G& g, Rows<const Scalar, Base::in> images,
+                       const Saved& saved, Rows<const Scalar, Base::out> dy, Rows<Scalar, Base::in> d_images) {
+    Base::backward(context, p, g, images, keep.data(), saved, dy, d_images);
+  }
+};
+
+using Sequences = testing::Types<
+    Case<SmallViT<Patches, Learned, ClassToken>::Tokens, 3>, Case<SmallViT<Patches, SinCos2d, Mean>::Tokens, 3>,
+    Case<SmallViT<Patches, Learned, MeanNorm, mlp_norm::BatchNorm>::Tokens, 4, 2>,
+    Case<SmallViT<FrozenPatches, Learned, ClassToken>::at<image<12, 2>>::Tokens, 2>,
+    Case<VisionTransformer<image<8, 2>, patch<4>, 12, 1, 3, 2, vit::policies<recompute::Blocks>>::Tokens, 3>,
+    Case<Visible<SmallViT<Patches, Learned, ClassToken>, 3>, 4>,
+    Case<Visible<SmallViT<Patches, SinCos2d, MeanNorm>, 2>, 4>,
+    Case<Visible<SmallViT<FrozenPatches, None, ClassToken>, 4>, 3>,
+    Case<Visible<SmallViT<Patches, Learned, Mean>::at<image<12, 2>>, 4>, 3>, Case<vit::Trunk<12, 2, 3, 5>, 10>,
+    Case<vit::Trunk<12, 2, 3, 5, 2, vit::policies<nn::GeluTanh>, false>, 10>>;
+template <class One>
+class GradientOfTokens : public testing::Test {};
+TYPED_TEST_SUITE(GradientOfTokens, Sequences);
+
+TYPED_TEST(GradientOfTokens, EqualsFiniteDifferences) {
   std::string worst;
   EXPECT_LT((gradient_error<typename TypeParam::Layer>(TypeParam::rows, TypeParam::views, &worst)), 1e-7) << worst;
 }

@@ -210,7 +210,7 @@ void check_variant(Backend& backend) {
   };
   const auto encode_tokens = [&] {
     Context<Backend, comm::Serial> context{backend, communicator};
-    Model::encode_tokens(context, p, input, Rows<Scalar, Model::width>{tokens.data(), rows});
+    Model::Tokens::encode(context, p, input, Rows<Scalar, Model::width>{tokens.data(), rows});
   };
   const auto expect = [&](const char* what, const auto& held) {
     expect_close(what, held.values().data(), fixture.tensor(what));

@@ -26,11 +26,14 @@ void fill_sincos_2d(const Entry& entry, Scalar* to) {
   int grid = 1;
   while ((grid + 1) * (grid + 1) <= tokens) ++grid;
   const int first = tokens - grid * grid;  // 1 with a class token, whose row stays zero
+  const bool columns_first = entry.initial.kind == Initial::Kind::sincos_2d_columns_first;
   for (int i = 0; i < first * width; ++i) to[i] = 0;
   for (int token = 0; token < grid * grid; ++token)
-    for (int channel = 0; channel < width; ++channel)
-      to[(first + token) * width + channel] =
-          static_cast<Scalar>(sincos_2d(token / grid, token % grid, channel, width));
+    for (int channel = 0; channel < width; ++channel) {
+      const int row = token / grid, column = token % grid;
+      to[(first + token) * width + channel] = static_cast<Scalar>(
+          columns_first ? sincos_2d(column, row, channel, width) : sincos_2d(row, column, channel, width));
+    }
 }
 
 template <class Scalar>
@@ -38,6 +41,7 @@ void fill(const Entry& entry, Random random, Scalar* to) {
   const double scale = entry.initial.scale;
   switch (entry.initial.kind) {
     case Initial::Kind::sincos_2d:
+    case Initial::Kind::sincos_2d_columns_first:
       return fill_sincos_2d(entry, to);
     case Initial::Kind::constant:
       for (index i = 0; i < entry.size(); ++i) to[i] = static_cast<Scalar>(scale);

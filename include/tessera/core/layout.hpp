@@ -63,7 +63,7 @@ struct Shape {
 
 // How a tensor starts (docs/method.md, 2.6).
 struct Initial {
-  enum class Kind { constant, uniform, normal, sincos_2d };
+  enum class Kind { constant, uniform, normal, sincos_2d, sincos_2d_columns_first };
   Kind kind = Kind::constant;
   double scale = 0.0;  // the constant; half the width of the uniform interval; the standard deviation
 
@@ -71,6 +71,7 @@ struct Initial {
   static constexpr Initial uniform(double bound) { return {Kind::uniform, bound}; }
   static constexpr Initial normal(double deviation) { return {Kind::normal, deviation}; }
   static constexpr Initial sincos_2d() { return {Kind::sincos_2d, 1.0}; }
+  static constexpr Initial sincos_2d_columns_first() { return {Kind::sincos_2d_columns_first, 1.0}; }
 };
 
 // trained: has a gradient. frozen: a parameter without one; the momentum encoder still follows it. statistic: a

@@ -10,6 +10,7 @@
 #include "tessera/cpu/cross_entropy.hpp"
 #include "tessera/cpu/draws.hpp"
 #include "tessera/cpu/drop_path.hpp"
+#include "tessera/cpu/kept_tokens.hpp"
 #include "tessera/cpu/layer_norm.hpp"
 #include "tessera/cpu/linear.hpp"
 #include "tessera/cpu/matmul.hpp"

@@ -10,6 +10,7 @@
 #include "tessera/cuda/cross_entropy.hpp"
 #include "tessera/cuda/draws.hpp"
 #include "tessera/cuda/drop_path.hpp"
+#include "tessera/cuda/kept_tokens.hpp"
 #include "tessera/cuda/layer_norm.hpp"
 #include "tessera/cuda/linear.hpp"
 #include "tessera/cuda/mixing.hpp"

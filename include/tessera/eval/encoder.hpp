@@ -103,7 +103,7 @@ class Encoder {
     });
   }
 
-  void encode(const float* pixels, float* features, index rows) const {
+  void encode(const float* pixels, float* features, index rows) const {  // NOLINT(readability-non-const-parameter)
     comm::Serial alone;
     Context<cpu::Backend<float>, comm::Serial> context{backend_, alone, Mode::evaluate};
     Model::encode(context, bind<Model>(parameters_.data(), statistics_.data()),
@@ -112,7 +112,7 @@ class Encoder {
 
   // What stands in front of "patch_embed.": a checkpoint says it, other files are searched for it.
   [[nodiscard]] static std::string prefix_in(const io::Safetensors& file, const std::string& path) {
-    const auto with_dot = [](std::string name) { return name.empty() ? name : name + "."; };
+    const auto with_dot = [](const std::string& name) { return name.empty() ? name : name + "."; };
     if (const auto said = file.metadata().find("encoder"); said != file.metadata().end()) return with_dot(said->second);
     const std::string first = std::string(Layout<Model>::entries[0].name.view());
     for (const char* prefix : {"base_encoder.", "", "module.base_encoder.", "module.", "backbone."})

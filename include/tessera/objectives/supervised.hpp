@@ -39,7 +39,8 @@ struct CounterBased {
 // share; all else does not depend on their number.
 template <class Encoder_, int classes_, class Draws = CounterBased>
 struct Supervised {
-  static constexpr std::string_view name = "supervised", encoder_name = "";
+  static constexpr std::string_view name = "supervised";
+  static constexpr std::string_view encoder_name{};
   using Encoder = Encoder_;
   using Image = typename Encoder::Image;
   using Classifier = WithHead<Encoder, heads::Classifier<classes_>>;

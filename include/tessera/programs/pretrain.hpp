@@ -61,7 +61,8 @@ class Choice {
       same_arch = &entry;
     }
     if (archs(objective).empty()) fail("--objective {}: there are {}", objective, objectives());
-    if (same_arch == nullptr) fail("--arch {}: there are {}", arch, archs(objective));
+    if (same_arch == nullptr)
+      fail("--arch {}: this program has {} (TESSERA_ARCHS in CMake picks what is compiled)", arch, archs(objective));
     fail("--stop-grad-conv1: {} with {} is not compiled {} it", objective, arch, frozen ? "with" : "without");
   }
 

@@ -46,6 +46,7 @@ struct PatchProjection : PatchTensors<Image::channels, Patch::size, width, role>
   static constexpr int grid = size / cell, tokens = grid * grid;
   static constexpr int in = Image::values, out = width;
   static constexpr bool trained = role == Role::trained;
+  static constexpr bool each_patch_alone = true;  // a subset of the patches can be embedded
   using Tensors = PatchTensors<channels, cell, width, role>;
   using Tensors::declare, Tensors::values;
 
@@ -79,6 +80,44 @@ struct PatchProjection : PatchTensors<Image::channels, Patch::size, width, role>
     if (!d_images.wanted()) return;
     linear_input_gradient(context.backend, dy, p.weight, patches);
     unpatchify<channels, size, cell>(context.backend, Rows<const Scalar, values>(patches), d_images);
+  }
+
+  // The same for `kept` patches of each image, which keep (images x kept) names: the others are not projected.
+  template <int kept, class Context, class Scalar>
+  static void forward_kept(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
+                           const int* keep, Rows<Scalar, out> y) {
+    const auto frame = context.frame();
+    linear_forward(context.backend, kept_patches<kept>(context, images, keep), p.weight, p.bias,
+                   Rows<const Scalar, out>{}, y);
+  }
+
+  template <int kept, class Context, class Scalar>
+  static void backward_kept(Context& context, const Parameters<Parameter<Scalar>>& p,
+                            const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> images, const int* keep,
+                            Rows<const Scalar, out> dy, Rows<Scalar, in> d_images) {
+    if (trained || context.frozen_gradients) {
+      const auto frame = context.frame();
+      linear_weight_gradient(context.backend, kept_patches<kept>(context, images, keep), dy, g.weight, g.bias);
+    }
+    if (!d_images.wanted()) return;
+    const auto frame = context.frame();
+    const auto d_kept = context.template take<values>(dy.rows),
+               d_all = context.template take<values>(images.rows * tokens);
+    linear_input_gradient(context.backend, dy, p.weight, d_kept);
+    scatter_tokens<tokens, kept>(context.backend, Rows<const Scalar, values>(d_kept), keep, d_all);
+    unpatchify<channels, size, cell>(context.backend, Rows<const Scalar, values>(d_all), d_images);
+  }
+
+ private:
+  // The pixels of the kept patches (images*kept rows), in the arena.
+  template <int kept, class Context, class Scalar>
+  static Rows<const Scalar, values> kept_patches(Context& context, Rows<const Scalar, in> images, const int* keep) {
+    const auto chosen = context.template take<values>(images.rows * kept);
+    const auto frame = context.frame();
+    const auto all = context.template take<values>(images.rows * tokens);
+    patchify<channels, size, cell>(context.backend, images, all);
+    gather_tokens<tokens, kept>(context.backend, Rows<const Scalar, values>(all), keep, chosen);
+    return chosen;
   }
 };
 

@@ -61,7 +61,8 @@ struct Embedding : EmbeddingTensors<Native, Patch, width, Policies> {
       std::is_same_v<typename Embed::template Parameters<char>, typename NativeEmbed::template Parameters<char>>,
       "tessera: the tensors of a patch embedding must not depend on the image size");
 
-  static constexpr int grid = Embed::grid, patches = Embed::tokens, tokens = patches + (class_token ? 1 : 0);
+  static constexpr int extra = class_token ? 1 : 0;  // tokens in front of the patches
+  static constexpr int grid = Embed::grid, patches = Embed::tokens, tokens = patches + extra;
   static constexpr int in = Image::values, out = width;
   static constexpr bool resampled = has_positions && grid != NativeEmbed::grid;
 
@@ -92,18 +93,53 @@ struct Embedding : EmbeddingTensors<Native, Patch, width, Policies> {
     if (wanted) d_embedded = context.template take<width>(images.rows * patches);
     Accumulator<Scalar>* const d_positions = position_gradient<Scalar>(context, g.pos_embed);
     assemble_tokens_backward<patches, tokens>(context.backend, dy, d_embedded, g.cls_token, d_positions);
-    if constexpr (resampled && Position::trained)
-      resample_positions_backward<native_grid, own_grid>(
-          context.backend, Rows<const Accumulator<Scalar>, width>{d_positions, tokens}, dino_extra,
-          Rows<Accumulator<Scalar>, width>{g.pos_embed, table_rows});
+    finish_position_gradient<Scalar>(context, d_positions, g.pos_embed);
     if (wanted)
       Embed::backward(context, p.patch_embed, g.patch_embed, images, saved, Rows<const Scalar, width>(d_embedded),
                       d_images);
   }
 
+  // The same for `kept` patches of each image (images*(extra + kept) rows), which keep (images x kept) names. Each has
+  // the position that it has among all.
+  template <int kept, class Context, class Scalar>
+  static void forward_kept(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
+                           const int* keep, Rows<Scalar, out> y) {
+    check_subset();
+    const auto frame = context.frame();
+    const auto embedded = context.template take<width>(images.rows * kept);
+    Embed::template forward_kept<kept>(context, p.patch_embed, images, keep, embedded);
+    assemble_tokens<kept, extra + kept>(context.backend, Rows<const Scalar, width>(embedded), p.cls_token,
+                                        static_cast<const Accumulator<Scalar>*>(nullptr), y);
+    if constexpr (has_positions)
+      add_positions<extra, kept>(
+          context.backend, Rows<const Accumulator<Scalar>, width>{positions<Scalar>(context, p.pos_embed), tokens},
+          keep, y);
+  }
+
+  template <int kept, class Context, class Scalar>
+  static void backward_kept(Context& context, const Parameters<Parameter<Scalar>>& p,
+                            const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> images, const int* keep,
+                            Rows<const Scalar, out> dy, Rows<Scalar, in> d_images) {
+    check_subset();
+    const auto frame = context.frame();
+    const bool wanted = Embed::trained || context.frozen_gradients || d_images.wanted();
+    Rows<Scalar, width> d_embedded{};
+    if (wanted) d_embedded = context.template take<width>(images.rows * kept);
+    assemble_tokens_backward<kept, extra + kept>(context.backend, dy, d_embedded, g.cls_token,
+                                                 static_cast<Accumulator<Scalar>*>(nullptr));
+    if constexpr (Position::trained) {
+      const Rows<Accumulator<Scalar>, width> d_positions{position_gradient<Scalar>(context, g.pos_embed), tokens};
+      add_positions_backward<extra, kept>(context.backend, dy, keep, d_positions);
+      finish_position_gradient<Scalar>(context, d_positions.data, g.pos_embed);
+    }
+    if (wanted)
+      Embed::template backward_kept<kept>(context, p.patch_embed, g.patch_embed, images, keep,
+                                          Rows<const Scalar, width>(d_embedded), d_images);
+  }
+
  private:
   static constexpr Grid native_grid{NativeEmbed::grid, NativeEmbed::grid}, own_grid{grid, grid};
-  static constexpr int table_rows = NativeEmbed::tokens + (class_token ? 1 : 0);
+  static constexpr int table_rows = NativeEmbed::tokens + extra;
   static constexpr double dino_extra = 0.1;
 
   // The position table for this image size, or null.
@@ -128,6 +164,24 @@ struct Embedding : EmbeddingTensors<Native, Patch, width, Policies> {
       return context.template take<width, Accumulator<Scalar>>(tokens).data;
     else
       return d_table;
+  }
+
+  // From there to the gradient of the tensor.
+  template <class Scalar, class Context>
+  static void finish_position_gradient(Context& context, const Accumulator<Scalar>* d_positions,
+                                       Accumulator<Scalar>* d_table) {
+    using Values = Accumulator<Scalar>;
+    if constexpr (resampled && Position::trained)
+      resample_positions_backward<native_grid, own_grid>(context.backend,
+                                                         Rows<const Values, width>{d_positions, tokens}, dino_extra,
+                                                         Rows<Values, width>{d_table, table_rows});
+  }
+
+  static constexpr void check_subset() {
+    static_assert(
+        requires { requires Embed::each_patch_alone; },
+        "tessera: a subset of the patches needs an embedding that projects each patch alone, such as "
+        "embed::Patches: the convolutional stem cannot");
   }
 };
 

@@ -19,6 +19,19 @@ struct SinCos2d {
   }
 };
 
+// The same table with row and column exchanged, which MAE uses (docs/method.md, 10.2): the first half of the features
+// encodes the COLUMN of a patch.
+struct SinCos2dColumnsFirst {
+  static constexpr bool trained = false;
+  template <int width>
+  static constexpr bool supports = width % 4 == 0;
+
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name, int tokens, int width) {
+    return visit(name / "pos_embed", Shape(1, tokens, width), Role::frozen, Initial::sincos_2d_columns_first());
+  }
+};
+
 // A trained table, started as timm starts it.
 struct Learned {
   static constexpr bool trained = true;

@@ -1,9 +1,8 @@
 // Vision Transformers as types.
 #pragma once
 
-#include <array>
+#include <cstddef>
 #include <type_traits>
-#include <utility>
 
 #include "tessera/concepts.hpp"
 #include "tessera/core/context.hpp"
@@ -13,15 +12,14 @@
 #include "tessera/models/vit/embed.hpp"
 #include "tessera/models/vit/embedding.hpp"
 #include "tessera/models/vit/policies.hpp"
-#include "tessera/nn/attention.hpp"
+#include "tessera/models/vit/pooling.hpp"
+#include "tessera/models/vit/position.hpp"
+#include "tessera/models/vit/tokens.hpp"
+#include "tessera/models/vit/trunk.hpp"
 #include "tessera/nn/block.hpp"
-#include "tessera/nn/drop_path.hpp"
-#include "tessera/nn/layer_norm.hpp"
-#include "tessera/nn/mlp.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
-
 namespace vit {
 
 // The tensors of a Vision Transformer, with the names and in the order of timm's and MoCo v3's checkpoints. They depend
@@ -29,23 +27,15 @@ namespace vit {
 template <class Native, class Patch, int width, int depth, int mlp_ratio, class Policies>
 struct Tensors {
   using Embedding = EmbeddingTensors<Native, Patch, width, Policies>;
-  using Block =
-      nn::BlockTensors<nn::AttentionTensors<width>, nn::Mlp<width, width * mlp_ratio, typename Policies::Activation>,
-                       Policies::MlpNorm::template Layer>;
-  using Norm = nn::LayerNorm<width>;
+  using Trunk = TrunkTensors<width, depth, mlp_ratio, Policies, Policies::Pooling::final_norm>;
+  using Norm = typename Trunk::Norm;
 
   template <class Leaf>
-  struct Parameters : Embedding::template Parameters<Leaf> {
-    std::array<typename Block::template Parameters<Leaf>, depth> blocks;
-    typename Norm::template Parameters<Leaf> norm;
-  };
+  struct Parameters : Embedding::template Parameters<Leaf>, Trunk::template Parameters<Leaf> {};
 
   template <class Visit>
   static constexpr auto declare(Visit& visit, const Name& name) {
-    Parameters<typename Visit::Leaf> p{Embedding::declare(visit, name), {}, {}};
-    for (int i = 0; i < depth; ++i) p.blocks[static_cast<std::size_t>(i)] = Block::declare(visit, name / "blocks" / i);
-    if constexpr (Policies::Pooling::final_norm) p.norm = Norm::declare(visit, name / "norm");
-    return p;
+    return Parameters<typename Visit::Leaf>{Embedding::declare(visit, name), Trunk::declare(visit, name)};
   }
 };
 
@@ -72,15 +62,22 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
   static constexpr int in = Image::values, out = width;
   static_assert(tessera::Pooling<Pooling>,
                 "tessera: a pooling needs class_token and final_norm; a class token needs the final norm");
-  static_assert(depth > 0, "tessera: a VisionTransformer needs at least one block");
 
-  using PlainBlock =
-      nn::Block<nn::Attention<width, tokens, heads, typename Policies::Attention>,
-                nn::Mlp<width, width * mlp_ratio, typename Policies::Activation>, Policies::MlpNorm::template Layer>;
+  // All tokens in place of the features, and the tokens of `kept` patches of each image: the same tensors.
+  using Tokens = vit::AllTokens<VisionTransformer>;
+  template <int kept>
+  using Visible = vit::VisibleTokens<VisionTransformer, kept>;
+
+  // The blocks and the final norm on `count` tokens, all of which are wanted.
+  template <int count>
+  using TrunkOn = vit::Trunk<width, depth, heads, count, mlp_ratio, Policies, Pooling::final_norm>;
+
+  using PlainBlock = vit::PlainBlock<width, heads, tokens, mlp_ratio, Policies>;
   using Block = typename Policies::Recompute::template Layer<PlainBlock>;
   static constexpr bool class_token_alone = Pooling::class_token && Block::Norm2::each_row_alone;
   using LastBlock = std::conditional_t<class_token_alone, nn::ClassTokenBlock<PlainBlock>, PlainBlock>;
   static constexpr int last_tokens = class_token_alone ? 1 : tokens;  // of an image, behind the last block
+  using Stack = vit::BlockStack<Block, LastBlock, depth>;
   using typename Tensors::Norm;
   static constexpr bool has_attention_maps = AttentionWeights<typename Policies::Attention>;
 
@@ -88,10 +85,10 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
   using Parameters = typename Tensors::template Parameters<Leaf>;
   template <class Scalar>
   struct Saved {
+    Rows<Scalar, width> x;     // enters the first block
+    Rows<Scalar, width> last;  // leaves the last one
     typename Embedding::template Saved<Scalar> embedding;
-    std::array<Rows<Scalar, width>, depth + 1> x;  // x[i] enters block i
-    std::array<typename Block::template Saved<Scalar>, depth - 1> blocks;
-    typename LastBlock::template Saved<Scalar> last_block;
+    typename Stack::template Saved<Scalar> stack;
     Rows<Scalar, width> pooled;  // class tokens in front of the final norm
     typename Norm::template Saved<Scalar> norm;
   };
@@ -101,15 +98,11 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                                Rows<Scalar, out> features) {
     Saved<Scalar> saved;
-    for (std::size_t i = 0; i < depth; ++i) saved.x[i] = context.template take<width>(images.rows * tokens);
-    saved.x[depth] = context.template take<width>(images.rows * last_tokens);
-    saved.embedding = Embedding::forward(context, p, images, saved.x[0]);
-    for (std::size_t i = 0; i != last; ++i)
-      saved.blocks[i] = Block::forward(context, p.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.x[i + 1],
-                                       nn::branch_scales(context, static_cast<int>(i), images.rows));
-    saved.last_block = LastBlock::forward(context, p.blocks[last], Rows<const Scalar, width>(saved.x[last]),
-                                          saved.x[depth], nn::branch_scales(context, last, images.rows));
-    pool(context, p, Rows<const Scalar, width>(saved.x[depth]), saved, features);
+    saved.x = context.template take<width>(images.rows * tokens);
+    saved.last = context.template take<width>(images.rows * last_tokens);
+    saved.embedding = Embedding::forward(context, p, images, saved.x);
+    saved.stack = Stack::forward(context, p.blocks, Rows<const Scalar, width>(saved.x), saved.last);
+    pool(context, p, Rows<const Scalar, width>(saved.last), saved, features);
     return saved;
   }
 
@@ -118,24 +111,11 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
   static void encode(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                      Rows<Scalar, out> features) {
     const auto frame = context.frame();
-    const Rows<const Scalar, width> x = run_blocks(context, p, images, depth - 1);
-    const auto y = context.template take<width>(images.rows * last_tokens);
+    const auto x = embed(context, p, images);
+    const auto last = context.template take<width>(images.rows * last_tokens);
+    Stack::encode(context, p.blocks, x, last);
     Saved<Scalar> saved;
-    LastBlock::forward(context, p.blocks[last], x, y);
-    pool(context, p, Rows<const Scalar, width>(y), saved, features);
-  }
-
-  // All tokens of the last block (images*tokens x width), after the final norm where there is one.
-  template <class Context, class Scalar>
-  static void encode_tokens(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
-                            Rows<Scalar, width> y) {
-    const auto frame = context.frame();
-    const Rows<const Scalar, width> x = run_blocks(context, p, images, depth);
-    if constexpr (Pooling::final_norm) {
-      Norm::forward(context, p.norm, x, y);
-    } else {
-      context.backend.copy(x.size(), x.data, y.data);
-    }
+    pool(context, p, Rows<const Scalar, width>(last), saved, features);
   }
 
   // The attention weights of one block (images*heads*tokens x tokens), as the attention policy gives them.
@@ -146,8 +126,9 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
                   "tessera: the attention policy has no weights(), and so no attention maps; docs/writing-a-policy.md "
                   "shows one that has");
     const auto frame = context.frame();
-    const Rows<const Scalar, width> x = run_blocks(context, p, images, block);
-    const auto& parameters = p.blocks[static_cast<std::size_t>(block)];
+    const auto number = static_cast<std::size_t>(block);
+    const Rows<const Scalar, width> x = Stack::run(context, p.blocks, embed(context, p, images), number);
+    const auto& parameters = p.blocks[number];
     const auto normed = context.template take<width>(x.rows);
     const auto qkv = context.template take<3 * width>(x.rows);
     Norm::forward(context, parameters.norm1, x, normed);
@@ -164,39 +145,23 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
     const auto dx = context.template take<width>(images.rows * tokens);
     {
       const auto last_frame = context.frame();
-      const auto dy = context.template take<width>(images.rows * last_tokens);
-      pool_backward(context, p, g, saved, d_features, dy);
+      const auto d_last = class_token_alone ? context.template take<width>(images.rows) : dx;
+      pool_backward(context, p, g, saved, d_features, d_last);
       if constexpr (Pooling::final_norm) context.gradients_final(g.norm.weight);
-      LastBlock::backward(context, p.blocks[last], g.blocks[last], Rows<const Scalar, width>(saved.x[last]),
-                          saved.last_block, Rows<const Scalar, width>(dy), dx,
-                          nn::branch_scales(context, last, images.rows));
-      context.gradients_final(g.blocks[last].norm1.weight);
-    }
-    for (std::size_t i = last; i-- > 0;) {
-      Block::backward(context, p.blocks[i], g.blocks[i], Rows<const Scalar, width>(saved.x[i]), saved.blocks[i],
-                      Rows<const Scalar, width>(dx), dx, nn::branch_scales(context, static_cast<int>(i), images.rows));
-      context.gradients_final(g.blocks[i].norm1.weight);
+      Stack::backward(context, p.blocks, g.blocks, Rows<const Scalar, width>(saved.x), saved.stack,
+                      Rows<const Scalar, width>(d_last), dx);
     }
     Embedding::backward(context, p, g, images, saved.embedding, Rows<const Scalar, width>(dx), d_images);
   }
 
  private:
-  static constexpr std::size_t last = depth - 1;
-
-  // What enters block number `blocks`.
+  // The tokens that enter the first block, in the arena.
   template <class Context, class Scalar>
-  static Rows<Scalar, width> run_blocks(Context& context, const Parameters<Parameter<Scalar>>& p,
-                                        Rows<const Scalar, in> images, int blocks) {
-    auto x = context.template take<width>(images.rows * tokens), y = context.template take<width>(x.rows);
-    {
-      const auto frame = context.frame();
-      Embedding::forward(context, p, images, x);
-    }
-    for (int i = 0; i < blocks; ++i) {
-      const auto frame = context.frame();
-      Block::forward(context, p.blocks[static_cast<std::size_t>(i)], Rows<const Scalar, width>(x), y);
-      std::swap(x, y);
-    }
+  static Rows<Scalar, width> embed(Context& context, const Parameters<Parameter<Scalar>>& p,
+                                   Rows<const Scalar, in> images) {
+    const auto x = context.template take<width>(images.rows * tokens);
+    const auto frame = context.frame();
+    Embedding::forward(context, p, images, x);
     return x;
   }
 
@@ -231,7 +196,7 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
     } else {
       mean_tokens_backward<tokens>(context.backend, d_features, dx);
       if constexpr (Pooling::final_norm)
-        Norm::backward(context, p.norm, g.norm, Input(saved.x[depth]), saved.norm, Input(dx), dx);
+        Norm::backward(context, p.norm, g.norm, Input(saved.last), saved.norm, Input(dx), dx);
     }
   }
 };
