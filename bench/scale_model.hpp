@@ -383,9 +383,10 @@ struct Traffic {
   const index multiple = call.part == Part::keys                         ? 1
                          : call.operation == comm::Operation::all_reduce ? exchange.grain
                                                                          : ts::entry_alignment;
-  std::vector<index> cuts;
-  for (int rank = 0; rank <= ranks; ++rank) cuts.push_back(comm::even_cut(call.count, ranks, rank, multiple));
-  return cuts;
+  std::vector<index> displacements;
+  for (int rank = 0; rank <= ranks; ++rank)
+    displacements.push_back(comm::even_displacement(call.count, ranks, rank, multiple));
+  return displacements;
 }
 
 // By direct exchange every rank sends each other one what is that one's to sum, and what is its own to all others.
@@ -398,8 +399,10 @@ struct Traffic {
     total.messages += ts::divide_up(bytes, exchange.message_bytes);
   };
   const bool whole = call.operation == Operation::all_reduce && call.bytes() * (ranks - 1) <= exchange.whole_bytes;
-  const std::vector<index> cuts = cuts_of(call, ranks, exchange);
-  const auto part = [&](int r) { return cuts[static_cast<std::size_t>(r) + 1] - cuts[static_cast<std::size_t>(r)]; };
+  const std::vector<index> displacements = cuts_of(call, ranks, exchange);
+  const auto part = [&](int r) {
+    return displacements[static_cast<std::size_t>(r) + 1] - displacements[static_cast<std::size_t>(r)];
+  };
   for (int other = 0; other < ranks; ++other) {
     if (other == rank) continue;
     if (whole) {

@@ -36,18 +36,19 @@ concept Scalar = std::same_as<Candidate, float> || std::same_as<Candidate, doubl
 // struct Serial {
 //   int rank(); int size();
 //   void all_reduce(Queue&, Value* values, index count);      // sums over all ranks, in place
-//   void reduce_scatter(Queue&, Value* values, comm::Cuts);   // this rank's part becomes sums, the rest stays
-//   void all_gather(Queue&, Value* values, comm::Cuts);       // every rank's part comes to all
+//   void reduce_scatter(Queue&, Value* values, comm::Displacements);   // this rank's part becomes sums, the rest stays
+//   void all_gather(Queue&, Value* values, comm::Displacements);       // every rank's part comes to all
 //   void broadcast(Queue&, Value* values, index count);       // rank 0's values come to all
 //   void wait(Queue&); Serial duplicate(); void set_deadline(std::chrono::milliseconds); void abort() noexcept;
 // };
 template <class Candidate, class Queue = comm::Host>
-concept Communicator = requires(Candidate& c, Queue& queue, double* values, index count, comm::Cuts cuts) {
+concept Communicator = requires(Candidate& c, Queue& queue, double* values, index count,
+                                comm::Displacements displacements) {
   { c.rank() } -> std::convertible_to<int>;
   { c.size() } -> std::convertible_to<int>;
   c.all_reduce(queue, values, count);
-  c.reduce_scatter(queue, values, cuts);
-  c.all_gather(queue, values, cuts);
+  c.reduce_scatter(queue, values, displacements);
+  c.all_gather(queue, values, displacements);
   c.broadcast(queue, values, count);
   c.wait(queue);
   { c.duplicate() } -> std::same_as<Candidate>;

@@ -36,14 +36,14 @@ using namespace bench;
 template <class Communicator, class Value>
 void make(Communicator& communicator, const Collective& call, std::vector<Value>& values) {
   comm::Host host;
-  const auto cuts = cuts_of(call, communicator.size());
+  const auto displacements = cuts_of(call, communicator.size());
   switch (call.operation) {
     case comm::Operation::all_reduce:
       return communicator.all_reduce(host, values.data(), call.count);
     case comm::Operation::reduce_scatter:
-      return communicator.reduce_scatter(host, values.data(), comm::Cuts(cuts));
+      return communicator.reduce_scatter(host, values.data(), comm::Displacements(displacements));
     case comm::Operation::all_gather:
-      return communicator.all_gather(host, values.data(), comm::Cuts(cuts));
+      return communicator.all_gather(host, values.data(), comm::Displacements(displacements));
     case comm::Operation::broadcast:
       break;
   }

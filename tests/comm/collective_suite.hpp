@@ -125,13 +125,13 @@ class Fenced {
   index count_;
 };
 
-// All four operations on `cuts`, whose last is the count, against the definition.
+// All four operations on `displacements`, whose last is the count, against the definition.
 template <class Value, class Communicator>
-void check_operations(Communicator& communicator, Values kind, const std::vector<index>& cuts) {
+void check_operations(Communicator& communicator, Values kind, const std::vector<index>& displacements) {
   comm::Host host;
   const int rank = communicator.rank(), size = communicator.size();
-  const index count = cuts.back(), mine = cuts[static_cast<std::size_t>(rank)],
-              after = cuts[static_cast<std::size_t>(rank) + 1];
+  const index count = displacements.back(), mine = displacements[static_cast<std::size_t>(rank)],
+              after = displacements[static_cast<std::size_t>(rank) + 1];
   const auto sum = [&](index i) { return sum_of_ranks<Value>(kind, size, i); };
   const auto own = [&](index i) { return handed_in<Value>(kind, rank, i); };
   const auto what = [&](comm::Operation operation) {
@@ -145,7 +145,7 @@ void check_operations(Communicator& communicator, Values kind, const std::vector
   }
   {
     Fenced<Value> values(kind, rank, count);
-    communicator.reduce_scatter(host, values.data(), comm::Cuts(cuts));
+    communicator.reduce_scatter(host, values.data(), comm::Displacements(displacements));
     values.require_all(0, mine, what(comm::Operation::reduce_scatter), own);
     values.require_all(mine, after, what(comm::Operation::reduce_scatter), sum);
     values.require_all(after, count, what(comm::Operation::reduce_scatter), own);
@@ -153,9 +153,9 @@ void check_operations(Communicator& communicator, Values kind, const std::vector
   }
   {
     Fenced<Value> values(kind, rank, count);
-    communicator.all_gather(host, values.data(), comm::Cuts(cuts));
+    communicator.all_gather(host, values.data(), comm::Displacements(displacements));
     for (int r = 0; r < size; ++r)
-      values.require_all(cuts[static_cast<std::size_t>(r)], cuts[static_cast<std::size_t>(r) + 1],
+      values.require_all(displacements[static_cast<std::size_t>(r)], displacements[static_cast<std::size_t>(r) + 1],
                          what(comm::Operation::all_gather), [&](index i) { return handed_in<Value>(kind, r, i); });
     values.require_fences(kind, rank, what(comm::Operation::all_gather));
   }
@@ -170,9 +170,9 @@ void check_operations(Communicator& communicator, Values kind, const std::vector
 }
 
 inline std::vector<index> even_cuts(index count, int ranks, index multiple = 1) {
-  std::vector<index> cuts;
-  for (int r = 0; r <= ranks; ++r) cuts.push_back(comm::even_cut(count, ranks, r, multiple));
-  return cuts;
+  std::vector<index> displacements;
+  for (int r = 0; r <= ranks; ++r) displacements.push_back(comm::even_displacement(count, ranks, r, multiple));
+  return displacements;
 }
 
 // Counts around everything that code may round to.
@@ -191,9 +191,9 @@ void check_cuts(Communicator& communicator) {
   const int n = communicator.size();
   check_operations<float>(communicator, Values::random, even_cuts(5000, n, 128));
   for (int owner = 0; owner < n; ++owner) {
-    std::vector<index> cuts(static_cast<std::size_t>(n) + 1, 0);
-    for (int r = owner + 1; r <= n; ++r) cuts[static_cast<std::size_t>(r)] = 777;
-    check_operations<double>(communicator, Values::random, cuts);
+    std::vector<index> displacements(static_cast<std::size_t>(n) + 1, 0);
+    for (int r = owner + 1; r <= n; ++r) displacements[static_cast<std::size_t>(r)] = 777;
+    check_operations<double>(communicator, Values::random, displacements);
   }
   std::vector<index> growing(1, 0);
   for (index r = 0; r < n; ++r) growing.push_back(growing.back() + r * 100);

@@ -82,12 +82,12 @@ TEST(Threads, FindThatCallsDiffer) {
 TEST(EvenCut, CoversTheCountWithMultiples) {
   for (const index count : {0, 1, 63, 64, 65, 1000})
     for (const int ranks : {1, 2, 3, 16}) {
-      const auto cuts = even_cuts(count, ranks, 64);
-      EXPECT_EQ(cuts.front(), 0);
-      EXPECT_EQ(cuts.back(), count);
-      for (std::size_t r = 1; r < cuts.size(); ++r) {
-        EXPECT_LE(cuts[r - 1], cuts[r]);
-        EXPECT_TRUE(cuts[r] % 64 == 0 || cuts[r] == count) << cuts[r];
+      const auto displacements = even_cuts(count, ranks, 64);
+      EXPECT_EQ(displacements.front(), 0);
+      EXPECT_EQ(displacements.back(), count);
+      for (std::size_t r = 1; r < displacements.size(); ++r) {
+        EXPECT_LE(displacements[r - 1], displacements[r]);
+        EXPECT_TRUE(displacements[r] % 64 == 0 || displacements[r] == count) << displacements[r];
       }
     }
 }

@@ -74,9 +74,9 @@ TEST(Checked, FindsOtherTypesAndCuts) {
     Checked communicator(threads);
     comm::Host host;
     double values[6] = {};
-    const index cuts[] = {0, 2 + communicator.rank(), 6};
-    require_in("rank 1 calls the same with other cuts",
-               lost([&] { communicator.reduce_scatter(host, values, comm::Cuts(cuts)); }));
+    const index displacements[] = {0, 2 + communicator.rank(), 6};
+    require_in("rank 1 calls the same with other displacements",
+               lost([&] { communicator.reduce_scatter(host, values, comm::Displacements(displacements)); }));
   });
 }
 
@@ -85,11 +85,11 @@ TEST(Recorded, CountsCallsAndBytesOfDuplicatesToo) {
   auto duplicate = communicator.duplicate();
   comm::Host host;
   double values[10] = {};
-  const index cuts[] = {0, 10};
+  const index displacements[] = {0, 10};
   for (int i = 0; i < 3; ++i) communicator.all_reduce(host, values, 10);
   duplicate.all_reduce(host, values, 5);
-  duplicate.all_gather(host, values, comm::Cuts(cuts));
-  communicator.reduce_scatter(host, values, comm::Cuts(cuts));
+  duplicate.all_gather(host, values, comm::Displacements(displacements));
+  communicator.reduce_scatter(host, values, comm::Displacements(displacements));
   const auto& record = communicator.record();
   EXPECT_EQ(record.total(Operation::all_reduce).calls, 4);
   EXPECT_EQ(record.total(Operation::all_reduce).bytes, (3 * 10 + 5) * 8);
@@ -176,8 +176,8 @@ TEST(Faulty, CorruptsTheRanksOwnPartOfAGather) {
     Faulty communicator(threads, Fault{threads.rank() == 1 ? Fault::Kind::corruption : Fault::Kind::none});
     comm::Host host;
     std::int32_t values[3] = {5, 5, 5};
-    const index cuts[] = {0, 1, 2, 3};
-    communicator.all_gather(host, values, comm::Cuts(cuts));
+    const index displacements[] = {0, 1, 2, 3};
+    communicator.all_gather(host, values, comm::Displacements(displacements));
     EXPECT_THAT(values, ::testing::ElementsAre(5, 6, 5));
   });
 }

@@ -88,7 +88,7 @@ TEST(Fingerprint, ComparesThroughAStore) {
   comm::StoreSettings settings;
   settings.deadline = std::chrono::seconds(10);
   comm::Store host({0, 2, 0, "127.0.0.1", 0, "the test"}, settings);
-  comm::Store guest({1, 2, 1, "127.0.0.1", host.port(), "the test"}, settings);
+  comm::Store connection({1, 2, 1, "127.0.0.1", host.port(), "the test"}, settings);
   std::string messages[2];
   const auto ask = [](comm::Store& store, const Facts& facts, std::string& message) {
     try {
@@ -98,7 +98,7 @@ TEST(Fingerprint, ComparesThroughAStore) {
       message = error.what();
     }
   };
-  std::thread thread([&] { ask(guest, other, messages[1]); });
+  std::thread thread([&] { ask(connection, other, messages[1]); });
   ask(host, job, messages[0]);
   thread.join();
   for (const std::string& message : messages)

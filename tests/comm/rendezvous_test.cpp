@@ -200,8 +200,8 @@ TEST(Store, MeetsByNameAndOverIPv6) {
       EXPECT_EQ(address, "::1") << why;
       continue;  // a machine without IPv6
     }
-    Store guest(place(1, 2, host->port(), address), settings());
-    std::thread thread([&] { expect_exchange(guest, 1, 2); });
+    Store connection(place(1, 2, host->port(), address), settings());
+    std::thread thread([&] { expect_exchange(connection, 1, 2); });
     expect_exchange(*host, 0, 2);
     thread.join();
   }
@@ -228,8 +228,8 @@ TEST(Store, WaitsForLateRanks) {
   Store host(place(0, 3), settings());
   std::thread late([&] {
     std::this_thread::sleep_for(300ms);
-    Store guest(place(2, 3, host.port()), settings());
-    expect_exchange(guest, 2, 3);
+    Store connection(place(2, 3, host.port()), settings());
+    expect_exchange(connection, 2, 3);
   });
   expect_all_well(join(host, 3, 1, 1, settings(), [](Store& store, int rank) { expect_exchange(store, rank, 3); }));
   late.join();
@@ -238,8 +238,8 @@ TEST(Store, WaitsForLateRanks) {
 TEST(Store, OthersKnockUntilRankZeroIsThere) {
   const int port = Store(place(0, 2), settings()).port();
   std::thread early([&] {
-    Store guest(place(1, 2, port), settings());
-    expect_exchange(guest, 1, 2);
+    Store connection(place(1, 2, port), settings());
+    expect_exchange(connection, 1, 2);
   });
   std::this_thread::sleep_for(200ms);
   Store host(place(0, 2, port), settings());
@@ -293,8 +293,8 @@ TEST(Store, SaysThatRankZeroIsNotThere) {
   std::string heard;
   std::string thrown;
   {
-    Store guest(place(1, 2, port), settings(300ms), [&](const std::string& why) { heard = why; });
-    thrown = outcome([&] { (void)guest.exchange({}); });
+    Store connection(place(1, 2, port), settings(300ms), [&](const std::string& why) { heard = why; });
+    thrown = outcome([&] { (void)connection.exchange({}); });
   }
   EXPECT_EQ(thrown, fmt::format("lost: rank 1 found no rank 0 at 127.0.0.1:{0} within 0.3 s: the connection to "
                                 "127.0.0.1:{0} broke: Connection refused",
@@ -310,8 +310,8 @@ TEST(Store, GivesUpOnAListenerThatNeverAnswers) {
   ASSERT_EQ(::bind(mute.get(), here.address(), here.size), 0);
   ASSERT_EQ(::listen(mute.get(), 8), 0);
   ASSERT_EQ(::getsockname(mute.get(), here.address(), &here.size), 0);
-  Store guest(place(1, 2, here.port()), settings(300ms));
-  EXPECT_THAT(outcome([&] { (void)guest.exchange({}); }),
+  Store connection(place(1, 2, here.port()), settings(300ms));
+  EXPECT_THAT(outcome([&] { (void)connection.exchange({}); }),
               AllOf(StartsWith("lost: rank 1 found no rank 0"), HasSubstr("brought no answer")));
 }
 
@@ -341,8 +341,8 @@ TEST(Store, WithoutATokenRanksMeetOnOneHostOnly) {
               AllOf(StartsWith("error: 0.0.0.0:0 can be reached from other hosts"), HasSubstr("TESSERA_TOKEN")));
   open.listen = "0.0.0.0";
   EXPECT_THAT(outcome([&] { Store host(place(0, 2), open); }), HasSubstr("can be reached from other hosts"));
-  Store guest(place(1, 2, 80, "192.0.2.1"), open);
-  EXPECT_THAT(outcome([&] { (void)guest.exchange({}); }), StartsWith("error: 192.0.2.1:80 can be reached"));
+  Store connection(place(1, 2, 80, "192.0.2.1"), open);
+  EXPECT_THAT(outcome([&] { (void)connection.exchange({}); }), StartsWith("error: 192.0.2.1:80 can be reached"));
   StoreSettings closed = settings();
   closed.listen = "0.0.0.0";
   expect_all_well(run_ranks(

@@ -57,15 +57,15 @@ Matrix part(const Matrix& x, index first, index count) {
   return rows;
 }
 
-// Several ranks' anchors, rank by rank; `cuts` are where they begin, and the end.
+// Several ranks' anchors, rank by rank; `displacements` are where they begin, and the end.
 template <class Scalar, int columns>
-void check(index images, const std::vector<index>& cuts, double temperature = 0.2) {
-  SCOPED_TRACE(fmt::format("{} images, {} wide, {} parts", images, columns, cuts.size() - 1));
+void check(index images, const std::vector<index>& displacements, double temperature = 0.2) {
+  SCOPED_TRACE(fmt::format("{} images, {} wide, {} parts", images, columns, displacements.size() - 1));
   const Matrix z = unit_rows(2 * images, columns);
   const NaiveNtXent naive(z, temperature);
   const Values<Scalar> z_values(z), all_log_sums(naive.log_sums);
-  for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
-    const index first = cuts[i], count = cuts[i + 1] - first;
+  for (std::size_t i = 0; i + 1 < displacements.size(); ++i) {
+    const index first = displacements[i], count = displacements[i + 1] - first;
     Values<Scalar> log_sums(count, 1), d_z(count, columns);
     EXPECT_NEAR(run_forward<columns>(z_values, temperature, first, log_sums), naive.loss(first, count),
                 rounding<Scalar> * 5);

@@ -112,7 +112,7 @@ inline std::vector<std::vector<index>> ways_to_cut(int ranks) {
   std::vector<std::vector<index>> ways(4, {0});
   for (int r = 1; r <= ranks; ++r) {
     ways[0].push_back(60 * r);
-    ways[1].push_back(comm::even_cut(1001, ranks, r, 64));
+    ways[1].push_back(comm::even_displacement(1001, ranks, r, 64));
     ways[2].push_back(r < ranks ? 0 : 37);
     ways[3].push_back(0);
   }
@@ -133,17 +133,17 @@ void expect_values(const char* what, const RankValues<Value>& got, const std::ve
 
 // Every operation on values of one type, cut in one way, as the ranks of a communicator see it.
 template <class Value, class Communicator>
-void check_operations(Communicator& communicator, RankBackend& backend, const std::vector<index>& cuts) {
+void check_operations(Communicator& communicator, RankBackend& backend, const std::vector<index>& displacements) {
   const int rank = communicator.rank(), ranks = communicator.size();
-  const index count = cuts.back(), first = cuts[static_cast<std::size_t>(rank)],
-              last = cuts[static_cast<std::size_t>(rank) + 1];
+  const index count = displacements.back(), first = displacements[static_cast<std::size_t>(rank)],
+              last = displacements[static_cast<std::size_t>(rank) + 1];
   SCOPED_TRACE(fmt::format("rank {} of {}, {} {}, its part [{}, {})", rank, ranks, count,
                            comm::name(comm::type_of<Value>()), first, last));
   const std::vector<Value> mine = values_of_rank<Value>(rank, count), sums = sums_of_ranks<Value>(ranks, count);
   const RankValues<Value> reduced(mine), scattered(mine), gathered(mine), sent(mine);
   communicator.all_reduce(backend, reduced.data(), count);
-  communicator.reduce_scatter(backend, scattered.data(), comm::Cuts(cuts));
-  communicator.all_gather(backend, gathered.data(), comm::Cuts(cuts));
+  communicator.reduce_scatter(backend, scattered.data(), comm::Displacements(displacements));
+  communicator.all_gather(backend, gathered.data(), comm::Displacements(displacements));
   communicator.broadcast(backend, sent.data(), count);
   communicator.wait(backend);
 
@@ -152,7 +152,7 @@ void check_operations(Communicator& communicator, RankBackend& backend, const st
   for (int r = 0; r < ranks; ++r) {
     const std::vector<Value> values = values_of_rank<Value>(r, count);
     const auto at = static_cast<std::size_t>(r);
-    all_parts.insert(all_parts.end(), values.begin() + cuts[at], values.begin() + cuts[at + 1]);
+    all_parts.insert(all_parts.end(), values.begin() + displacements[at], values.begin() + displacements[at + 1]);
   }
   expect_values("all_reduce", reduced, sums);
   expect_values("reduce_scatter", scattered, own_sums);
@@ -163,13 +163,13 @@ void check_operations(Communicator& communicator, RankBackend& backend, const st
 template <class Communicator>
 void check_all_operations(Communicator& communicator) {
   RankBackend backend;
-  for (const std::vector<index>& cuts : ways_to_cut(communicator.size())) {
-    check_operations<float>(communicator, backend, cuts);
-    check_operations<double>(communicator, backend, cuts);
-    check_operations<bf16>(communicator, backend, cuts);
-    check_operations<std::int8_t>(communicator, backend, cuts);
-    check_operations<std::int32_t>(communicator, backend, cuts);
-    check_operations<std::int64_t>(communicator, backend, cuts);
+  for (const std::vector<index>& displacements : ways_to_cut(communicator.size())) {
+    check_operations<float>(communicator, backend, displacements);
+    check_operations<double>(communicator, backend, displacements);
+    check_operations<bf16>(communicator, backend, displacements);
+    check_operations<std::int8_t>(communicator, backend, displacements);
+    check_operations<std::int32_t>(communicator, backend, displacements);
+    check_operations<std::int64_t>(communicator, backend, displacements);
   }
 }
 
@@ -179,8 +179,8 @@ template <class Communicator>
 void check_recording(Communicator& communicator) {
   const int ranks = communicator.size(), rank = communicator.rank();
   const index count = 501;
-  std::vector<index> cuts;
-  for (int r = 0; r <= ranks; ++r) cuts.push_back(comm::even_cut(count, ranks, r, 64));
+  std::vector<index> displacements;
+  for (int r = 0; r <= ranks; ++r) displacements.push_back(comm::even_displacement(count, ranks, r, 64));
   RankBackend backend;
   make_plan(backend);
   Communicator beside = communicator.duplicate();
@@ -193,11 +193,11 @@ void check_recording(Communicator& communicator) {
       backend.copy(count, static_cast<const float*>(a.data()), b.data());
       lane.start([&](auto& queue) { beside.all_reduce(queue, b.data(), count); });
       backend.copy(count, static_cast<const float*>(a.data()), c.data());
-      communicator.reduce_scatter(backend, c.data(), comm::Cuts(cuts));
+      communicator.reduce_scatter(backend, c.data(), comm::Displacements(displacements));
       lane.join();
-      backend.copy(cuts[1], static_cast<const float*>(b.data()), c.data());  // rank 0's part, from the lane
-      communicator.all_gather(backend, c.data(), comm::Cuts(cuts));
-      communicator.all_gather(backend, c.data(), comm::Cuts(cuts));
+      backend.copy(displacements[1], static_cast<const float*>(b.data()), c.data());  // rank 0's part, from the lane
+      communicator.all_gather(backend, c.data(), comm::Displacements(displacements));
+      communicator.all_gather(backend, c.data(), comm::Displacements(displacements));
     });
     communicator.wait(backend);
     SCOPED_TRACE(fmt::format("rank {} of {}, round {}", rank, ranks, round));

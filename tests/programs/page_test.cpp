@@ -12,8 +12,8 @@ TEST(Page, EscapesTextAndNeedsNothingFromElsewhere) {
   page.title = "<script>alert(1)</script> & \"quotes\"";
   page.facts = {{"<b>", "&"}};
   page.charts = {{"Loss", "epoch", {{"a", {{0, 1}, {1, std::nan("")}, {2, 3}}}, {"b", {}}}, {{"line", 2}}, false},
-                   {"Empty", "epoch", {}, {}, true},
-                   {"One", "epoch", {{"a", {{0, 0}}}}, {}, false}};
+                 {"Empty", "epoch", {}, {}, true},
+                 {"One", "epoch", {{"a", {{0, 0}}}}, {}, false}};
   page.galleries = {{"Pictures", "", {{{2, 2, 1, {0, 80, 160, 255}, "<x>", programs::Picture::Mark::good}}}}};
   const std::string html = programs::page_html(page);
   EXPECT_EQ(html.find("<script"), std::string::npos);

@@ -108,8 +108,12 @@ class Late {
   [[nodiscard]] int rank() const { return inner_.rank(); }
   [[nodiscard]] int size() const { return inner_.size(); }
   void all_reduce(auto& queue, auto* values, index count) { delay().all_reduce(queue, values, count); }
-  void reduce_scatter(auto& queue, auto* values, comm::Cuts cuts) { delay().reduce_scatter(queue, values, cuts); }
-  void all_gather(auto& queue, auto* values, comm::Cuts cuts) { delay().all_gather(queue, values, cuts); }
+  void reduce_scatter(auto& queue, auto* values, comm::Displacements displacements) {
+    delay().reduce_scatter(queue, values, displacements);
+  }
+  void all_gather(auto& queue, auto* values, comm::Displacements displacements) {
+    delay().all_gather(queue, values, displacements);
+  }
   void broadcast(auto& queue, auto* values, index count) { delay().broadcast(queue, values, count); }
   void wait(auto&) {}
   [[nodiscard]] Late duplicate() { return {inner_.duplicate(), random_.below(1000)}; }

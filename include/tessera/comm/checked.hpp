@@ -34,14 +34,14 @@ class Checked {
     inner_.all_reduce(queue, values, count);
   }
   template <HostQueue Queue, class Value>
-  void reduce_scatter(Queue& queue, Value* values, Cuts cuts) {
-    agree<Value>(Operation::reduce_scatter, cuts.back(), cuts);
-    inner_.reduce_scatter(queue, values, cuts);
+  void reduce_scatter(Queue& queue, Value* values, Displacements displacements) {
+    agree<Value>(Operation::reduce_scatter, displacements.back(), displacements);
+    inner_.reduce_scatter(queue, values, displacements);
   }
   template <HostQueue Queue, class Value>
-  void all_gather(Queue& queue, Value* values, Cuts cuts) {
-    agree<Value>(Operation::all_gather, cuts.back(), cuts);
-    inner_.all_gather(queue, values, cuts);
+  void all_gather(Queue& queue, Value* values, Displacements displacements) {
+    agree<Value>(Operation::all_gather, displacements.back(), displacements);
+    inner_.all_gather(queue, values, displacements);
   }
   template <HostQueue Queue, class Value>
   void broadcast(Queue& queue, Value* values, index count) {
@@ -58,19 +58,19 @@ class Checked {
   void abort() noexcept { inner_.abort(); }
 
  private:
-  static constexpr index words = 5;  // operation, type, count, number, cuts
+  static constexpr index words = 5;  // operation, type, count, number, displacements
 
   template <class Value>
-  void agree(Operation operation, index count, Cuts cuts = {}) {
+  void agree(Operation operation, index count, Displacements displacements = {}) {
     const Call mine{operation, type_of<Value>(), count, ++calls_};
     std::int64_t* const said = said_.data() + rank() * words;
     said[0] = static_cast<std::int64_t>(mine.operation);
     said[1] = static_cast<std::int64_t>(mine.type);
     said[2] = mine.count;
     said[3] = mine.number;
-    said[4] = mixed(cuts);
+    said[4] = mixed(displacements);
     Host host;
-    inner_.all_gather(host, said_.data(), Cuts(places_));
+    inner_.all_gather(host, said_.data(), Displacements(places_));
     for (int r = 1; r < size(); ++r)
       if (call_of(r) != call_of(0) || cuts_of(r) != cuts_of(0)) {
         inner_.abort();
@@ -91,14 +91,14 @@ class Checked {
       if (call_of(r) != call_of(0))
         text += fmt::format(", rank {} calls {}", r, call_of(r).text());
       else if (cuts_of(r) != cuts_of(0))
-        text += fmt::format(", rank {} calls the same with other cuts", r);
+        text += fmt::format(", rank {} calls the same with other displacements", r);
     return text;
   }
 
   // FNV-1a, by words.
-  [[nodiscard]] static std::int64_t mixed(Cuts cuts) {
+  [[nodiscard]] static std::int64_t mixed(Displacements displacements) {
     std::uint64_t all = 14695981039346656037u;
-    for (const index cut : cuts) all = (all ^ static_cast<std::uint64_t>(cut)) * 1099511628211u;
+    for (const index cut : displacements) all = (all ^ static_cast<std::uint64_t>(cut)) * 1099511628211u;
     return static_cast<std::int64_t>(all);
   }
 

@@ -85,12 +85,13 @@ struct Call {
   }
 };
 
-// Where the ranks' parts of a buffer lie: rank r has [cuts[r], cuts[r + 1]). size() + 1 of them, ascending from 0.
-using Cuts = std::span<const index>;
+// Where the ranks' parts of a buffer lie: rank r has [displacements[r], displacements[r + 1]). size() + 1 of them,
+// ascending from 0.
+using Displacements = std::span<const index>;
 
 // The first element of rank r's part when `count` elements are cut for `ranks` ranks as evenly as multiples of
 // `multiple` allow. r may be `ranks`: then that is the count.
-[[nodiscard]] constexpr index even_cut(index count, int ranks, int r, index multiple = 1) {
+[[nodiscard]] constexpr index even_displacement(index count, int ranks, int r, index multiple = 1) {
   const index cut = divide_up(divide_up(count, multiple), ranks) * multiple * r;
   return cut < count ? cut : count;
 }

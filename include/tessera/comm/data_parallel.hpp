@@ -44,7 +44,8 @@ class Alone : public NoExchange {
   static constexpr bool split = false;
   using Value = Accumulator<typename Backend::Scalar>;
 
-  Alone(Backend&, Serial&, std::span<const Entry>, bool, Value*, index size, index) : part_{0, size, 0} {}
+  Alone(Backend&, Serial&, std::span<const Entry>, bool, Value*, index size, index, std::span<const index> = {})
+      : part_{0, size, 0} {}
 
   static void begin() noexcept {}
   static void finish() noexcept {}
@@ -58,10 +59,11 @@ class Alone : public NoExchange {
   Part part_;
 };
 
-// Several ranks. Gradients become final from the end of their flat buffer to its start, for that is the order of
-// backward. They travel in buckets: ranges that end where backward has told that it is done, of `bucket_bytes` or more,
-// on a lane beside the backend and by a communicator of their own. Which buckets there are is found when the step is
-// planned; that they are the same on all ranks follows from the step being the same.
+// Several ranks. Gradients of a network become final from the end of its part of the flat buffer to its start, for that
+// is the order of backward; the networks may run theirs in any order. Gradients travel in buckets from the end of the
+// whole buffer: ranges that end where backward has told that it is done, with all that lies behind, of `bucket_bytes`
+// or more, on a lane beside the backend and by a communicator of their own. Which buckets there are is found when the
+// step is planned; that they are the same on all ranks follows from the step being the same.
 template <class Backend, class Communicator, bool split_>
 class Exchange {
  public:
@@ -70,9 +72,10 @@ class Exchange {
   using Value = Accumulator<Scalar>;
 
   // gradient: the flat buffer, `size` elements with the tensors of `entries`; whole_tensors: a rank's part must not end
-  // within a tensor. All ranks make theirs together.
+  // within a tensor; starts: where the networks of the buffer begin, one that fills it if there are none. All ranks
+  // make theirs together.
   Exchange(Backend& backend, Communicator& communicator, std::span<const Entry> entries, bool whole_tensors,
-           Value* gradient, index size, index bucket_bytes)
+           Value* gradient, index size, index bucket_bytes, std::span<const index> starts = {})
       : backend_(backend),
         beside_(communicator.duplicate()),
         ranks_(communicator.size()),
@@ -82,7 +85,11 @@ class Exchange {
         gradient_(gradient),
         size_(size),
         bucket_size_(larger(index{1}, bucket_bytes / static_cast<index>(sizeof(Value)))),
-        lane_(backend) {}
+        lane_(backend) {
+    for (const index first : starts) networks_.push_back({first, size, size});
+    if (starts.empty()) networks_.push_back({0, size, size});
+    for (std::size_t i = 1; i < networks_.size(); ++i) networks_[i - 1].last = networks_[i].first;
+  }
   Exchange(const Exchange&) = delete;
   Exchange& operator=(const Exchange&) = delete;
   // A step that was not finished will never be: the other ranks must not wait for it.
@@ -94,29 +101,36 @@ class Exchange {
   void begin() {
     running_ = !backend_.planning();
     started_ = 0;
+    for (Network& network : networks_) network.final = network.last;
     if (backend_.planning()) buckets_.clear();
   }
 
-  // The gradients from this one on are final.
-  void final_from(const Value* from) { final_from(from - gradient_); }
+  // The gradients from this one to the end of its network are final.
+  void final_from(const Value* from) {
+    const index at = from - gradient_;
+    for (Network& network : networks_)
+      if (at >= network.first && at < network.last) network.final = smaller(network.final, at);
+    start_from(all_final());
+  }
 
   // All gradients are final: returns when, in the backend's order, they are summed.
   void finish() {
     if (backend_.planning() && last() > 0) buckets_.push_back({0, last(), {}});
-    final_from(index{0});
+    start_from(0);
     join();
     running_ = false;
   }
 
-  // Cuts the buckets that planning has found for the ranks.
+  // Divides the buckets that planning has found among the ranks.
   void settle() {
     parts_.clear();
-    cuts_below_.clear();
+    displacements_below_.clear();
     for (Bucket& bucket : buckets_) cut(bucket);
     if constexpr (split) {
       index state = 0;
       for (auto bucket = buckets_.rbegin(); bucket != buckets_.rend(); ++bucket) {
-        const index first = bucket->first + bucket->cuts[place()], last = bucket->first + bucket->cuts[place() + 1];
+        const index first = bucket->first + bucket->displacements[place()],
+                    last = bucket->first + bucket->displacements[place() + 1];
         if (first < last) parts_.push_back({first, last, state});
         state += last - first;
       }
@@ -159,24 +173,36 @@ class Exchange {
   }
 
   // Where the ranks' parts of a buffer lie if each has `size` elements.
-  [[nodiscard]] Cuts equal_parts(index size) {
-    auto& cuts = equal_parts_[size];
-    if (cuts.empty())
-      for (int rank = 0; rank <= ranks_; ++rank) cuts.push_back(size * rank);
-    return cuts;
+  [[nodiscard]] Displacements equal_parts(index size) {
+    auto& displacements = equal_parts_[size];
+    if (displacements.empty())
+      for (int rank = 0; rank <= ranks_; ++rank) displacements.push_back(size * rank);
+    return displacements;
   }
 
  private:
   struct Bucket {
     index first, last;
-    std::vector<index> cuts;  // from its first element on
+    std::vector<index> displacements;  // from its first element on
+  };
+  struct Network {
+    index first, last;
+    index final;  // from here on, in this step
   };
 
   // Where the buckets so far begin.
   [[nodiscard]] index last() const { return buckets_.empty() ? size_ : buckets_.back().first; }
   [[nodiscard]] std::size_t place() const { return static_cast<std::size_t>(rank_); }
 
-  void final_from(index from) {
+  // Where the gradients begin that are final up to the end of the buffer.
+  [[nodiscard]] index all_final() const {
+    for (auto network = networks_.rbegin(); network != networks_.rend(); ++network)
+      if (network->final > network->first) return network->final;
+    return 0;
+  }
+
+  // Starts the buckets that lie behind `from`.
+  void start_from(index from) {
     if (backend_.planning()) {
       if (last() - from >= bucket_size_) buckets_.push_back({from, last(), {}});
       return;
@@ -185,7 +211,7 @@ class Exchange {
       beside([this, i = started_](auto& lane, Communicator& communicator) {
         const Bucket& bucket = buckets_[i];
         if constexpr (split)
-          communicator.reduce_scatter(lane, gradient_ + bucket.first, Cuts(bucket.cuts));
+          communicator.reduce_scatter(lane, gradient_ + bucket.first, Displacements(bucket.displacements));
         else
           communicator.all_reduce(lane, gradient_ + bucket.first, bucket.last - bucket.first);
       });
@@ -196,8 +222,8 @@ class Exchange {
     if (backend_.planning()) return;
     for (const Bucket& bucket : buckets_)
       if (bucket.first < count)
-        beside([values = values + bucket.first, cuts = cuts_below(count, bucket)](
-                   auto& lane, Communicator& communicator) { communicator.all_gather(lane, values, cuts); });
+        beside([values = values + bucket.first, displacements = displacements_below(count, bucket)](
+                   auto& lane, Communicator& communicator) { communicator.all_gather(lane, values, displacements); });
   }
   template <class Low>
   void start_gathering(index count, MasterAndCopy<Low> values) {
@@ -206,20 +232,20 @@ class Exchange {
   }
 
   // Those of a bucket that may reach beyond the first `count` elements.
-  [[nodiscard]] Cuts cuts_below(index count, const Bucket& bucket) {
-    if (bucket.last <= count) return bucket.cuts;
-    auto& cuts = cuts_below_[count];
-    if (cuts.empty())
-      for (const index cut : bucket.cuts) cuts.push_back(smaller(cut, count - bucket.first));
-    return cuts;
+  [[nodiscard]] Displacements displacements_below(index count, const Bucket& bucket) {
+    if (bucket.last <= count) return bucket.displacements;
+    auto& displacements = displacements_below_[count];
+    if (displacements.empty())
+      for (const index cut : bucket.displacements) displacements.push_back(smaller(cut, count - bucket.first));
+    return displacements;
   }
 
   void cut(Bucket& bucket) const {
-    bucket.cuts.assign(static_cast<std::size_t>(ranks_) + 1, 0);
+    bucket.displacements.assign(static_cast<std::size_t>(ranks_) + 1, 0);
     const index size = bucket.last - bucket.first;
     for (int r = 1; r <= ranks_; ++r) {
-      index& at = bucket.cuts[static_cast<std::size_t>(r)];
-      at = even_cut(size, ranks_, r, entry_alignment);
+      index& at = bucket.displacements[static_cast<std::size_t>(r)];
+      at = even_displacement(size, ranks_, r, entry_alignment);
       if (whole_tensors_ && r < ranks_)
         at = detail::nearest_boundary(entries_, bucket.first + at, bucket.first, bucket.last) - bucket.first;
     }
@@ -232,12 +258,13 @@ class Exchange {
   bool whole_tensors_;
   Value* gradient_;
   index size_, bucket_size_;
-  std::vector<Bucket> buckets_;  // from the end of the buffer to its start
+  std::vector<Network> networks_;  // from the start of the buffer to its end
+  std::vector<Bucket> buckets_;    // from the end of the buffer to its start
   std::size_t started_ = 0;
   bool running_ = false;
   std::vector<Part> parts_;
-  std::map<index, std::vector<index>> equal_parts_, cuts_below_;  // kept: the lane reads them
-  typename Backend::Lane lane_;                                   // the last member: its jobs use the others
+  std::map<index, std::vector<index>> equal_parts_, displacements_below_;  // kept: the lane reads them
+  typename Backend::Lane lane_;                                            // the last member: its jobs use the others
 };
 
 // Every rank updates all weights.

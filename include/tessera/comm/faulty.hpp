@@ -48,15 +48,16 @@ class Faulty {
     inner_.all_reduce(queue, values, count);
   }
   template <class Queue, class Value>
-  void reduce_scatter(Queue& queue, Value* values, Cuts cuts) {
-    strike<Queue>(values, cuts.back());
-    inner_.reduce_scatter(queue, values, cuts);
+  void reduce_scatter(Queue& queue, Value* values, Displacements displacements) {
+    strike<Queue>(values, displacements.back());
+    inner_.reduce_scatter(queue, values, displacements);
   }
   template <class Queue, class Value>
-  void all_gather(Queue& queue, Value* values, Cuts cuts) {
-    const index first = cuts[static_cast<std::size_t>(rank())], end = cuts[static_cast<std::size_t>(rank()) + 1];
+  void all_gather(Queue& queue, Value* values, Displacements displacements) {
+    const index first = displacements[static_cast<std::size_t>(rank())],
+                end = displacements[static_cast<std::size_t>(rank()) + 1];
     strike<Queue>(values + first, end - first);
-    inner_.all_gather(queue, values, cuts);
+    inner_.all_gather(queue, values, displacements);
   }
   template <class Queue, class Value>
   void broadcast(Queue& queue, Value* values, index count) {

@@ -37,21 +37,22 @@ template <class Communicator>
     Host host;
     const auto ranks = static_cast<std::size_t>(communicator.size()),
                rank = static_cast<std::size_t>(communicator.rank());
-    std::vector<index> cuts(ranks + 1);
-    for (std::size_t r = 0; r <= ranks; ++r) cuts[r] = static_cast<index>(r);
+    std::vector<index> displacements(ranks + 1);
+    for (std::size_t r = 0; r <= ranks; ++r) displacements[r] = static_cast<index>(r);
     std::vector<index> sizes(ranks);
     sizes[rank] = static_cast<index>(mine.size());
-    communicator.all_gather(host, sizes.data(), cuts);
+    communicator.all_gather(host, sizes.data(), displacements);
     communicator.wait(host);
 
-    for (std::size_t r = 0; r < ranks; ++r) cuts[r + 1] = cuts[r] + sizes[r];
-    std::vector<std::int8_t> all(static_cast<std::size_t>(cuts.back()));
+    for (std::size_t r = 0; r < ranks; ++r) displacements[r + 1] = displacements[r] + sizes[r];
+    std::vector<std::int8_t> all(static_cast<std::size_t>(displacements.back()));
     const auto bytes = std::as_writable_bytes(std::span(all));
-    std::ranges::copy(mine, bytes.begin() + cuts[rank]);
-    communicator.all_gather(host, all.data(), cuts);
+    std::ranges::copy(mine, bytes.begin() + displacements[rank]);
+    communicator.all_gather(host, all.data(), displacements);
     communicator.wait(host);
     std::vector<Bytes> parts;
-    for (std::size_t r = 0; r < ranks; ++r) parts.emplace_back(bytes.begin() + cuts[r], bytes.begin() + cuts[r + 1]);
+    for (std::size_t r = 0; r < ranks; ++r)
+      parts.emplace_back(bytes.begin() + displacements[r], bytes.begin() + displacements[r + 1]);
     return parts;
   }
 }

@@ -45,8 +45,8 @@ class Mpi {
         reduce(call, values, [&](int) { return Part{0, count}; });
       } else {
         const auto part = [&](int r) {
-          const index first = even_cut(count, size(), r, grain);
-          return Part{first, even_cut(count, size(), r + 1, grain) - first};
+          const index first = even_displacement(count, size(), r, grain);
+          return Part{first, even_displacement(count, size(), r + 1, grain) - first};
         };
         reduce(call, values, part);
         gather(call, values, part);
@@ -54,14 +54,14 @@ class Mpi {
     });
   }
   template <HostQueue Queue, class Value>
-  void reduce_scatter(Queue&, Value* values, Cuts cuts) {
-    call<Value>(Operation::reduce_scatter, cuts.back(),
-                [&](const Call& call) { reduce(call, values, [&](int r) { return part_of(cuts, r); }); });
+  void reduce_scatter(Queue&, Value* values, Displacements displacements) {
+    call<Value>(Operation::reduce_scatter, displacements.back(),
+                [&](const Call& call) { reduce(call, values, [&](int r) { return part_of(displacements, r); }); });
   }
   template <HostQueue Queue, class Value>
-  void all_gather(Queue&, Value* values, Cuts cuts) {
-    call<Value>(Operation::all_gather, cuts.back(),
-                [&](const Call& call) { gather(call, values, [&](int r) { return part_of(cuts, r); }); });
+  void all_gather(Queue&, Value* values, Displacements displacements) {
+    call<Value>(Operation::all_gather, displacements.back(),
+                [&](const Call& call) { gather(call, values, [&](int r) { return part_of(displacements, r); }); });
   }
   template <HostQueue Queue, class Value>
   void broadcast(Queue&, Value* values, index count) {
@@ -104,9 +104,9 @@ class Mpi {
     detail::check_mpi(MPI_Comm_set_errhandler(made, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     return {made, job};
   }
-  [[nodiscard]] static Part part_of(Cuts cuts, int r) {
-    const index first = cuts[static_cast<std::size_t>(r)];
-    return {first, cuts[static_cast<std::size_t>(r) + 1] - first};
+  [[nodiscard]] static Part part_of(Displacements displacements, int r) {
+    const index first = displacements[static_cast<std::size_t>(r)];
+    return {first, displacements[static_cast<std::size_t>(r) + 1] - first};
   }
 
   template <class Value, class Body>

@@ -277,24 +277,24 @@ class Nccl {
     });
   }
   template <DeviceQueue Queue, class Value>
-  void reduce_scatter(Queue& queue, Value* values, Cuts cuts) {
-    call<Value>(Operation::reduce_scatter, cuts.back(), [&](ncclDataType_t type) {
-      if (even(cuts))
-        return ncclReduceScatter(values, values + part(cuts, rank_).first, part(cuts, rank_).size, type, ncclSum,
-                                 member_->handle, queue.stream());
-      return for_parts(cuts, [&](int root, Part at) {
+  void reduce_scatter(Queue& queue, Value* values, Displacements displacements) {
+    call<Value>(Operation::reduce_scatter, displacements.back(), [&](ncclDataType_t type) {
+      if (even(displacements))
+        return ncclReduceScatter(values, values + part(displacements, rank_).first, part(displacements, rank_).size,
+                                 type, ncclSum, member_->handle, queue.stream());
+      return for_parts(displacements, [&](int root, Part at) {
         return ncclReduce(values + at.first, values + at.first, at.size, type, ncclSum, root, member_->handle,
                           queue.stream());
       });
     });
   }
   template <DeviceQueue Queue, class Value>
-  void all_gather(Queue& queue, Value* values, Cuts cuts) {
-    call<Value>(Operation::all_gather, cuts.back(), [&](ncclDataType_t type) {
-      if (even(cuts))
-        return ncclAllGather(values + part(cuts, rank_).first, values, part(cuts, rank_).size, type, member_->handle,
-                             queue.stream());
-      return for_parts(cuts, [&](int root, Part at) {
+  void all_gather(Queue& queue, Value* values, Displacements displacements) {
+    call<Value>(Operation::all_gather, displacements.back(), [&](ncclDataType_t type) {
+      if (even(displacements))
+        return ncclAllGather(values + part(displacements, rank_).first, values, part(displacements, rank_).size, type,
+                             member_->handle, queue.stream());
+      return for_parts(displacements, [&](int root, Part at) {
         return ncclBroadcast(values + at.first, values + at.first, at.size, type, root, member_->handle,
                              queue.stream());
       });
@@ -333,22 +333,22 @@ class Nccl {
   Nccl(std::shared_ptr<detail::NcclGroup> group, int rank, int size)
       : group_(std::move(group)), member_(&group_->add()), rank_(rank), size_(size) {}
 
-  [[nodiscard]] static Part part(Cuts cuts, int rank) {
+  [[nodiscard]] static Part part(Displacements displacements, int rank) {
     const auto at = static_cast<std::size_t>(rank);
-    return {cuts[at], static_cast<std::size_t>(cuts[at + 1] - cuts[at])};
+    return {displacements[at], static_cast<std::size_t>(displacements[at + 1] - displacements[at])};
   }
-  [[nodiscard]] bool even(Cuts cuts) const {
+  [[nodiscard]] bool even(Displacements displacements) const {
     for (int rank = 1; rank < size_; ++rank)
-      if (part(cuts, rank).size != part(cuts, 0).size) return false;
+      if (part(displacements, rank).size != part(displacements, 0).size) return false;
     return true;
   }
   // Calls each(rank, its part) for the parts that are not empty, as one call of NCCL's.
   template <class Each>
-  ncclResult_t for_parts(Cuts cuts, Each&& each) const {
+  ncclResult_t for_parts(Displacements displacements, Each&& each) const {
     if (const ncclResult_t started = ncclGroupStart(); started != ncclSuccess) return started;
     ncclResult_t result = ncclSuccess;
     for (int rank = 0; rank < size_ && detail::taken(result); ++rank)
-      if (const Part at = part(cuts, rank); at.size > 0) result = each(rank, at);
+      if (const Part at = part(displacements, rank); at.size > 0) result = each(rank, at);
     const ncclResult_t ended = ncclGroupEnd();
     return detail::taken(result) ? ended : result;
   }

@@ -138,12 +138,13 @@ class Recorded {
     call<Value>(Operation::all_reduce, count, [&] { inner_.all_reduce(queue, values, count); });
   }
   template <class Queue, class Value>
-  void reduce_scatter(Queue& queue, Value* values, Cuts cuts) {
-    call<Value>(Operation::reduce_scatter, cuts.back(), [&] { inner_.reduce_scatter(queue, values, cuts); });
+  void reduce_scatter(Queue& queue, Value* values, Displacements displacements) {
+    call<Value>(Operation::reduce_scatter, displacements.back(),
+                [&] { inner_.reduce_scatter(queue, values, displacements); });
   }
   template <class Queue, class Value>
-  void all_gather(Queue& queue, Value* values, Cuts cuts) {
-    call<Value>(Operation::all_gather, cuts.back(), [&] { inner_.all_gather(queue, values, cuts); });
+  void all_gather(Queue& queue, Value* values, Displacements displacements) {
+    call<Value>(Operation::all_gather, displacements.back(), [&] { inner_.all_gather(queue, values, displacements); });
   }
   template <class Queue, class Value>
   void broadcast(Queue& queue, Value* values, index count) {

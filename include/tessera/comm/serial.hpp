@@ -16,9 +16,9 @@ struct Serial {
   template <class Queue, class Value>
   static constexpr void all_reduce(Queue&, Value*, index) noexcept {}
   template <class Queue, class Value>
-  static constexpr void reduce_scatter(Queue&, Value*, Cuts) noexcept {}
+  static constexpr void reduce_scatter(Queue&, Value*, Displacements) noexcept {}
   template <class Queue, class Value>
-  static constexpr void all_gather(Queue&, Value*, Cuts) noexcept {}
+  static constexpr void all_gather(Queue&, Value*, Displacements) noexcept {}
   template <class Queue, class Value>
   static constexpr void broadcast(Queue&, Value*, index) noexcept {}
 

@@ -72,13 +72,14 @@ class Staged {
     call<Operation::all_reduce>(queue, values, all, {{0, count}}, {{0, count}});
   }
   template <class Queue, class Value>
-  requires(!HostQueue<Queue>) void reduce_scatter(Queue& queue, Value* values, Cuts cuts) {
-    call<Operation::reduce_scatter>(queue, values, cuts, {{0, cuts.back()}}, {{own(cuts, 0), own(cuts, 1)}});
+  requires(!HostQueue<Queue>) void reduce_scatter(Queue& queue, Value* values, Displacements displacements) {
+    call<Operation::reduce_scatter>(queue, values, displacements, {{0, displacements.back()}},
+                                    {{own(displacements, 0), own(displacements, 1)}});
   }
   template <class Queue, class Value>
-  requires(!HostQueue<Queue>) void all_gather(Queue& queue, Value* values, Cuts cuts) {
-    call<Operation::all_gather>(queue, values, cuts, {{own(cuts, 0), own(cuts, 1)}},
-                                {{0, own(cuts, 0)}, {own(cuts, 1), cuts.back()}});
+  requires(!HostQueue<Queue>) void all_gather(Queue& queue, Value* values, Displacements displacements) {
+    call<Operation::all_gather>(queue, values, displacements, {{own(displacements, 0), own(displacements, 1)}},
+                                {{0, own(displacements, 0)}, {own(displacements, 1), displacements.back()}});
   }
   template <class Queue, class Value>
   requires(!HostQueue<Queue>) void broadcast(Queue& queue, Value* values, index count) {
@@ -147,7 +148,7 @@ class Staged {
     Place* place;
     void (*run)(const Job&);
     std::byte* room;
-    std::vector<index> cuts;
+    std::vector<index> displacements;
 
     bool operator==(const Job&) const = default;
   };
@@ -163,15 +164,18 @@ class Staged {
   Staged(C communicator, std::shared_ptr<Channel> channel)
       : place_(new Place{std::move(communicator), std::move(channel), {}}) {}
 
-  [[nodiscard]] index own(Cuts cuts, std::size_t end) const { return cuts[static_cast<std::size_t>(rank()) + end]; }
+  [[nodiscard]] index own(Displacements displacements, std::size_t end) const {
+    return displacements[static_cast<std::size_t>(rank()) + end];
+  }
 
   // Copies the ranges `down`, has C make the call, and copies the ranges `up`.
   template <Operation operation, class Queue, class Value>
-  void call(Queue& queue, Value* values, Cuts cuts, std::initializer_list<Range> down,
+  void call(Queue& queue, Value* values, Displacements displacements, std::initializer_list<Range> down,
             std::initializer_list<Range> up) {
     place_->channel->check();
-    std::byte* const room = place_->channel->room_for(cuts.back() * static_cast<index>(sizeof(Value)));
-    Job& job = job_for({place_.get(), &run<operation, Value>, room, std::vector<index>(cuts.begin(), cuts.end())});
+    std::byte* const room = place_->channel->room_for(displacements.back() * static_cast<index>(sizeof(Value)));
+    Job& job = job_for(
+        {place_.get(), &run<operation, Value>, room, std::vector<index>(displacements.begin(), displacements.end())});
     auto* const staged = reinterpret_cast<Value*>(room);
     place_->channel->follow(queue, [&](cudaStream_t stream) {
       for (const Range& range : down)
@@ -208,13 +212,13 @@ class Staged {
     C& communicator = job.place->communicator;
     auto* const values = reinterpret_cast<Value*>(job.room);
     if constexpr (operation == Operation::all_reduce)
-      communicator.all_reduce(host, values, job.cuts.back());
+      communicator.all_reduce(host, values, job.displacements.back());
     else if constexpr (operation == Operation::reduce_scatter)
-      communicator.reduce_scatter(host, values, job.cuts);
+      communicator.reduce_scatter(host, values, job.displacements);
     else if constexpr (operation == Operation::all_gather)
-      communicator.all_gather(host, values, job.cuts);
+      communicator.all_gather(host, values, job.displacements);
     else
-      communicator.broadcast(host, values, job.cuts.back());
+      communicator.broadcast(host, values, job.displacements.back());
   }
 
   std::unique_ptr<Place> place_;

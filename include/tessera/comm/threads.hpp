@@ -148,24 +148,26 @@ class Threads {
   template <HostQueue Queue, class Value>
   void all_reduce(Queue&, Value* values, index count) {
     meet<Value>(Operation::all_reduce, count, values);
-    const index first = even_cut(count, size(), rank_, grain), last = even_cut(count, size(), rank_ + 1, grain);
+    const index first = even_displacement(count, size(), rank_, grain),
+                last = even_displacement(count, size(), rank_ + 1, grain);
     sum(values, first, last);
     for (int r = 0; r < size(); ++r)
       if (r != rank_) std::copy(values + first, values + last, group_->values<Value>(r) + first);
     group_->part();
   }
   template <HostQueue Queue, class Value>
-  void reduce_scatter(Queue&, Value* values, Cuts cuts) {
-    meet<Value>(Operation::reduce_scatter, cuts.back(), values);
-    sum(values, cuts[static_cast<std::size_t>(rank_)], cuts[static_cast<std::size_t>(rank_) + 1]);
+  void reduce_scatter(Queue&, Value* values, Displacements displacements) {
+    meet<Value>(Operation::reduce_scatter, displacements.back(), values);
+    sum(values, displacements[static_cast<std::size_t>(rank_)], displacements[static_cast<std::size_t>(rank_) + 1]);
     group_->part();
   }
   template <HostQueue Queue, class Value>
-  void all_gather(Queue&, Value* values, Cuts cuts) {
-    meet<Value>(Operation::all_gather, cuts.back(), values);
+  void all_gather(Queue&, Value* values, Displacements displacements) {
+    meet<Value>(Operation::all_gather, displacements.back(), values);
     for (int r = 0; r < size(); ++r)
       if (const auto at = static_cast<std::size_t>(r); r != rank_)
-        std::copy(group_->values<Value>(r) + cuts[at], group_->values<Value>(r) + cuts[at + 1], values + cuts[at]);
+        std::copy(group_->values<Value>(r) + displacements[at], group_->values<Value>(r) + displacements[at + 1],
+                  values + displacements[at]);
     group_->part();
   }
   template <HostQueue Queue, class Value>

@@ -43,7 +43,7 @@ struct Context {
   bool drop_path = false;
   const Accumulator<Scalar>* branch_scales = nullptr;
 
-  // Backward tells, as it goes, that the gradients from this one to the end of the flat buffer are final.
+  // Backward tells, as it goes, that the gradients from this one to the end of its network's are final.
   void gradients_final(const Accumulator<Scalar>* from) {
     if constexpr (shared) exchange->final_from(from);
   }

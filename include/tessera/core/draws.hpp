@@ -77,9 +77,9 @@ namespace detail {
   const bool mixes = detail::open_uniform(random) < odds.probability;
   const bool switches = detail::open_uniform(random) < odds.switch_probability;
   if (!mixes || !(mixup || cutmix)) return {};
-  const bool cuts = cutmix && (!mixup || switches);
-  const double lambda = draw_beta(cuts ? odds.cutmix_alpha : odds.mixup_alpha, random);
-  if (!cuts) return Mixing::mixup(lambda);
+  const bool displacements = cutmix && (!mixup || switches);
+  const double lambda = draw_beta(displacements ? odds.cutmix_alpha : odds.mixup_alpha, random);
+  if (!displacements) return Mixing::mixup(lambda);
   const int row = static_cast<int>(random.below(static_cast<std::uint32_t>(size)));
   const int column = static_cast<int>(random.below(static_cast<std::uint32_t>(size)));
   return Mixing::cutmix(lambda, size, row, column);

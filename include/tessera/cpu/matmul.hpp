@@ -1,5 +1,5 @@
-// Matrix products on one thread, as policies. The backend cuts a product into tiles and gives each tile to a thread, so
-// a policy never starts threads of its own.
+// Matrix products on one thread, as policies. The backend cuts a product into tiles and gives each tile to a
+// thread, so a policy never starts threads of its own.
 #pragma once
 
 #include <Eigen/Core>

@@ -98,6 +98,16 @@ struct Join<std::tuple<Sets...>> {
   using type = Joined<typename Sets::Model...>;
 };
 
+// Where each of several joined models begins in the flat buffer of parameters.
+template <class... Sets>
+consteval auto starts_of(std::type_identity<std::tuple<Sets...>>) {
+  std::array<index, sizeof...(Sets)> starts{};
+  index at = 0;
+  std::size_t next = 0;
+  ((starts[next++] = at, at += layout::count<typename Sets::Model>().cursor.parameters), ...);
+  return starts;
+}
+
 // Whether the tensors of Part have the shapes and roles of the first ones of Whole, in their order.
 template <class Part, class Whole>
 consteval bool is_first_part() {
@@ -128,6 +138,8 @@ struct Networks {
 
   // All trained networks in one layout; their parameters are a tuple.
   using Online = typename detail::Join<TrainedSets>::type;
+  // The places of the trained networks in the flat buffer of Online's parameters.
+  static constexpr auto starts = detail::starts_of(std::type_identity<TrainedSets>{});
 
  private:
   using First = typename std::tuple_element_t<0, TrainedSets>::Model;

@@ -94,6 +94,13 @@ class Step {
     return state_.buffers[which];
   }
 
+  // Tells that all gradients of the trained network number `which` are final, so that they may travel. Those of a
+  // network that is not told of, and of the networks in front of it, travel at the end of the step.
+  template <std::size_t which = 0>
+  void gradients_final() {
+    context.gradients_final(state_.gradient + Networks::starts[which]);
+  }
+
   // average = m average + (1 - m) trained, for the parameters, not for BatchNorm's statistics. Ranks that share states
   // move a part each.
   template <std::size_t which = 0>

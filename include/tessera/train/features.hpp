@@ -63,17 +63,17 @@ template <class Trainer, data::Dataset Images>
   const int most = static_cast<int>(trainer.images_at_once());
   using Buffer = typename Trainer::template Buffer<typename Trainer::Scalar>;
   const Buffer pixels(index{most} * Encoder::in), features(index{count} * Encoder::out);
-  std::vector<index> cuts;
+  std::vector<index> displacements;
   for (int rank = 0; rank <= communicator.size(); ++rank)
-    cuts.push_back(comm::even_cut(count, communicator.size(), rank) * Encoder::out);
-  const auto mine = cuts.begin() + communicator.rank();
+    displacements.push_back(comm::even_displacement(count, communicator.size(), rank) * Encoder::out);
+  const auto mine = displacements.begin() + communicator.rank();
   const int first = static_cast<int>(mine[0] / Encoder::out), last = static_cast<int>(mine[1] / Encoder::out);
   for (int at = first; at < last; at += most) {
     const int rows = last - at < most ? last - at : most;
     detail::upload_images<typename Encoder::Image>(trainer, images, at, rows, normalization, pixels.data());
     trainer.encode({pixels.data(), rows}, {features.data() + index{at} * Encoder::out, rows});
   }
-  communicator.all_gather(trainer.backend(), features.data(), cuts);
+  communicator.all_gather(trainer.backend(), features.data(), displacements);
   communicator.wait(trainer.backend());
   detail::download_floats(trainer, features.data(), features.size(), set.values.data());
   if constexpr (data::LabelledDataset<Images>)

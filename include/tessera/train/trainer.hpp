@@ -110,7 +110,7 @@ class Trainer {
         seed_(settings.seed),
         networks_(backend, settings.seed),
         exchange_(backend, communicator, Online::entries, updater_.whole_tensors(), gradient_.data(),
-                  Online::parameters, settings.bucket_bytes) {
+                  Online::parameters, settings.bucket_bytes, Networks::starts) {
     for (const Entry& entry : Online::entries) groups_.push_back(settings.groups(entry));
     if (batch_ < 1) fail("a batch of {} images is too small: a step needs at least 1 image", batch_);
     if constexpr (requires { Objective::smallest_batch; })

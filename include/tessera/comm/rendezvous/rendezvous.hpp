@@ -21,11 +21,11 @@
 
 #include "tessera/comm/communicator.hpp"
 #include "tessera/comm/launch.hpp"
-#include "tessera/comm/rendezvous/desk.hpp"
-#include "tessera/comm/rendezvous/guests.hpp"
-#include "tessera/comm/rendezvous/host.hpp"
+#include "tessera/comm/rendezvous/client.hpp"
+#include "tessera/comm/rendezvous/connections.hpp"
+#include "tessera/comm/rendezvous/mailbox.hpp"
+#include "tessera/comm/rendezvous/server.hpp"
 #include "tessera/comm/rendezvous/settings.hpp"
-#include "tessera/comm/rendezvous/visitor.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -49,7 +49,7 @@ class Store {
       : place_(std::move(place)),
         settings_(std::move(settings)),
         on_loss_(std::move(on_loss)),
-        desk_(place_.rank, place_.size, settings_.deadline) {
+        mailbox_(place_.rank, place_.size, settings_.deadline) {
     detail::check_given(place_);
     if (settings_.beat.count() <= 0 || settings_.hello.count() <= 0)
       fail("a store's beat of {} ms and hello of {} ms must be longer than 0", settings_.beat.count(),
@@ -58,11 +58,11 @@ class Store {
     if (place_.address.empty())
       fail("rank {} of {} does not know where rank 0 is; set MASTER_ADDR and MASTER_PORT", place_.rank, place_.size);
     if (place_.rank == 0)
-      serve(std::make_unique<detail::StoreHost>(place_, settings_, desk_));
+      serve(std::make_unique<detail::StoreServer>(place_, settings_, mailbox_));
     else if (place_.port == 0)
       fail("rank {} of {} does not know rank 0's port; set MASTER_PORT", place_.rank, place_.size);
     else
-      serve(std::make_unique<detail::StoreVisitor>(place_, settings_, desk_));
+      serve(std::make_unique<detail::StoreClient>(place_, settings_, mailbox_));
   }
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
@@ -70,7 +70,7 @@ class Store {
   ~Store() {
     if (!thread_.joinable()) return;
     if (std::uncaught_exceptions() > exceptions_) abort("it ended with an exception");
-    desk_.leave();
+    mailbox_.leave();
     thread_.join();
   }
 
@@ -83,7 +83,7 @@ class Store {
   // time. Throws RankLost, or Error if a blob is larger than largest_blob or if rank 0 refused this rank.
   [[nodiscard]] std::vector<Blob> exchange(std::span<const std::byte> mine) {
     if (mine.size() > largest_blob) fail("a blob of {} bytes, but a store takes at most {}", mine.size(), largest_blob);
-    return desk_.exchange(mine);
+    return mailbox_.exchange(mine);
   }
 
   // Rank 0's blob; what others give is not looked at. For the rest like exchange, and one in their order.
@@ -92,10 +92,10 @@ class Store {
   }
 
   // Tells all ranks that this one cannot go on, and why; from any thread. Later calls of this rank throw.
-  void abort(std::string_view why) { desk_.give_up(fmt::format("rank {} gave up: {}", place_.rank, why)); }
+  void abort(std::string_view why) { mailbox_.give_up(fmt::format("rank {} gave up: {}", place_.rank, why)); }
 
  private:
-  // Half: a StoreHost or a StoreVisitor.
+  // Half: a StoreServer or a StoreClient.
   template <class Half>
   void serve(std::unique_ptr<Half> half) {
     thread_ = std::thread([this, half = std::move(half)] {
@@ -109,12 +109,12 @@ class Store {
         failure = error.what();
         refused = true;
       }
-      const bool first = !failure.empty() && desk_.note(failure, refused);
-      const std::string last_words = desk_.last_words();
-      attempt([&] { detail::say_farewell(half->guests(), place_.rank, last_words); });
+      const bool first = !failure.empty() && mailbox_.note(failure, refused);
+      const std::string final_status = mailbox_.final_status();
+      attempt([&] { detail::send_final_status(half->connections(), place_.rank, final_status); });
       if (first && on_loss_) on_loss_(failure);
-      if constexpr (std::is_same_v<Half, detail::StoreHost>) attempt([&] { half->tell_newcomers(last_words); });
-      attempt([&] { detail::drain(half->guests()); });
+      if constexpr (std::is_same_v<Half, detail::StoreServer>) attempt([&] { half->tell_newcomers(final_status); });
+      attempt([&] { detail::drain(half->connections()); });
     });
   }
 
@@ -131,7 +131,7 @@ class Store {
   const StoreSettings settings_;
   const std::function<void(const std::string&)> on_loss_;
   const int exceptions_ = std::uncaught_exceptions();
-  detail::Desk desk_;
+  detail::Mailbox mailbox_;
   std::thread thread_;
 };
 

@@ -136,9 +136,9 @@ struct Endpoint {
 }
 
 // Wakes a thread that polls.
-class Bell {
+class WakeUp {
  public:
-  Bell() {
+  WakeUp() {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) fail("pipe2 failed: {}", system_error());
     heard_ = Descriptor(ends[0]);

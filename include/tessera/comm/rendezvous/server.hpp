@@ -15,8 +15,8 @@
 
 #include "tessera/comm/communicator.hpp"
 #include "tessera/comm/launch.hpp"
-#include "tessera/comm/rendezvous/desk.hpp"
-#include "tessera/comm/rendezvous/guests.hpp"
+#include "tessera/comm/rendezvous/connections.hpp"
+#include "tessera/comm/rendezvous/mailbox.hpp"
 #include "tessera/comm/rendezvous/settings.hpp"
 #include "tessera/comm/rendezvous/wire.hpp"
 #include "tessera/core/errors.hpp"
@@ -25,10 +25,11 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace comm::detail {
 
-class StoreHost {
+class StoreServer {
  public:
   // Listens. place.port, if that is 0, becomes the port that the system gave.
-  StoreHost(Place& place, const StoreSettings& settings, Desk& desk) : place_(place), settings_(settings), desk_(desk) {
+  StoreServer(Place& place, const StoreSettings& settings, Mailbox& mailbox)
+      : place_(place), settings_(settings), mailbox_(mailbox) {
     listen();
     place.port = place_.port;
   }
@@ -37,16 +38,16 @@ class StoreHost {
   void run() {
     const Packet beat = encode(Kind::beat, 0);
     Clock::time_point next_beat = Clock::now();
-    for (std::optional<Post> posted; desk_.take_orders(posted);) {
+    for (std::optional<Post> posted; mailbox_.take_orders(posted);) {
       const Clock::time_point now = Clock::now();
       if (posted) gather(0, posted->blob, now);
       if (now >= next_beat) {
-        for (Guest& guest : guests_)
-          if (guest.rank > 0) guest.channel.send(beat);
+        for (Connection& connection : connections_)
+          if (connection.rank > 0) connection.channel.send(beat);
         next_beat = now + settings_.beat;
       }
       check_round(now);
-      tend_guests(now);
+      serve_connections(now);
       watch_guests(next_event(next_beat));
     }
   }
@@ -54,15 +55,15 @@ class StoreHost {
   // After a failure, those that come late are told why, until the store is destroyed.
   void tell_newcomers(const std::string& why) {
     ended_ = why;
-    while (!ended_.empty() && !desk_.destroyed()) {
+    while (!ended_.empty() && !mailbox_.destroyed()) {
       const Clock::time_point now = Clock::now();
-      tend_guests(now);
+      serve_connections(now);
       watch_guests(now + settings_.hello);
     }
     listener_ = Descriptor();
   }
 
-  [[nodiscard]] Guests& guests() noexcept { return guests_; }
+  [[nodiscard]] Connections& connections() noexcept { return connections_; }
 
  private:
   enum class Presence { absent, here, left };
@@ -89,9 +90,10 @@ class StoreHost {
 
   void watch_guests(Clock::time_point until) {
     watch_.clear();
-    watch_.add(desk_.bell());
+    watch_.add(mailbox_.wake_up());
     watch_.add(listener_.get());
-    for (const Guest& guest : guests_) watch_.add(guest.channel.descriptor(), guest.channel.has_to_send());
+    for (const Connection& connection : connections_)
+      watch_.add(connection.channel.descriptor(), connection.channel.has_to_send());
     watch_.wait(until);
     listen_to_guests();
     if (watch_.ready(1)) admit();
@@ -100,24 +102,24 @@ class StoreHost {
   [[nodiscard]] Clock::time_point next_event(Clock::time_point next_beat) const {
     Clock::time_point next = next_beat;
     if (gathering_.count > 0) next = earlier(next, gathering_since_ + settings_.deadline);
-    for (const Guest& guest : guests_)
-      next = earlier(next, guest.rank < 0 ? guest.heard + settings_.hello : lost_at(guest, settings_));
+    for (const Connection& connection : connections_)
+      next = earlier(next, connection.rank < 0 ? connection.heard + settings_.hello : lost_at(connection, settings_));
     return next;
   }
 
   void listen_to_guests() {
     const Clock::time_point now = Clock::now();
     std::size_t at = 2;
-    for (auto guest = guests_.begin(); guest != guests_.end(); ++at) {
-      const auto one = guest++;
+    for (auto connection = connections_.begin(); connection != connections_.end(); ++at) {
+      const auto one = connection++;
       if (!watch_.ready(at)) continue;
       if (one->refused) {
-        if (!one->channel.drain()) guests_.erase(one);
+        if (!one->channel.drain()) connections_.erase(one);
         continue;
       }
       const auto over = one->channel.receive([&](const Frame& frame) { return hear(*one, frame, now); });
       if (one->rank > 0 && state(one->rank) == Presence::left)
-        guests_.erase(one);
+        connections_.erase(one);
       else if (over && one->rank > 0)
         fail_lost("rank {} is lost: its connection from {} {}", one->rank, one->from, *over);
       else if (over)
@@ -127,58 +129,58 @@ class StoreHost {
 
   Presence& state(int rank) { return presence_[static_cast<std::size_t>(rank)]; }
 
-  // False if no more frames of this guest are to be heard.
-  bool hear(Guest& guest, const Frame& frame, Clock::time_point now) {
-    if (guest.rank < 0) return welcome(guest, frame, now);
-    guest.heard = now;
+  // False if no more frames of this connection are to be heard.
+  bool hear(Connection& connection, const Frame& frame, Clock::time_point now) {
+    if (connection.rank < 0) return welcome(connection, frame, now);
+    connection.heard = now;
     switch (frame.kind) {
       case Kind::beat:
         return true;
       case Kind::blob:
-        if (frame.number != gathered_ + 1 || !gather(static_cast<std::uint32_t>(guest.rank), frame.bytes, now))
-          fail_lost("rank {} is lost: it takes part in exchange {} while exchange {} is under way", guest.rank,
+        if (frame.number != gathered_ + 1 || !gather(static_cast<std::uint32_t>(connection.rank), frame.bytes, now))
+          fail_lost("rank {} is lost: it takes part in exchange {} while exchange {} is under way", connection.rank,
                     frame.number, gathered_ + 1);
         return true;
       case Kind::lost:
         throw RankLost(printable(frame.bytes));
       case Kind::goodbye:
-        state(guest.rank) = Presence::left;
+        state(connection.rank) = Presence::left;
         return false;
       default:
-        fail_lost("rank {} is lost: it sent a frame of kind {}, which ranks do not send", guest.rank,
+        fail_lost("rank {} is lost: it sent a frame of kind {}, which ranks do not send", connection.rank,
                   static_cast<int>(frame.kind));
     }
   }
 
-  bool welcome(Guest& guest, const Frame& hello, Clock::time_point now) {
+  bool welcome(Connection& connection, const Frame& hello, Clock::time_point now) {
     const auto size = static_cast<std::uint32_t>(place_.size);
     if (hello.kind != Kind::hello)
-      refuse(guest, "it did not say hello");
+      refuse(connection, "it did not say hello");
     else if (!same_token(settings_.token, hello.bytes))
-      refuse(guest, "its token is not this job's; all ranks must have the same TESSERA_TOKEN");
+      refuse(connection, "its token is not this job's; all ranks must have the same TESSERA_TOKEN");
     else if (hello.number != size)
-      refuse(guest, fmt::format("it is of a job of {} ranks, and this job has {}", hello.number, size));
+      refuse(connection, fmt::format("it is of a job of {} ranks, and this job has {}", hello.number, size));
     else if (hello.rank == 0 || hello.rank >= size)
-      refuse(guest, fmt::format("it says that it is rank {} of {}", hello.rank, size));
+      refuse(connection, fmt::format("it says that it is rank {} of {}", hello.rank, size));
     else if (const int rank = static_cast<int>(hello.rank); state(rank) != Presence::absent)
-      refuse(guest, fmt::format("rank {} came before; two processes have the same rank", rank));
+      refuse(connection, fmt::format("rank {} came before; two processes have the same rank", rank));
     else if (!ended_.empty()) {
-      guest.refused = true;
-      guest.channel.send(encode_text(Kind::lost, 0, ended_));
+      connection.refused = true;
+      connection.channel.send(encode_text(Kind::lost, 0, ended_));
     } else {
       state(rank) = Presence::here;
-      guest.rank = rank;
-      guest.heard = now;
-      guest.channel.send(encode(Kind::welcome, 0));
+      connection.rank = rank;
+      connection.heard = now;
+      connection.channel.send(encode(Kind::welcome, 0));
     }
-    return !guest.refused;
+    return !connection.refused;
   }
 
-  void refuse(Guest& guest, const std::string& why) {
+  void refuse(Connection& connection, const std::string& why) {
     ++refusals_;
-    last_refusal_ = fmt::format("{}: {}", guest.from, why);
-    guest.refused = true;
-    guest.channel.send(encode_text(Kind::refused, 0, why));
+    last_refusal_ = fmt::format("{}: {}", connection.from, why);
+    connection.refused = true;
+    connection.channel.send(encode_text(Kind::refused, 0, why));
   }
 
   // Takes one of those who wait for a connection. Strangers come and go without limit, but at most two connections for
@@ -188,23 +190,24 @@ class StoreHost {
     Descriptor socket(::accept4(listener_.get(), from.address(), &from.size, SOCK_CLOEXEC | SOCK_NONBLOCK));
     const bool full = !socket.open() && (errno == EMFILE || errno == ENFILE);
     if (!socket.open() && !full) return;
-    const auto stranger = std::ranges::find_if(guests_, [](const Guest& guest) { return guest.rank < 0; });
-    if (full && stranger == guests_.end())
+    const auto stranger =
+        std::ranges::find_if(connections_, [](const Connection& connection) { return connection.rank < 0; });
+    if (full && stranger == connections_.end())
       fail_lost("rank 0 cannot take the connections of {} ranks: {}; raise `ulimit -n`", place_.size, system_error());
-    if (full || guests_.size() >= 2 * presence_.size()) guests_.erase(stranger);
-    if (!full) guests_.push_back({Channel(std::move(socket)), from.text(), Clock::now()});
+    if (full || connections_.size() >= 2 * presence_.size()) connections_.erase(stranger);
+    if (!full) connections_.push_back({Channel(std::move(socket)), from.text(), Clock::now()});
   }
 
   // Sends what is to be sent, and finds those that have been silent for too long.
-  void tend_guests(Clock::time_point now) {
-    for (auto guest = guests_.begin(); guest != guests_.end();) {
-      const auto one = guest++;
+  void serve_connections(Clock::time_point now) {
+    for (auto connection = connections_.begin(); connection != connections_.end();) {
+      const auto one = connection++;
       if (one->rank > 0) {
         if (now >= lost_at(*one, settings_)) fail_silent(*one, settings_);
         if (const auto over = one->channel.flush())
           fail_lost("rank {} is lost: its connection from {} {}", one->rank, one->from, *over);
       } else if (now >= one->heard + settings_.hello || (one->refused && !one->channel.drain())) {
-        guests_.erase(one);
+        connections_.erase(one);
       }
     }
   }
@@ -217,10 +220,10 @@ class StoreHost {
     ++gathered_;
     for (int r = 0; r < place_.size; ++r) {
       const Packet packet = encode(Kind::blob, r, gathered_, gathering_.blobs[static_cast<std::size_t>(r)]);
-      for (Guest& guest : guests_)
-        if (guest.rank > 0) guest.channel.send(packet);
+      for (Connection& connection : connections_)
+        if (connection.rank > 0) connection.channel.send(packet);
     }
-    desk_.complete(std::exchange(gathering_, Round(place_.size)));
+    mailbox_.complete(std::exchange(gathering_, Round(place_.size)));
     return true;
   }
 
@@ -244,10 +247,10 @@ class StoreHost {
 
   Place place_;
   const StoreSettings& settings_;
-  Desk& desk_;
+  Mailbox& mailbox_;
   Descriptor listener_;
   std::string listens_;  // where
-  Guests guests_;
+  Connections connections_;
   Watch watch_;
   std::vector<Presence> presence_ = std::vector<Presence>(static_cast<std::size_t>(place_.size), Presence::absent);
   Round gathering_{place_.size};

@@ -12,8 +12,8 @@
 
 #include "tessera/comm/communicator.hpp"
 #include "tessera/comm/launch.hpp"
-#include "tessera/comm/rendezvous/desk.hpp"
-#include "tessera/comm/rendezvous/guests.hpp"
+#include "tessera/comm/rendezvous/connections.hpp"
+#include "tessera/comm/rendezvous/mailbox.hpp"
 #include "tessera/comm/rendezvous/settings.hpp"
 #include "tessera/comm/rendezvous/wire.hpp"
 #include "tessera/core/errors.hpp"
@@ -22,19 +22,19 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace comm::detail {
 
-class StoreVisitor {
+class StoreClient {
  public:
-  StoreVisitor(const Place& place, const StoreSettings& settings, Desk& desk)
-      : place_(place), settings_(settings), desk_(desk) {}
+  StoreClient(const Place& place, const StoreSettings& settings, Mailbox& mailbox)
+      : place_(place), settings_(settings), mailbox_(mailbox) {}
 
   // Returns when it is time to leave, or when rank 0 has left. Throws RankLost, or Error if rank 0 refused this rank.
   void run() {
     if (!connect()) return;
-    Guest& rank_0 = guests_.front();
+    Connection& rank_0 = connections_.front();
     const Packet beat = encode(Kind::beat, place_.rank);
     Clock::time_point next_beat = Clock::now();
     bool left = false;
-    for (std::optional<Post> posted; !left && desk_.take_orders(posted);) {
+    for (std::optional<Post> posted; !left && mailbox_.take_orders(posted);) {
       if (posted) rank_0.channel.send(encode(Kind::blob, place_.rank, posted->number, posted->blob));
       const Clock::time_point now = Clock::now(), silence = lost_at(rank_0, settings_);
       if (now >= silence) fail_silent(rank_0, settings_);
@@ -44,7 +44,7 @@ class StoreVisitor {
       }
       Channel::Over over = rank_0.channel.flush();
       watch_.clear();
-      watch_.add(desk_.bell());
+      watch_.add(mailbox_.wake_up());
       watch_.add(rank_0.channel.descriptor(), rank_0.channel.has_to_send());
       if (!over) watch_.wait(earlier(next_beat, silence));
       // What arrived before the connection broke may say why.
@@ -54,24 +54,24 @@ class StoreVisitor {
     }
   }
 
-  [[nodiscard]] Guests& guests() noexcept { return guests_; }
+  [[nodiscard]] Connections& connections() noexcept { return connections_; }
 
  private:
   // False if rank 0 has left.
   bool obey(const Frame& frame, bool& left) {
-    guests_.front().heard = Clock::now();
+    connections_.front().heard = Clock::now();
     switch (frame.kind) {
       case Kind::beat:
         return true;
       case Kind::blob:
-        if (!desk_.put(frame.number, frame.rank, frame.bytes))
+        if (!mailbox_.put(frame.number, frame.rank, frame.bytes))
           fail_lost("rank 0 is lost: it sent rank {}'s blob of exchange {}, which was not due", frame.rank,
                     frame.number);
         return true;
       case Kind::lost:
         throw RankLost(printable(frame.bytes));
       case Kind::goodbye:
-        desk_.note_goodbye();
+        mailbox_.note_goodbye();
         left = true;
         return false;
       default:
@@ -103,16 +103,16 @@ class StoreVisitor {
       why = fmt::format("the connection to {} broke: {}", endpoint.text(), system_error());
       return false;
     }
-    guests_.push_back({Channel(std::move(socket)), endpoint.text(), Clock::now()});
-    Channel& channel = guests_.front().channel;
+    connections_.push_back({Channel(std::move(socket)), endpoint.text(), Clock::now()});
+    Channel& channel = connections_.front().channel;
     channel.send(encode(Kind::hello, place_.rank, static_cast<std::uint32_t>(place_.size), settings_.token));
     if (const auto over = await_welcome(channel, end)) {
       why = fmt::format("the connection to {} {}", endpoint.text(), *over);
-      guests_.clear();
+      connections_.clear();
       return false;
     }
-    guests_.front().rank = 0;
-    guests_.front().heard = Clock::now();
+    connections_.front().rank = 0;
+    connections_.front().heard = Clock::now();
     return true;
   }
 
@@ -121,7 +121,7 @@ class StoreVisitor {
     Channel::Over over;
     while (!over && !welcome) {
       watch_.clear();
-      watch_.add(desk_.bell());
+      watch_.add(mailbox_.wake_up());
       watch_.add(channel.descriptor(), channel.has_to_send());
       watch_.wait(end);
       if (watch_.ready(1)) over = channel.flush();
@@ -135,25 +135,25 @@ class StoreVisitor {
           return false;
         });
       if (!over && !welcome && Clock::now() >= end) over = "brought no answer";
-      if (!over && !welcome && desk_.must_leave()) over = "was given up";
+      if (!over && !welcome && mailbox_.must_leave()) over = "was given up";
     }
     return over;
   }
 
   // False when it is time to leave.
   bool rest(Clock::time_point until) {
-    for (; !desk_.must_leave(); watch_.wait(until)) {
+    for (; !mailbox_.must_leave(); watch_.wait(until)) {
       if (Clock::now() >= until) return true;
       watch_.clear();
-      watch_.add(desk_.bell());
+      watch_.add(mailbox_.wake_up());
     }
     return false;
   }
 
   const Place& place_;
   const StoreSettings& settings_;
-  Desk& desk_;
-  Guests guests_;  // rank 0, once it has let this rank in
+  Mailbox& mailbox_;
+  Connections connections_;  // rank 0, once it has let this rank in
   Watch watch_;
 };
 

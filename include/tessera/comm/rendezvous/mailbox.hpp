@@ -45,9 +45,9 @@ struct Post {
   Blob blob;
 };
 
-class Desk {
+class Mailbox {
  public:
-  Desk(int rank, int ranks, std::chrono::milliseconds deadline) : rank_(rank), ranks_(ranks), deadline_(deadline) {}
+  Mailbox(int rank, int ranks, std::chrono::milliseconds deadline) : rank_(rank), ranks_(ranks), deadline_(deadline) {}
 
   // ---- those who call
 
@@ -57,7 +57,7 @@ class Desk {
     if (ranks_ == 1) return {Blob(mine.begin(), mine.end())};
     round_ = Round(ranks_);
     posted_ = Post{++rounds_, Blob(mine.begin(), mine.end())};
-    bell_.ring();
+    wake_up_.ring();
     // Rank 0 knows who is missing and says so at the deadline; one second is for its word to arrive.
     const auto over = [&] { return round_.complete() || !failure_.empty(); };
     if (!changed_.wait_for(lock, deadline_ + std::chrono::seconds(1), over))
@@ -74,28 +74,28 @@ class Desk {
   void leave() {
     const std::lock_guard lock(mutex_);
     leaving_ = true;
-    bell_.ring();
+    wake_up_.ring();
   }
 
   // ---- the store's thread
 
   // Rings when there is something to post, or when it is time to leave.
-  [[nodiscard]] int bell() const noexcept { return bell_.descriptor(); }
+  [[nodiscard]] int wake_up() const noexcept { return wake_up_.descriptor(); }
 
   // False when it is time to leave.
   [[nodiscard]] bool take_orders(std::optional<Post>& posted) {
-    bell_.silence();
+    wake_up_.silence();
     const std::lock_guard lock(mutex_);
     posted = std::exchange(posted_, std::nullopt);
     return !leaving_ && failure_.empty();
   }
   [[nodiscard]] bool must_leave() {
-    bell_.silence();
+    wake_up_.silence();
     const std::lock_guard lock(mutex_);
     return leaving_ || !failure_.empty();
   }
   [[nodiscard]] bool destroyed() {
-    bell_.silence();
+    wake_up_.silence();
     const std::lock_guard lock(mutex_);
     return leaving_;
   }
@@ -130,7 +130,7 @@ class Desk {
     changed_.notify_all();
   }
   // What the others are told at the end; empty: goodbye.
-  [[nodiscard]] std::string last_words() {
+  [[nodiscard]] std::string final_status() {
     const std::lock_guard lock(mutex_);
     return last_words_;
   }
@@ -144,14 +144,14 @@ class Desk {
   void fail_with(std::string why) {
     failure_ = last_words_ = std::move(why);
     changed_.notify_all();
-    bell_.ring();
+    wake_up_.ring();
   }
 
   const int rank_, ranks_;
   const std::chrono::milliseconds deadline_;
   std::mutex mutex_;
   std::condition_variable changed_;  // the round is complete, or there is a failure
-  Bell bell_;
+  WakeUp wake_up_;
   Round round_;
   std::optional<Post> posted_;
   std::uint32_t rounds_ = 0;  // that this rank began
