@@ -72,9 +72,9 @@ __global__ void __launch_bounds__(masking_threads)
       reinterpret_cast<const Moved*>(dy)[(image * (extra + patches) + from) * vectors + at % vectors];
 }
 
-// Rows of `rows` that are summed: group g has `count` rows, which start at row g * stride + first. Where `restore` is
+// Rows of `rows` that are added up: group g has `count` rows, which start at row g * stride + first. Where `restore` is
 // not null, only those of removed patches.
-struct SummedRows {
+struct AddedRows {
   index count, stride, first;
   const int* restore;
   int kept;
@@ -86,7 +86,7 @@ struct SummedRows {
 
 // A lane to a vector of a group's sum, its rows dealt out to the block's warps.
 template <int width, class Element>
-__global__ void __launch_bounds__(masking_threads) sum_rows_kernel(SummedRows rows, const Element* from, float* to) {
+__global__ void __launch_bounds__(masking_threads) add_rows_kernel(AddedRows rows, const Element* from, float* to) {
   constexpr int each = vector_width<Element>(width), vectors = width / each;
   constexpr unsigned blocks = static_cast<unsigned>(divide_up(vectors, warp_size));
   const index group = blockIdx.x / blocks;
@@ -105,11 +105,11 @@ __global__ void __launch_bounds__(masking_threads) sum_rows_kernel(SummedRows ro
 }
 
 template <int width, class Scalar, class Element>
-void sum_rows(Backend<Scalar>& backend, index groups, const SummedRows& rows, const Element* from, float* to) {
+void add_rows(Backend<Scalar>& backend, index groups, const AddedRows& rows, const Element* from, float* to) {
   constexpr int each = vector_width<Element>(width);
   constexpr index blocks = divide_up(width / each, warp_size);
   launch(backend, dim3(static_cast<unsigned>(groups * blocks)), masking_threads,
-         index{masking_threads} * each * static_cast<index>(sizeof(float)), sum_rows_kernel<width, Element>, rows, from,
+         index{masking_threads} * each * static_cast<index>(sizeof(float)), add_rows_kernel<width, Element>, rows, from,
          to);
 }
 
@@ -216,8 +216,8 @@ void unshuffle_tokens_backward(Backend<Scalar>& backend, Rows<const Scalar, widt
   float* const sums = backend.arena().template take<float>(images * width);
   launch(backend, detail::masking_blocks<width, Scalar>(dx.rows), detail::masking_threads, 0,
          detail::shuffle_tokens_kernel<extra, patches, kept, width, Scalar>, dx.rows, dy.data, keep, dx.data);
-  detail::sum_rows<width>(backend, images, {patches, extra + patches, extra, restore, kept}, dy.data, sums);
-  detail::sum_rows<width>(backend, 1, {images, images, 0, nullptr, 0}, static_cast<const float*>(sums), d_mask_token);
+  detail::add_rows<width>(backend, images, {patches, extra + patches, extra, restore, kept}, dy.data, sums);
+  detail::add_rows<width>(backend, 1, {images, images, 0, nullptr, 0}, static_cast<const float*>(sums), d_mask_token);
 }
 
 template <int channels, int size, int patch, bool normalized, class Scalar>
