@@ -10,7 +10,7 @@ python=${PYTHON:-/usr/bin/python3}
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 
-cmake --preset release -DTESSERA_BUILD_BENCH=ON >/dev/null  # examples/quickstart.sh turns it off in this folder
+cmake --preset release -DTESSERA_BUILD_BENCH=ON >/dev/null
 cmake --build --preset release --target step_bench loader_bench composition_bench >/dev/null
 
 # bench PROGRAM RUN FLAGS...: one run of a benchmark, in $results/PROGRAM.RUN.json.

@@ -28,10 +28,10 @@ inline namespace TESSERA_ABI {
 namespace eval {
 
 struct EncoderOptions {
-  int threads = 0;                                   // 0: every processor
-  int batch = 0;                                     // images at once; 0: as many as the training run had at once
-  std::optional<std::string> prefix;                 // in front of the encoder's tensors; none: found in the file
-  std::optional<data::Normalization> normalization;  // none: the run's, or ImageNet's
+  int threads = 0;                                        // 0: every processor
+  int batch = 0;                                          // images at once; 0: as many as the training run had at once
+  std::optional<std::string> prefix = {};                 // in front of the encoder's tensors; none: found in the file
+  std::optional<data::Normalization> normalization = {};  // none: the run's, or ImageNet's
 };
 
 // A trained encoder of type Model on the processors of this machine. Any number of threads may call it; their calls

@@ -139,7 +139,7 @@ class Trainer {
 
   // One step on a batch in memory of the backend, on all ranks. Returns the loss of the batch of all ranks. Throws
   // NotFinite, which names the first such tensor, if the loss or a gradient of any rank is not finite; then nothing has
-  // changed but moving averages and BatchNorm statistics.
+  // changed but moving averages, BatchNorm statistics and buffers.
   double step(const Batch& batch, const StepSettings<Objective>& settings) {
     start(batch, settings);
     return finish();
