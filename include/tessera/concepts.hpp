@@ -103,13 +103,19 @@ concept PositionEmbedding = requires(layout::Count& visit, const Name& name) {
   { Candidate::declare(visit, name, 5, 8) } -> std::same_as<layout::Count::Leaf>;
 };
 
-// struct Mean { static constexpr bool class_token = false, final_norm = false; };
+// Whether a pooling has the norm fc_norm behind the mean over the patches, in place of the final norm.
+template <class Candidate>
+inline constexpr bool has_fc_norm = requires {
+  requires Candidate::fc_norm;
+};
+
+// struct Mean { static constexpr bool class_token = false, final_norm = false; }; or fc_norm = true with them.
 template <class Candidate>
 concept Pooling = requires {
   { Candidate::class_token } -> std::convertible_to<bool>;
   { Candidate::final_norm } -> std::convertible_to<bool>;
 }
-&&(Candidate::final_norm || !Candidate::class_token);
+&&(has_fc_norm<Candidate> ? !Candidate::final_norm : Candidate::final_norm || !Candidate::class_token);
 
 // struct LayerNorm { template <int features> using Layer = nn::LayerNorm<features>; };
 template <class Candidate>

@@ -56,6 +56,7 @@ using embed::Patches;
 using pooling::ClassToken;
 using pooling::Mean;
 using pooling::MeanNorm;
+using pooling::MeanPatchesNorm;
 using position::Learned;
 using position::None;
 using position::SinCos2d;
@@ -75,7 +76,8 @@ using Layers =
                    Case<SmallViT<Patches, None, ClassToken>, 3>, Case<SmallViT<Patches, SinCos2d, MeanNorm>, 3>,
                    Case<SmallViT<Patches, Learned, MeanNorm>, 3>, Case<SmallViT<Patches, None, MeanNorm>, 3>,
                    Case<SmallViT<Patches, SinCos2d, Mean>, 3>, Case<SmallViT<Patches, Learned, Mean>, 3>,
-                   Case<SmallViT<FrozenPatches, None, Mean>, 3>,
+                   Case<SmallViT<FrozenPatches, None, Mean>, 3>, Case<SmallViT<Patches, Learned, MeanPatchesNorm>, 3>,
+                   Case<SmallViT<FrozenPatches, SinCos2d, MeanPatchesNorm, mlp_norm::BatchNorm>, 4, 2>,
                    Case<SmallViT<Patches, Learned, ClassToken>::at<image<12, 2>>, 3>,
                    Case<SmallViT<Patches, Learned, MeanNorm>::at<image<16, 2>>, 2>,
                    Case<SmallViT<Patches, SinCos2d, Mean>::at<image<4, 2>>, 3>,
@@ -116,6 +118,7 @@ struct Visible : Encoder::template Visible<kept> {
 using Sequences = testing::Types<
     Case<SmallViT<Patches, Learned, ClassToken>::Tokens, 3>, Case<SmallViT<Patches, SinCos2d, Mean>::Tokens, 3>,
     Case<SmallViT<Patches, Learned, MeanNorm, mlp_norm::BatchNorm>::Tokens, 4, 2>,
+    Case<SmallViT<Patches, SinCos2d, MeanPatchesNorm>::Tokens, 2>,
     Case<SmallViT<FrozenPatches, Learned, ClassToken>::at<image<12, 2>>::Tokens, 2>,
     Case<VisionTransformer<image<8, 2>, patch<4>, 12, 1, 3, 2, vit::policies<recompute::Blocks>>::Tokens, 3>,
     Case<Visible<SmallViT<Patches, Learned, ClassToken>, 3>, 4>,
@@ -135,6 +138,7 @@ TYPED_TEST(GradientOfTokens, EqualsFiniteDifferences) {
 template <class Encoder>
 class GradientWithDropPath : public testing::Test {};
 using Dropped = testing::Types<SmallViT<Patches, Learned, ClassToken>, SmallViT<Patches, SinCos2d, MeanNorm>,
+                               SmallViT<Patches, Learned, MeanPatchesNorm>,
                                SmallViT<FrozenPatches, SinCos2d, ClassToken, mlp_norm::BatchNorm>,
                                VisionTransformer<image<8, 2>, patch<4>, 12, 3, 3, 2, vit::policies<recompute::Blocks>>>;
 TYPED_TEST_SUITE(GradientWithDropPath, Dropped);
