@@ -19,6 +19,12 @@ TEST_F(DeviceSupervised, EightStepsInFloat) {
   check_supervised<objectives::Supervised<Encoder, classes, GivenDraws>>(backend, "study_supervised");
 }
 
+TEST_F(DeviceSupervised, EightStepsOfTheMeanOverPatchesInFloat) {
+  using Pooled = StudyEncoder<position::Learned, pooling::MeanPatchesNorm>;
+  cuda::Backend<float> backend;
+  check_supervised<objectives::Supervised<Pooled, classes, GivenDraws>>(backend, "study_supervised_gap");
+}
+
 template <class Backend>
 std::vector<double> losses_on(Backend& backend) {
   using Objective = objectives::Supervised<Encoder, classes>;
