@@ -2,6 +2,7 @@
 //
 // Two views of an image shall have similar projections and different images different ones: InfoNCE between the views,
 // with no momentum encoder and no predictor.
+#include "tessera/models/heads.hpp"
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/objective.hpp"
 #include "tessera/programs/pretrain.hpp"

@@ -8,18 +8,19 @@ namespace archs {
 
 namespace ts = tessera;
 
-// An encoder, the heads that suit its width, and the classes of the data set that it is usually trained on.
-template <class Encoder_, int mlp_dim_, int dim_, int classes_ = 1000>
+// An encoder, the heads that suit its width, the classes of the data set that it is usually trained on, and the blocks
+// of MAE's decoder, whose width is 2 dim.
+template <class Encoder_, int mlp_dim_, int dim_, int classes_ = 1000, int decoder_depth_ = 8>
 struct Arch {
   using Encoder = Encoder_;
-  static constexpr int mlp_dim = mlp_dim_, dim = dim_, classes = classes_;
+  static constexpr int mlp_dim = mlp_dim_, dim = dim_, classes = classes_, decoder_depth = decoder_depth_;
 };
 template <class Encoder>
 using Paper = Arch<Encoder, 4096, 256>;
 
 // Embed: embed::Patches, or embed::FrozenPatches with --stop-grad-conv1.
 template <class Embed>
-using vit_tiny = Arch<ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, ts::vit::policies<Embed>>, 512, 128, 10>;
+using vit_tiny = Arch<ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, ts::vit::policies<Embed>>, 512, 128, 10, 2>;
 template <class Embed>
 using vit_small = Paper<ts::vit::Small<ts::image<224>, ts::patch<16>, ts::vit::policies<Embed>>>;
 template <class Embed>

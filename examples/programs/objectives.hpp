@@ -2,6 +2,7 @@
 #pragma once
 
 #include "archs.hpp"
+#include "tessera/objectives/mae.hpp"
 #include "tessera/objectives/moco_v3.hpp"
 #include "tessera/objectives/simclr.hpp"
 #include "tessera/objectives/supervised.hpp"
@@ -19,5 +20,9 @@ using simclr = ts::objectives::SimCLR<typename Arch::Encoder, ts::heads::Mlp<3, 
 
 template <class Arch>
 using supervised = ts::objectives::Supervised<typename Arch::Encoder, Arch::classes>;
+
+template <class Arch>
+using mae =
+    ts::objectives::MAE<typename Arch::Encoder, ts::objectives::mae::Decoder<2 * Arch::dim, Arch::decoder_depth, 16>>;
 
 }  // namespace named

@@ -1,6 +1,6 @@
 # What the training programs can train: one line for an objective with the machines that it runs on, one for an encoder.
 # Each pair becomes a small translation unit of its own; TESSERA_ARCHS and TESSERA_OBJECTIVES pick which are compiled.
-set(TESSERA_ALL_OBJECTIVES moco_v3 simclr supervised)
+set(TESSERA_ALL_OBJECTIVES moco_v3 simclr supervised mae)
 set(TESSERA_ALL_ARCHS vit_tiny vit_small vit_base vit_large vit_huge vit_small_p7 vit_base_p7 vit_large_p7 vit_conv_small
                       vit_conv_base)
 set(TESSERA_CONV_ARCHS vit_conv_small vit_conv_base)
@@ -39,6 +39,9 @@ function(tessera_entries library machine header suffix)
   tessera_pick(objectives TESSERA_OBJECTIVES "${wanted}" ${TESSERA_ALL_OBJECTIVES})
   foreach(objective IN LISTS objectives)
     foreach(arch IN LISTS archs)
+      if(objective STREQUAL "mae" AND arch IN_LIST TESSERA_CONV_ARCHS)
+        continue()
+      endif()
       foreach(embed IN ITEMS Patches FrozenPatches)
         set(frozen false)
         if(embed STREQUAL "FrozenPatches")

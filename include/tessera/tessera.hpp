@@ -38,6 +38,7 @@
 #include "tessera/models/vit/pooling.hpp"
 #include "tessera/models/vit/position.hpp"
 #include "tessera/models/vit/vit.hpp"
+#include "tessera/objectives/mae.hpp"
 #include "tessera/objectives/moco_v3.hpp"
 #include "tessera/objectives/objective.hpp"
 #include "tessera/objectives/simclr.hpp"

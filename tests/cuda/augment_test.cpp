@@ -200,6 +200,34 @@ TYPED_TEST(DeviceAugment, ResizesCropsOfAnySize) {
   check<TypeParam, 3, 32>(cases);
 }
 
+// Bicubic, whose weights are negative at both ends: noise of black and white overshoots on both sides. Crops are
+// enlarged, shrunk, of the view's own size on one axis, or so large that rows come in strips, do not fit, or have more
+// taps than are kept.
+TYPED_TEST(DeviceAugment, ResizesBicubically) {
+  Random random(1, Purpose::test, 24, 0);
+  const auto bicubic = [](ViewParameters& view) { view.filter = Filter::bicubic; };
+  std::vector<Case> cases;
+  for (const auto& [height, width] :
+       {std::pair{1, 1}, {2, 3}, {9, 14}, {14, 31}, {40, 14}, {61, 33}, {500, 3}, {900, 171}, {1930, 2}})
+    for (const int channels : {1, 3}) {
+      cases.push_back(with(random_image(height, width, channels, random), bicubic));
+      Image extremes = random_image(height, width, channels, random);
+      for (std::uint8_t& value : extremes.pixels) value = value < 128 ? 0 : 255;
+      cases.push_back(with(extremes, bicubic));
+      cases.push_back(with(extremes, [](ViewParameters&) {}));
+    }
+  check<TypeParam, 3, 14>(cases);
+  cases.clear();
+  for (int i = 0; i < 12; ++i) {
+    Image image = smooth_image(70 + 7 * i, 90 - 3 * i, 3, random);
+    const auto augmentation = ViewAugmentation::crop_and_flip(0.2, i % 4 == 3 ? Filter::bilinear : Filter::bicubic);
+    const ViewParameters view = draw_view(image.height, image.width, augmentation, random);
+    cases.push_back({std::move(image), view});
+  }
+  check<TypeParam, 3, 33>(cases);
+  check<TypeParam, 3, 33>(cases, imagenet_normalization, Planes::in_global);
+}
+
 TYPED_TEST(DeviceAugment, PlanesMayLieInGlobalMemory) {
   check<TypeParam, 3, 32>(drawn(7, 80, 3, 7), levels, Planes::in_global);
   check<TypeParam, 3, 32>(drawn(1, 80, 3, 8), levels, Planes::in_global);

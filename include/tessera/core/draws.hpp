@@ -1,5 +1,5 @@
-// Random numbers of a training step, from its seed and number alone: drop path, and how images are mixed. Every backend
-// computes them by these functions.
+// Random numbers of a training step, from its seed and number alone: drop path, how images are mixed, and which patches
+// are masked. Every backend computes them by these functions.
 #pragma once
 
 #include <cmath>
@@ -96,6 +96,22 @@ namespace detail {
 // block 1's attention, ...
 [[nodiscard]] TESSERA_HOST_DEVICE inline Random drop_path_stream(const StepNumber& number, std::int64_t image) {
   return {number.seed, Purpose::drop_path, static_cast<std::uint32_t>(number.step), static_cast<std::uint32_t>(image)};
+}
+
+// The noise of patch `patch` of image `image` of the batch of all ranks, uniform in [0, 1): number `patch` of the
+// image's stream (docs/method.md, 10.1).
+[[nodiscard]] TESSERA_HOST_DEVICE inline float mask_noise(const StepNumber& number, std::int64_t image, int patch) {
+  Random random(number.seed, Purpose::mask, static_cast<std::uint32_t>(number.step), static_cast<std::uint32_t>(image));
+  random.start_at(static_cast<std::uint32_t>(patch / 4));
+  for (int before = 0; before < patch % 4; ++before) static_cast<void>(random.bits());
+  return random.uniform();
+}
+
+// The place of noise[i] in the ascending order of `count` numbers; equal numbers keep their order.
+[[nodiscard]] TESSERA_HOST_DEVICE inline int place_in_order(const float* noise, int count, int i) {
+  int place = 0;
+  for (int j = 0; j < count; ++j) place += noise[j] < noise[i] || (noise[j] == noise[i] && j < i) ? 1 : 0;
+  return place;
 }
 
 }  // namespace TESSERA_ABI

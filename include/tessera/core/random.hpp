@@ -34,6 +34,7 @@ enum class Purpose : std::uint32_t {
   evaluation = 4,
   drop_path = 5,
   mixing = 6,
+  mask = 7,
   test = 255
 };
 
@@ -58,6 +59,12 @@ class Random {
       used_ = 0;
     }
     return block_[used_++];
+  }
+
+  // The next number is number 4 `block` of the stream.
+  TESSERA_HOST_DEVICE constexpr void start_at(std::uint32_t block) {
+    counter_[0] = block;
+    used_ = 4;
   }
 
   // Uniform in [0, 1): a multiple of 2^-24.

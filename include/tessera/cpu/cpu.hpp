@@ -13,6 +13,7 @@
 #include "tessera/cpu/kept_tokens.hpp"
 #include "tessera/cpu/layer_norm.hpp"
 #include "tessera/cpu/linear.hpp"
+#include "tessera/cpu/masking.hpp"
 #include "tessera/cpu/matmul.hpp"
 #include "tessera/cpu/mixing.hpp"
 #include "tessera/cpu/nt_xent.hpp"

@@ -85,6 +85,20 @@ void cross_entropy(Backend<Scalar, Matmul>& backend, Rows<const Scalar, classes>
   *loss += sum / static_cast<double>(total);
 }
 
+// Several losses at once, as they are when ranks have summed them: kept[i] = losses[i], and *loss = share times their
+// sum, this rank's part of it.
+template <class Scalar, class Matmul>
+void keep_losses(Backend<Scalar, Matmul>& backend, index count, const double* losses, double share, double* loss,
+                 Scalar* kept) {
+  if (backend.planning()) return;
+  double sum = 0;
+  for (index i = 0; i < count; ++i) {
+    sum += losses[i];
+    kept[i] = static_cast<Scalar>(losses[i]);
+  }
+  *loss = share * sum;
+}
+
 }  // namespace cpu
 }  // namespace TESSERA_ABI
 }  // namespace tessera

@@ -44,25 +44,23 @@ struct ViewAxis {
   static constexpr int kept = 11;
   double sum[size];
   int first[size], count[size], weights[kept][size];
+  data::Filter filter;
 
-  [[nodiscard]] __device__ static data::detail::Resampling resampling(int in) {
-    return {in, size, data::Filter::bilinear};
-  }
-
-  // For position x of `in` resampled ones.
-  [[gnu::noinline]] __device__ void prepare(int in, int x) {
-    const data::detail::Resampling by = resampling(in);
+  // For position x of the view, which is made of `in` positions of the crop. A barrier comes before other threads read.
+  [[gnu::noinline]] __device__ void prepare(int in, int x, data::Filter chosen) {
+    if (x == 0) filter = chosen;
+    const data::detail::Resampling by(in, size, chosen);
     const data::detail::Taps taps = by.taps(x);
     double total = 0;
     for (int t = taps.first; t < taps.last; ++t) total += taps.weight(by.filter, t);
     sum[x] = total;
     first[x] = taps.first;
     count[x] = taps.last - taps.first;
-    for (int t = 0; t < kept && t < count[x]; ++t) weights[t][x] = weight(in, x, taps.first + t);
+    for (int t = 0; t < kept && t < count[x]; ++t) weights[t][x] = weight(in, x, taps.first + t, chosen);
   }
 
-  [[nodiscard, gnu::noinline]] __device__ int weight(int in, int x, int position) const {
-    const data::detail::Resampling by = resampling(in);
+  [[nodiscard, gnu::noinline]] __device__ int weight(int in, int x, int position, data::Filter chosen) const {
+    const data::detail::Resampling by(in, size, chosen);
     return data::detail::fixed_weight(by.taps(x).weight(by.filter, position), sum[x]);
   }
 
@@ -71,7 +69,7 @@ struct ViewAxis {
   __device__ void for_each_tap(int in, int x, Function function) const {
     const int from = first[x], all = count[x], stored = all < kept ? all : kept;
     for (int t = 0; t < stored; ++t) function(from + t, weights[t][x]);
-    for (int t = stored; t < all; ++t) function(from + t, weight(in, x, from + t));
+    for (int t = stored; t < all; ++t) function(from + t, weight(in, x, from + t, filter));
   }
 };
 
@@ -160,18 +158,19 @@ template <int channels, int size>
 
 // planes = the crop, resized: strip by strip of the view, first the width of all rows that the strip is made of.
 template <int channels, int size>
-__device__ void resize_crop(const ViewCrop<channels>& crop, ViewRoom<size>& room, std::uint8_t* planes) {
+__device__ void resize_crop(const ViewCrop<channels>& crop, data::Filter filter, ViewRoom<size>& room,
+                            std::uint8_t* planes) {
   using Plane = ViewPlane<size>;
   constexpr int threads = Plane::threads, room_rows = ViewRoom<size>::bytes / (channels * Plane::pitch);
   for_each<threads>(2 * size, [&](int i) {
     if (i < size)
-      room.columns.prepare(crop.width, i);
+      room.columns.prepare(crop.width, i, filter);
     else
-      room.rows.prepare(crop.height, i - size);
+      room.rows.prepare(crop.height, i - size, filter);
   });
   __syncthreads();
 
-  const data::detail::Resampling rows = ViewAxis<size>::resampling(crop.height);
+  const data::detail::Resampling rows(crop.height, size, filter);
   const double row_span = 2 * rows.support + 1;
   if (row_span > room_rows) {  // not even one row of the view
     resize_pixels(crop, room, planes);
@@ -319,7 +318,7 @@ __device__ int make_view(const ViewTask& task, const std::uint8_t* pixels, ViewR
   const data::ViewParameters& view = task.view;
   const int stride = task.width * channels;
   const std::uint8_t* const first = pixels + task.offset + view.crop.top * stride + view.crop.left * channels;
-  resize_crop<channels, size>({first, stride, view.crop.height, view.crop.width}, room, planes);
+  resize_crop<channels, size>({first, stride, view.crop.height, view.crop.width}, view.filter, room, planes);
   int different = channels;
   for (int i = 0; i < view.color_steps; ++i) {
     const data::ColorStep step = view.colors[static_cast<std::size_t>(i)];

@@ -93,6 +93,16 @@ __global__ void __launch_bounds__(cross_entropy_threads)
   if (threadIdx.x == 0) *loss += sum / static_cast<Loss>(total);
 }
 
+template <class Kept>
+__global__ void keep_losses_kernel(index count, const double* losses, double share, double* loss, Kept* kept) {
+  double sum = 0;
+  for (index i = 0; i < count; ++i) {
+    sum += losses[i];
+    kept[i] = static_cast<Kept>(losses[i]);
+  }
+  *loss = share * sum;
+}
+
 }  // namespace detail
 
 // As cpu/cross_entropy.hpp says, in memory of the device: labels, smoothing, lambda and loss too.
@@ -107,6 +117,13 @@ void cross_entropy(Backend<Scalar>& backend, Rows<const Scalar, classes> logits,
          labels, smoothing, lambda, total, losses, d_logits.wanted() ? d_logits.data : nullptr);
   launch(backend, dim3(1), detail::cross_entropy_threads, warp_size * static_cast<index>(sizeof(double)),
          detail::add_losses_kernel<double>, logits.rows, total, losses, loss);
+}
+
+// As cpu/cross_entropy.hpp says, for a few losses.
+template <class Scalar>
+void keep_losses(Backend<Scalar>& backend, index count, const double* losses, double share, double* loss,
+                 Accumulator<Scalar>* kept) {
+  launch(backend, dim3(1), 1, 0, detail::keep_losses_kernel<Accumulator<Scalar>>, count, losses, share, loss, kept);
 }
 
 }  // namespace cuda

@@ -13,6 +13,7 @@
 #include "tessera/cuda/kept_tokens.hpp"
 #include "tessera/cuda/layer_norm.hpp"
 #include "tessera/cuda/linear.hpp"
+#include "tessera/cuda/masking.hpp"
 #include "tessera/cuda/mixing.hpp"
 #include "tessera/cuda/nt_xent.hpp"
 #include "tessera/cuda/positions.hpp"

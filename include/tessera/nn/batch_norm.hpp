@@ -8,13 +8,13 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// Over the rows of each feature, on all ranks, each view a batch of its own; epsilon 1e-5, running statistics move by
-// 0.1 (docs/method.md, 2.8). affine = false leaves gain and bias out.
-template <int features, bool affine = true>
+// Over the rows of each feature, on all ranks, each view a batch of its own; epsilon 1e-5 unless said otherwise,
+// running statistics move by 0.1 (docs/method.md, 2.8). affine = false leaves gain and bias out.
+template <int features, bool affine = true, int inverse_epsilon = 100000>
 struct BatchNorm {
   static constexpr int in = features, out = features;
   static constexpr bool each_row_alone = false;
-  static constexpr double epsilon = 1e-5, momentum = 0.1;
+  static constexpr double epsilon = 1.0 / inverse_epsilon, momentum = 0.1;
 
   template <class Leaf>
   struct Parameters {

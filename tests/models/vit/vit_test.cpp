@@ -2,7 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <tuple>
+#include <vector>
+
 #include "support/parity.hpp"
+#include "support/training.hpp"
 #include "tessera/cpu/cpu.hpp"
 
 namespace tessera::test {
@@ -34,25 +38,25 @@ TYPED_TEST(VisionTransformerParity, EqualsTheReference) {
 template <class Recompute>
 using Encoder = VisionTransformer<image<24>, patch<6>, 20, 4, 5, 4, vit::policies<Recompute>>;
 template <class Recompute>
-using Method = objectives::MoCoV3<Encoder<Recompute>, heads::Mlp<3, 36, 16>, heads::Mlp<2, 36, 16>>;
+using Objective = objectives::MoCoV3<Encoder<Recompute>, heads::Mlp<3, 36, 16>, heads::Mlp<2, 36, 16>>;
 
 // Loss, gradients and weights of two steps, and the memory they took.
 template <class Recompute>
 auto two_steps() {
-  using ThisMethod = Method<Recompute>;
+  using Trained = Objective<Recompute>;
+  constexpr index batch = 6;
   cpu::Backend<float> backend(2);
   comm::Serial communicator;
-  Trainer<ThisMethod, optim::AdamW, cpu::Backend<float>, comm::Serial> trainer(backend, communicator, {}, 6, 1);
-  std::vector<float> images(12 * ThisMethod::in);
+  TrainerOn<Trained, cpu::Backend<float>> trainer(backend, communicator, optim::AdamW{}, {.batch = batch, .seed = 1});
+  std::vector<float> images(2 * batch * Encoder<Recompute>::in);
   Random random(1, Purpose::test, 0, 0);
   for (float& value : images) value = static_cast<float>(random.normal());
   std::vector<double> losses;
-  for (int i = 0; i < 2; ++i) losses.push_back(trainer.step({images.data(), 12}, {1e-3, {}, true}));
-  const auto state = trainer.state();
-  const index count = Layout<ThisMethod>::parameters;
-  return std::make_tuple(losses, downloaded(backend, static_cast<const float*>(state.gradient), count),
-                         downloaded(backend, static_cast<const float*>(state.student), count),
-                         trainer.activation_bytes());
+  for (int i = 0; i < 2; ++i)
+    losses.push_back(
+        trainer.step(batch_of<Trained>(images.data(), batch), {.learning_rate = 1e-3, .frozen_gradients = true}));
+  return std::make_tuple(losses, downloaded(backend, trainer.gradient(), OnlineLayout<Trained>::parameters),
+                         weights_of(trainer), trainer.activation_bytes());
 }
 
 TEST(VisionTransformer, RecomputedBlocksGiveTheSameBitsInLessMemory) {

@@ -1,0 +1,183 @@
+// Linear probe with views drawn anew: classifiers on the features of a frozen encoder, one for each learning rate
+// (docs/method.md, 5.3). eval/linear_probe.hpp is faster where features may be computed once.
+#pragma once
+
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <cstddef>
+#include <string_view>
+#include <tuple>
+
+#include "tessera/data/augment.hpp"
+#include "tessera/data/reads.hpp"
+#include "tessera/models/heads.hpp"
+#include "tessera/nn/batch_norm.hpp"
+#include "tessera/objectives/objective.hpp"
+#include "tessera/objectives/step.hpp"
+#include "tessera/optim/groups.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace objectives {
+
+// Model whose tensors are never trained.
+template <class Model>
+struct Frozen {
+  template <class Leaf>
+  using Parameters = typename Model::template Parameters<Leaf>;
+  template <class Visit>
+  static constexpr auto declare(Visit& visit, const Name& name) {
+    Tensors<Visit> tensors{visit};
+    return Model::declare(tensors, name);
+  }
+
+ private:
+  template <class Visit>
+  struct Tensors {
+    using Leaf = typename Visit::Leaf;
+    Visit& visit;
+    constexpr Leaf operator()(const Name& name, const Shape& shape, Role role, Initial initial) {
+      return visit(name, shape, role == Role::statistic ? role : Role::frozen, initial);
+    }
+  };
+};
+
+// MAE's BatchNorm in front of the classifiers, or nothing.
+enum class ProbeNorm { none, batch_norm };
+
+// Tensors: the encoder's under its own names, head.0.weight, head.0.bias, head.1.weight, ..., and with a norm
+// head.norm.running_mean and head.norm.running_var. The encoder is in evaluation mode throughout. It starts from the
+// seed: assign a trained one before the first step, by load_encoder (train/pretrained.hpp) or through
+// trainer.resume(...), which shows all tensors by name. The loss is the sum of those of the classifiers; the buffer
+// `losses` has each one's. Classifier k has the rate of the step times rate_of(settings, k).
+template <class Encoder_, int classes_, int classifiers_ = 8, ProbeNorm norm_ = ProbeNorm::none>
+struct LinearProbe {
+  static_assert(classifiers_ > 0, "tessera: a linear probe needs at least one classifier");
+  static constexpr std::string_view name = "linear_probe", encoder_name = "";
+  using Encoder = Encoder_;
+  using Image = typename Encoder::Image;
+  static constexpr int classes = classes_, classifiers = classifiers_, width = Encoder::out;
+  static constexpr bool normalizes = norm_ == ProbeNorm::batch_norm;
+  static constexpr index smallest_batch = normalizes ? 2 : 1;
+  using Norm = nn::BatchNorm<width, false, 1000000>;
+  using Classifier = typename heads::Classifier<classes, nn::Normal<1, 100>>::template Layer<width>;
+
+  struct Classifiers {
+    template <class Leaf>
+    struct Parameters {
+      typename Norm::template Parameters<Leaf> norm;
+      std::array<typename Classifier::template Parameters<Leaf>, classifiers> heads;
+    };
+    template <class Visit>
+    static constexpr auto declare(Visit& visit, const Name& prefix) {
+      Parameters<typename Visit::Leaf> p;
+      if constexpr (normalizes) p.norm = Norm::declare(visit, prefix / "head" / "norm");
+      for (int k = 0; k < classifiers; ++k)
+        p.heads[static_cast<std::size_t>(k)] = Classifier::declare(visit, prefix / "head" / k);
+      return p;
+    }
+  };
+
+  using Reads = data::Reads<data::Crops<1, Image>, data::Labels>;
+  using Networks = objectives::Networks<Trained<Frozen<Encoder>>, Trained<Classifiers>, Buffer<"losses", classifiers>>;
+  struct Settings {
+    Schedule lowest = 0.03, highest = 30;
+    constexpr void visit(auto&& v) {
+      v("probe-lowest", lowest, Range{1e-6, 1e6}, "factor of the learning rate of the first classifier");
+      v("probe-highest", highest, Range{1e-6, 1e6}, "factor of the learning rate of the last classifier");
+    }
+  };
+  [[nodiscard]] static constexpr auto augmentation() { return std::array{data::ViewAugmentation::crop_and_flip()}; }
+  static void defaults(auto& recipe) {
+    recipe.optimizer = "sgd";
+    recipe.lr = 1;
+    recipe.weight_decay = 0;
+    recipe.epochs = 90;
+    recipe.warmup_epochs = 0;
+  }
+  // The factor of classifier k: from lowest to highest in equal ratios.
+  [[nodiscard]] static double rate_of(const Settings& settings, int k) {
+    const double low = settings.lowest.start, high = settings.highest.start;
+    return classifiers == 1 ? low : low * std::pow(high / low, static_cast<double>(k) / (classifiers - 1));
+  }
+  [[nodiscard]] static optim::Grouping groups(const Settings& settings) {
+    return [settings](const Entry& entry) {
+      optim::Group group;
+      const std::string_view tensor = entry.name.view(), head = "head.";
+      int k = -1;
+      if (entry.role == Role::trained && tensor.starts_with(head))
+        std::from_chars(tensor.data() + head.size(), tensor.data() + tensor.size(), k);
+      if (k >= 0) group.rate = rate_of(settings, k);
+      return group;
+    };
+  }
+  [[nodiscard]] static constexpr const auto& encoder(const auto& online) { return std::get<0>(online); }
+
+  template <class Step>
+  static void step(Step& s) {
+    using Scalar = typename Step::Scalar;
+    auto& context = s.context;
+    const auto frame = s.frame();
+    const Rows<const Scalar, width> features = featurize(s);
+    const auto bound = s.template trained<1>();
+    double* const losses = context.backend.arena().template take<double>(classifiers);
+    context.backend.clear(classifiers, losses);
+    for (std::size_t k = 0; k < classifiers; ++k)
+      train(s, bound.p.heads[k], bound.g.heads[k], features, losses == nullptr ? nullptr : losses + k);
+    if (!context.backend.planning()) context.communicator.all_reduce(context.backend, losses, index{classifiers});
+    keep_losses(context.backend, classifiers, static_cast<const double*>(losses), 1.0 / context.communicator.size(),
+                s.loss(), s.template buffer<0>());
+  }
+
+  // logits (images x classes) of classifier k; evaluation, with a context of that mode. online: all tensors.
+  template <class Context, class Scalar>
+  static void classify(Context& context, const auto& online, int k, Rows<const Scalar, Image::values> images,
+                       Rows<Scalar, classes> logits) {
+    const auto frame = context.frame();
+    const auto& p = std::get<1>(online);
+    const auto features = context.template take<width>(images.rows);
+    Encoder::encode(context, std::get<0>(online), images, features);
+    const auto input = normalized(context, p, Rows<const Scalar, width>(features));
+    Classifier::forward(context, p.heads[static_cast<std::size_t>(k)], input, logits);
+  }
+
+ private:
+  // What the classifiers see.
+  template <class Step>
+  static Rows<const typename Step::Scalar, width> featurize(Step& s) {
+    auto& context = s.context;
+    const auto images = s.template crops<0>();
+    const auto features = s.template take<width>(images.rows);
+    context.mode = Mode::evaluate;
+    Encoder::encode(context, s.template trained<0>().p, images, features);
+    context.mode = Mode::train;
+    return normalized(context, s.template trained<1>().p, Rows<const typename Step::Scalar, width>(features));
+  }
+  template <class Context, class Scalar, class Parameters>
+  static Rows<const Scalar, width> normalized(Context& context, const Parameters& p, Rows<const Scalar, width> x) {
+    if constexpr (normalizes) {
+      const auto y = context.template take<width>(x.rows);
+      Norm::forward(context, p.norm, x, y);
+      return y;
+    } else {
+      return x;
+    }
+  }
+
+  // Adds this rank's loss of one classifier to *loss and assigns the classifier's gradients.
+  template <class Step, class Parameters, class Gradients, class Scalar>
+  static void train(Step& s, const Parameters& p, const Gradients& g, Rows<const Scalar, width> features,
+                    double* loss) {
+    const auto frame = s.frame();
+    const auto logits = s.template take<classes>(features.rows);
+    const auto saved = Classifier::forward(s.context, p, features, logits);
+    cross_entropy(s.context.backend, Rows<const Scalar, classes>(logits), s.labels(), nullptr, nullptr, s.all_images(),
+                  loss, logits);
+    Classifier::backward(s.context, p, g, features, saved, Rows<const Scalar, classes>(logits), Rows<Scalar, width>{});
+  }
+};
+
+}  // namespace objectives
+}  // namespace TESSERA_ABI
+}  // namespace tessera
