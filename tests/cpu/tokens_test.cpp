@@ -86,7 +86,7 @@ TYPED_TEST(Tokens, AssembleAddsClassTokenAndPositions) {
   check_assembly<TypeParam, 49, true, 130>(5, true);
 }
 
-template <class Scalar, int tokens, int width>
+template <class Scalar, int tokens, int width, int skipped = 0>
 void check_pooling(index images, index taken) {
   SCOPED_TRACE(fmt::format("{} images of {} tokens, {} wide", images, tokens, width));
   Random random(1, Purpose::test, 0, 0);
@@ -95,8 +95,10 @@ void check_pooling(index images, index taken) {
   for (index row = 0; row < x.rows; ++row)
     for (index c = 0; c < width; ++c) {
       const index image = row / tokens;
-      mean(image, c) += x(row, c) / tokens;
-      d_mean(row, c) = dy(image, c) / tokens;
+      if (row % tokens >= skipped) {
+        mean(image, c) += x(row, c) / (tokens - skipped);
+        d_mean(row, c) = dy(image, c) / (tokens - skipped);
+      }
       if (row % tokens != taken) continue;
       token(image, c) = x(row, c);
       d_token(row, c) = dy(image, c);
@@ -108,8 +110,8 @@ void check_pooling(index images, index taken) {
       [&](auto& backend) {
         take_token<tokens>(backend, input<width>(x_values), taken, output<width>(token_values));
         take_token_backward<tokens>(backend, input<width>(dy_values), taken, output<width>(d_token_values));
-        mean_tokens<tokens>(backend, input<width>(x_values), output<width>(mean_values));
-        mean_tokens_backward<tokens>(backend, input<width>(dy_values), output<width>(d_mean_values));
+        mean_tokens<tokens, skipped>(backend, input<width>(x_values), output<width>(mean_values));
+        mean_tokens_backward<tokens, skipped>(backend, input<width>(dy_values), output<width>(d_mean_values));
       },
       {&token_values, &mean_values, &d_token_values, &d_mean_values});
   expect_close("token", token_values, token, 0);
@@ -122,6 +124,8 @@ TYPED_TEST(Tokens, PoolingTakesOneTokenOrTheMean) {
   check_pooling<TypeParam, 1, 1>(1, 0);
   check_pooling<TypeParam, 5, 37>(70, 0);
   check_pooling<TypeParam, 50, 16>(12, 49);
+  check_pooling<TypeParam, 5, 37, 1>(3, 0);
+  check_pooling<TypeParam, 50, 16, 1>(2, 3);
 }
 
 }  // namespace

@@ -98,7 +98,7 @@ TYPED_TEST(DeviceTokens, OnlyTheClassTokenHasAGradientInFrozenEmbeddings) {
   check_assembly<TypeParam, 3, true, 264>(2, false, false, false);
 }
 
-template <class Scalar, int tokens, int width>
+template <class Scalar, int tokens, int width, int skipped = 0>
 void check_pooling(index images, index taken) {
   SCOPED_TRACE(fmt::format("{} images of {} tokens, {} wide", images, tokens, width));
   Random random(1, Purpose::test, 0, 0);
@@ -108,8 +108,10 @@ void check_pooling(index images, index taken) {
   for (index row = 0; row < x.rows; ++row)
     for (index c = 0; c < width; ++c) {
       const index image = row / tokens;
-      mean(image, c) += x(row, c) / tokens;
-      d_mean(row, c) = dy(image, c) / tokens;
+      if (row % tokens >= skipped) {
+        mean(image, c) += x(row, c) / (tokens - skipped);
+        d_mean(row, c) = dy(image, c) / (tokens - skipped);
+      }
       if (row % tokens != taken) continue;
       token(image, c) = x(row, c);
       d_token(row, c) = dy(image, c);
@@ -121,9 +123,9 @@ void check_pooling(index images, index taken) {
         take_token<tokens>(backend, x_values.template input<width>(), taken, token_values.template output<width>());
         take_token_backward<tokens>(backend, dy_values.template input<width>(), taken,
                                     d_token_values.template output<width>());
-        mean_tokens<tokens>(backend, x_values.template input<width>(), mean_values.template output<width>());
-        mean_tokens_backward<tokens>(backend, dy_values.template input<width>(),
-                                     d_mean_values.template output<width>());
+        mean_tokens<tokens, skipped>(backend, x_values.template input<width>(), mean_values.template output<width>());
+        mean_tokens_backward<tokens, skipped>(backend, dy_values.template input<width>(),
+                                              d_mean_values.template output<width>());
       },
       token_values, d_token_values, mean_values, d_mean_values);
   expect_close("token", token_values, token, 0);
@@ -136,6 +138,8 @@ TYPED_TEST(DeviceTokens, PoolingTakesOneTokenOrTheMean) {
   check_pooling<TypeParam, 1, 1>(1, 0);
   check_pooling<TypeParam, 5, 37>(70, 0);
   check_pooling<TypeParam, 50, 16>(12, 49);
+  check_pooling<TypeParam, 5, 37, 1>(3, 0);
+  check_pooling<TypeParam, 50, 16, 1>(2, 3);
   check_pooling<TypeParam, 37, 264>(3, 20);
 }
 

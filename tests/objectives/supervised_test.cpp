@@ -14,6 +14,8 @@ namespace {
 
 constexpr int classes = 7, size = 15;
 using ClassToken = objectives::Supervised<StudyEncoder<position::Learned>, classes, GivenDraws>;
+using MeanPatches =
+    objectives::Supervised<StudyEncoder<position::Learned, pooling::MeanPatchesNorm>, classes, GivenDraws>;
 
 template <class Scalar>
 class SupervisedParity : public testing::Test {};
@@ -23,6 +25,7 @@ TYPED_TEST_SUITE(SupervisedParity, Scalars);
 TYPED_TEST(SupervisedParity, EightSteps) {
   cpu::Backend<TypeParam> backend(2);
   check_supervised<ClassToken>(backend, "study_supervised");
+  check_supervised<MeanPatches>(backend, "study_supervised_gap");
 }
 
 // The image u of the fixtures as a network reads it.
@@ -62,6 +65,7 @@ void check_evaluation(const char* name) {
 
 TYPED_TEST(SupervisedParity, Evaluation) {
   check_evaluation<ClassToken, TypeParam>("study_supervised");
+  check_evaluation<MeanPatches, TypeParam>("study_supervised_gap");
 }
 
 // The targets, read off the gradient at equal logits, which is (1 / classes - target) / batch.

@@ -102,28 +102,32 @@ void take_token_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, wi
   });
 }
 
-// y[image] = mean over the image's tokens.
-template <int tokens, class Scalar, class Matmul, int width>
+// y[image] = mean over the image's tokens but the first `skipped`.
+template <int tokens, int skipped = 0, class Scalar, class Matmul, int width>
 void mean_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> x, Rows<Scalar, width> y) {
   if (backend.planning()) return;
   for_rows(backend, y.rows, tokens * width, [&](index image) {
     Scalar* const to = y.row(image);
-    std::memcpy(to, x.row(image * tokens), width * sizeof(Scalar));
-    for (index token = 1; token < tokens; ++token)
+    std::memcpy(to, x.row(image * tokens + skipped), width * sizeof(Scalar));
+    for (index token = skipped + 1; token < tokens; ++token)
       simd::transform(
           index{width}, to, [](auto a, auto b) { return a + b; }, to, x.row(image * tokens + token));
     simd::transform(
-        index{width}, to, [](auto a) { return a * (Scalar(1) / Scalar(tokens)); }, to);
+        index{width}, to, [](auto a) { return a * (Scalar(1) / Scalar(tokens - skipped)); }, to);
   });
 }
 
-// dx = dy / tokens for every token.
-template <int tokens, class Scalar, class Matmul, int width>
+// The gradient of mean_tokens: dx = dy / (tokens - skipped), zero for the skipped ones.
+template <int tokens, int skipped = 0, class Scalar, class Matmul, int width>
 void mean_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
   if (backend.planning()) return;
   for_rows(backend, dx.rows, width, [&](index row) {
-    simd::transform(
-        index{width}, dx.row(row), [](auto a) { return a * (Scalar(1) / Scalar(tokens)); }, dy.row(row / tokens));
+    if (skipped > 0 && row % tokens < skipped)
+      std::memset(dx.row(row), 0, width * sizeof(Scalar));
+    else
+      simd::transform(
+          index{width}, dx.row(row), [](auto a) { return a * (Scalar(1) / Scalar(tokens - skipped)); },
+          dy.row(row / tokens));
   });
 }
 

@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(class_token_threads)
 }
 
 // A lane to a vector of an image, its tokens dealt out to the block's warps.
-template <int tokens, int width, class Scalar>
+template <int tokens, int skipped, int width, class Scalar>
 __global__ void __launch_bounds__(token_threads) mean_tokens_kernel(const Scalar* x, Scalar* y) {
   constexpr int each = vector_width<Scalar>(width), vectors = width / each, warps = token_threads / warp_size;
   using Moved = Vector<Scalar, each>;
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(token_threads) mean_tokens_kernel(const Scalar
   const int warp = static_cast<int>(threadIdx.x / warp_size);
   const auto* const from = reinterpret_cast<const Moved*>(x) + image * tokens * vectors + at;
   float sums[each] = {};
-  for (int first = warp; at < vectors && first < tokens; first += at_once * warps) {
+  for (int first = skipped + warp; at < vectors && first < tokens; first += at_once * warps) {
     Moved values[at_once];
     TESSERA_UNROLL
     for (int i = 0; i < at_once; ++i)
@@ -195,12 +195,12 @@ __global__ void __launch_bounds__(token_threads) mean_tokens_kernel(const Scalar
   sum_over_warps(sums, reinterpret_cast<float*>(shared_memory()));
   if (warp > 0 || at >= vectors) return;
   TESSERA_UNROLL
-  for (int k = 0; k < each; ++k) sums[k] *= 1.0f / tokens;
+  for (int k = 0; k < each; ++k) sums[k] *= 1.0f / (tokens - skipped);
   store<each>(reinterpret_cast<Scalar*>(reinterpret_cast<Moved*>(y) + image * vectors + at), sums);
 }
 
 // One vector of up to `at_once` tokens to a thread.
-template <int tokens, int width, class Scalar>
+template <int tokens, int skipped, int width, class Scalar>
 __global__ void __launch_bounds__(token_threads) mean_tokens_gradient_kernel(const Scalar* dy, Scalar* dx) {
   constexpr int each = vector_width<Scalar>(width), vectors = width / each;
   using Moved = Vector<Scalar, each>;
@@ -212,11 +212,14 @@ __global__ void __launch_bounds__(token_threads) mean_tokens_gradient_kernel(con
   float values[each];
   load<each>(dy + (image * vectors + column) * each, values);
   TESSERA_UNROLL
-  for (int k = 0; k < each; ++k) values[k] *= 1.0f / tokens;
+  for (int k = 0; k < each; ++k) values[k] *= 1.0f / (tokens - skipped);
   auto* const to = reinterpret_cast<Moved*>(dx) + (image * tokens + first) * vectors + column;
   TESSERA_UNROLL
   for (int i = 0; i < at_once; ++i)
-    if (first + i < tokens) store<each>(reinterpret_cast<Scalar*>(to + i * vectors), values);
+    if (skipped > 0 && first + i < skipped)
+      to[i * vectors] = Moved{};
+    else if (first + i < tokens)
+      store<each>(reinterpret_cast<Scalar*>(to + i * vectors), values);
 }
 
 }  // namespace detail
@@ -284,23 +287,23 @@ void take_token_backward(Backend<Scalar>& backend, Rows<const Scalar, width> dy,
                        dx.data);
 }
 
-// y[image] = mean over the image's tokens.
-template <int tokens, class Scalar, int width>
+// y[image] = mean over the image's tokens but the first `skipped`.
+template <int tokens, int skipped = 0, class Scalar, int width>
 void mean_tokens(Backend<Scalar>& backend, Rows<const Scalar, width> x, Rows<Scalar, width> y) {
   constexpr int each = vector_width<Scalar>(width);
   constexpr index blocks = divide_up(width / each, warp_size);
   launch(backend, dim3(static_cast<unsigned>(y.rows * blocks)), detail::token_threads,
          index{detail::token_threads} * each * static_cast<index>(sizeof(float)),
-         detail::mean_tokens_kernel<tokens, width, Scalar>, x.data, y.data);
+         detail::mean_tokens_kernel<tokens, skipped, width, Scalar>, x.data, y.data);
 }
 
-// dx = dy / tokens for every token.
-template <int tokens, class Scalar, int width>
+// The gradient of mean_tokens: dx = dy / (tokens - skipped), zero for the skipped ones.
+template <int tokens, int skipped = 0, class Scalar, int width>
 void mean_tokens_backward(Backend<Scalar>& backend, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
   constexpr int vectors = width / vector_width<Scalar>(width);
   constexpr unsigned blocks = detail::blocks_in(static_cast<int>(divide_up(tokens, detail::at_once)) * vectors);
   launch(backend, dim3(static_cast<unsigned>(dy.rows * blocks)), detail::token_threads, 0,
-         detail::mean_tokens_gradient_kernel<tokens, width, Scalar>, dy.data, dx.data);
+         detail::mean_tokens_gradient_kernel<tokens, skipped, width, Scalar>, dy.data, dx.data);
 }
 
 }  // namespace cuda

@@ -62,14 +62,14 @@ class LinearProbe {
       : backend_(options.threads), updater_(std::move(rule)), options_(options), width_(width), classes_(classes) {
     options.check();
     if (width < 1 || classes < 1) fail("linear probe: {} features and {} classes", width, classes);
-    LayoutCursor cursor;
-    for (int k = 0; k < count(); ++k) {
-      add(cursor, k, "weight", Shape(classes, static_cast<int>(width)), Initial::normal(0.01));
-      add(cursor, k, "bias", Shape(classes), Initial::constant(0));
-    }
-    weights_ = cpu::Buffer<Scalar>(cursor.parameters);
-    gradient_ = cpu::Buffer<Scalar>(cursor.parameters);
-    for (int i = 0; i < updater_.states(); ++i) states_.emplace_back(cursor.parameters);
+    const Shape matrix(classes, static_cast<int>(width)), vector(classes);
+    for (int k = 0; k < count(); ++k) add(k, "weight", matrix, Initial::normal(0.01), k * matrix.size());
+    for (int k = 0; k < count(); ++k)
+      add(k, "bias", vector, Initial::constant(0), count() * matrix.size() + k * vector.size());
+    const index all = count() * (matrix.size() + vector.size());
+    weights_ = cpu::Buffer<Scalar>(all);
+    gradient_ = cpu::Buffer<Scalar>(all);
+    for (int i = 0; i < updater_.states(); ++i) states_.emplace_back(all);
     for (const auto& state : states_) state_pointers_.push_back(state.data());
     initialize(std::span<const Entry>(entries_), options.seed, weights_.data(), static_cast<Scalar*>(nullptr));
     running_mean_.assign(static_cast<std::size_t>(width), Scalar(0));
@@ -84,8 +84,8 @@ class LinearProbe {
   [[nodiscard]] int count() const { return static_cast<int>(options_.rates.size()); }
   [[nodiscard]] int classes() const { return classes_; }
   [[nodiscard]] const ProbeOptions& options() const { return options_; }
-  [[nodiscard]] std::span<Scalar> weight(int k) const { return tensor(2 * k); }
-  [[nodiscard]] std::span<Scalar> bias(int k) const { return tensor(2 * k + 1); }
+  [[nodiscard]] std::span<Scalar> weight(int k) const { return tensor(k); }
+  [[nodiscard]] std::span<Scalar> bias(int k) const { return tensor(count() + k); }
   [[nodiscard]] const std::vector<Scalar>& running_mean() const { return running_mean_; }
   [[nodiscard]] const std::vector<Scalar>& running_variance() const { return running_variance_; }
   // Of each classifier in the last step: the mean cross entropy of its batch.
@@ -121,25 +121,22 @@ class LinearProbe {
       std::vector<Scalar> x(features.data + first * width_, features.data + last * width_);
       if (options_.normalize)
         for (index r = 0; r < last - first; ++r) standardize(running_mean_, running_variance_, x.data() + r * width_);
-      multiply_rows(k, last - first, x.data(), scores.data() + first * classes_);
+      multiply_rows(k, 1, last - first, x.data(), scores.data() + first * classes_, index{classes_});
     });
     return scores;
   }
 
  private:
   using Matmul = typename cpu::Backend<Scalar>::Matmul;
-  static constexpr index row_block = 64, class_block = 96;
+  static constexpr index row_block = 64, class_block = 128;
 
-  void add(LayoutCursor& cursor, int k, std::string_view part, const Shape& shape, Initial initial) {
-    entries_.push_back({Name{"head"} / k / part, shape, Role::trained, initial, cursor.advance(Role::trained, shape)});
+  void add(int k, std::string_view part, const Shape& shape, Initial initial, index offset) {
+    entries_.push_back({Name{"head"} / k / part, shape, Role::trained, initial, offset});
     groups_.push_back({.rate = options_.rates[static_cast<std::size_t>(k)]});
   }
   [[nodiscard]] std::span<Scalar> tensor(int entry) const {
     const Entry& e = entries_[static_cast<std::size_t>(entry)];
     return weights_.span().subspan(static_cast<std::size_t>(e.offset), static_cast<std::size_t>(e.size()));
-  }
-  [[nodiscard]] Scalar* gradient(int entry) const {
-    return gradient_.data() + entries_[static_cast<std::size_t>(entry)].offset;
   }
   void expect_width(Features<Scalar> features) const {
     if (features.width != width_)
@@ -196,54 +193,54 @@ class LinearProbe {
                std::sqrt(variance[static_cast<std::size_t>(c)] + static_cast<Scalar>(epsilon));
   }
 
-  // y = x weight(k)^T + bias(k).
-  void multiply_rows(int k, index rows, const Scalar* x, Scalar* y) const {
-    Matmul::multiply(rows, index{classes_}, width_, cpu::Operand<Scalar>{x, width_},
-                     cpu::Operand<Scalar>{weight(k).data(), width_, true}, y, index{classes_}, false);
+  // Logits of the classifiers [first, first + number), side by side: y = x weight^T + bias, `stride` from row to row.
+  void multiply_rows(int first, int number, index rows, const Scalar* x, Scalar* y, index stride) const {
+    const index columns = index{number} * classes_;
+    Matmul::multiply(rows, columns, width_, cpu::Operand<Scalar>{x, width_},
+                     cpu::Operand<Scalar>{weight(first).data(), width_, true}, y, stride, false);
     for (index r = 0; r < rows; ++r)
       simd::transform(
-          index{classes_}, y + r * classes_, [](auto a, auto b) { return a + b; }, y + r * classes_,
-          static_cast<const Scalar*>(bias(k).data()));
+          columns, y + r * stride, [](auto a, auto b) { return a + b; }, y + r * stride,
+          static_cast<const Scalar*>(bias(first).data()));
   }
 
-  // Losses, and the gradients of the logits (classifiers x rows x classes).
+  // Losses, and the gradients of the logits (rows x classifiers x classes).
   void forward(index rows) {
-    const index blocks = divide_up(rows, row_block);
-    d_logits_.resize(static_cast<std::size_t>(count() * rows * classes_));
-    losses_.resize(static_cast<std::size_t>(count() * rows));
+    const int at_once = classes_ < class_block ? static_cast<int>(class_block) / classes_ : 1;
+    const index across = divide_up(count(), at_once), stride = index{count()} * classes_;
+    d_logits_.resize(static_cast<std::size_t>(rows * stride));
+    losses_.resize(static_cast<std::size_t>(rows * count()));
     const cpu::detail::SoftTarget target(classes_, nullptr, nullptr);
-    backend_.pool().for_pieces(count() * blocks, 1, [&](index piece, index, int) {
-      const int k = static_cast<int>(piece / blocks);
-      const index first = piece % blocks * row_block, last = std::min(first + row_block, rows);
-      Scalar* const d = d_logits_.data() + (k * rows + first) * classes_;
-      multiply_rows(k, last - first, x_.data() + first * width_, d);
-      for (index r = first; r < last; ++r) {
-        const int label = batch_labels_[static_cast<std::size_t>(r)];
-        Scalar* const row = d + (r - first) * classes_;
-        losses_[static_cast<std::size_t>(k * rows + r)] = cpu::detail::cross_entropy_row<Scalar>(
-            classes_, row, label, label, target, 1.0 / static_cast<double>(rows), row);
-      }
+    backend_.pool().for_pieces(divide_up(rows, row_block) * across, 1, [&](index piece, index, int) {
+      const int k = static_cast<int>(piece % across) * at_once, number = std::min(at_once, count() - k);
+      const index first = piece / across * row_block, last = std::min(first + row_block, rows);
+      multiply_rows(k, number, last - first, x_.data() + first * width_,
+                    d_logits_.data() + first * stride + k * classes_, stride);
+      for (index r = first; r < last; ++r)
+        for (int one = k; one < k + number; ++one) {
+          const int label = batch_labels_[static_cast<std::size_t>(r)];
+          Scalar* const row = d_logits_.data() + r * stride + one * classes_;
+          losses_[static_cast<std::size_t>(r * count() + one)] = cpu::detail::cross_entropy_row<Scalar>(
+              classes_, row, label, label, target, 1.0 / static_cast<double>(rows), row);
+        }
     });
-    for (int k = 0; k < count(); ++k) {
-      double sum = 0;
-      for (index r = 0; r < rows; ++r) sum += losses_[static_cast<std::size_t>(k * rows + r)];
-      loss_[static_cast<std::size_t>(k)] = sum / static_cast<double>(rows);
-    }
+    std::ranges::fill(loss_, 0.0);
+    for (std::size_t i = 0; i < losses_.size(); ++i) loss_[i % loss_.size()] += losses_[i] / static_cast<double>(rows);
   }
 
   void backward(index rows) {
-    const index blocks = divide_up(index{classes_}, class_block);
-    backend_.pool().for_pieces(count() * blocks, 1, [&](index piece, index, int) {
-      const int k = static_cast<int>(piece / blocks);
-      const index first = piece % blocks * class_block, tile = std::min(class_block, classes_ - first);
-      const Scalar* const d = d_logits_.data() + k * rows * classes_ + first;
-      Matmul::multiply(tile, width_, rows, cpu::Operand<Scalar>{d, index{classes_}, true},
-                       cpu::Operand<Scalar>{x_.data(), width_}, gradient(2 * k) + first * width_, width_, false);
-      Scalar* const sums = gradient(2 * k + 1) + first;
-      std::fill_n(sums, tile, Scalar(0));
+    const index stride = index{count()} * classes_;
+    Scalar* const d_weight = gradient_.data();
+    Scalar* const d_bias = d_weight + stride * width_;
+    backend_.pool().for_pieces(stride, class_block, [&](index first, index last, int) {
+      const Scalar* const d = d_logits_.data() + first;
+      Matmul::multiply(last - first, width_, rows, cpu::Operand<Scalar>{d, stride, true},
+                       cpu::Operand<Scalar>{x_.data(), width_}, d_weight + first * width_, width_, false);
+      std::fill(d_bias + first, d_bias + last, Scalar(0));
       for (index r = 0; r < rows; ++r)
         simd::transform(
-            tile, sums, [](auto a, auto b) { return a + b; }, static_cast<const Scalar*>(sums), d + r * classes_);
+            last - first, d_bias + first, [](auto a, auto b) { return a + b; },
+            static_cast<const Scalar*>(d_bias + first), d + r * stride);
     });
   }
 
@@ -262,7 +259,7 @@ class LinearProbe {
   index width_;
   int classes_;
   long steps_ = 0;
-  std::vector<Entry> entries_;  // weight and bias of every classifier
+  std::vector<Entry> entries_;  // the weights of all classifiers, then their biases, without gaps
   std::vector<optim::Group> groups_;
   cpu::Buffer<Scalar> weights_, gradient_;
   std::vector<cpu::Buffer<Scalar>> states_;

@@ -49,9 +49,13 @@ struct Average {
   using Model = Model_;
 };
 
+namespace detail {
+struct BufferTag {};
+}  // namespace detail
+
 // A tensor that lives through training, such as a queue or a centre: kept in checkpoints, zero at first.
 template <Text name, int... extents>
-struct Buffer {
+struct Buffer : detail::BufferTag {
   struct Model {
     template <class Leaf>
     struct Parameters {
@@ -75,10 +79,9 @@ template <class>
 inline constexpr bool is_average = false;
 template <class Model>
 inline constexpr bool is_average<Average<Model>> = true;
-template <class>
-inline constexpr bool is_buffer = false;
-template <Text name, int... extents>
-inline constexpr bool is_buffer<Buffer<name, extents...>> = true;
+// (By a base class: nvcc 13.0 does not match Buffer<name, extents...>.)
+template <class Set>
+inline constexpr bool is_buffer = std::is_base_of_v<BufferTag, Set>;
 
 // Several models one after the other in one layout: the trained networks share one flat buffer.
 template <class... Models>

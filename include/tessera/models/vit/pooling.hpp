@@ -22,6 +22,12 @@ struct Mean {
   static constexpr bool class_token = false, final_norm = false;
 };
 
+// The mean over the patches of a model that has a class token, then a LayerNorm of its own, `fc_norm`; no final norm.
+// For fine-tuning what MAE pre-trained (docs/method.md, 9.1).
+struct MeanPatchesNorm {
+  static constexpr bool class_token = true, final_norm = false, fc_norm = true;
+};
+
 }  // namespace pooling
 }  // namespace TESSERA_ABI
 }  // namespace tessera

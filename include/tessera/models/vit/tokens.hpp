@@ -61,6 +61,7 @@ struct AllTokens {
                        const Saved<Scalar>& saved, Rows<const Scalar, out> dy, Rows<Scalar, in> d_images = {}) {
     const auto frame = context.frame();
     const auto dx = context.template take<width>(dy.rows);
+    Model::clear_pooling_gradients(context, g);
     Trunk::backward(context, p, g, Rows<const Scalar, width>(saved.x), saved.trunk, dy, dx);
     Embedding::backward(context, p, g, images, saved.embedding, Rows<const Scalar, width>(dx), d_images);
   }
@@ -120,6 +121,7 @@ struct VisibleTokens {
                        const Saved<Scalar>& saved, Rows<const Scalar, out> dy, Rows<Scalar, in> d_images = {}) {
     const auto frame = context.frame();
     const auto dx = context.template take<width>(dy.rows);
+    Model::clear_pooling_gradients(context, g);
     Trunk::backward(context, p, g, Rows<const Scalar, width>(saved.x), saved.trunk, dy, dx);
     Embedding::template backward_kept<kept>(context, p, g, images, keep, Rows<const Scalar, width>(dx), d_images);
   }

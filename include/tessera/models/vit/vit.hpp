@@ -31,11 +31,15 @@ struct Tensors {
   using Norm = typename Trunk::Norm;
 
   template <class Leaf>
-  struct Parameters : Embedding::template Parameters<Leaf>, Trunk::template Parameters<Leaf> {};
+  struct Parameters : Embedding::template Parameters<Leaf>, Trunk::template Parameters<Leaf> {
+    typename Norm::template Parameters<Leaf> fc_norm;
+  };
 
   template <class Visit>
   static constexpr auto declare(Visit& visit, const Name& name) {
-    return Parameters<typename Visit::Leaf>{Embedding::declare(visit, name), Trunk::declare(visit, name)};
+    Parameters<typename Visit::Leaf> p{Embedding::declare(visit, name), Trunk::declare(visit, name), {}};
+    if constexpr (has_fc_norm<typename Policies::Pooling>) p.fc_norm = Norm::declare(visit, name / "fc_norm");
+    return p;
   }
 };
 
@@ -60,8 +64,10 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
   static constexpr int width = width_, depth = depth_, heads = heads_, grid = Embedding::grid;
   static constexpr int patches = Embedding::patches, tokens = Embedding::tokens;
   static constexpr int in = Image::values, out = width;
-  static_assert(tessera::Pooling<Pooling>,
-                "tessera: a pooling needs class_token and final_norm; a class token needs the final norm");
+  static_assert(
+      tessera::Pooling<Pooling>,
+      "tessera: a pooling needs class_token and final_norm; a class token needs the final norm, unless fc_norm "
+      "stands in its place");
 
   // All tokens in place of the features, and the tokens of `kept` patches of each image: the same tensors.
   using Tokens = vit::AllTokens<VisionTransformer>;
@@ -74,7 +80,8 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
 
   using PlainBlock = vit::PlainBlock<width, heads, tokens, mlp_ratio, Policies>;
   using Block = typename Policies::Recompute::template Layer<PlainBlock>;
-  static constexpr bool class_token_alone = Pooling::class_token && Block::Norm2::each_row_alone;
+  static constexpr bool class_token_alone =
+      Pooling::class_token && !has_fc_norm<Pooling> && Block::Norm2::each_row_alone;
   using LastBlock = std::conditional_t<class_token_alone, nn::ClassTokenBlock<PlainBlock>, PlainBlock>;
   static constexpr int last_tokens = class_token_alone ? 1 : tokens;  // of an image, behind the last block
   using Stack = vit::BlockStack<Block, LastBlock, depth>;
@@ -89,9 +96,11 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
     Rows<Scalar, width> last;  // leaves the last one
     typename Embedding::template Saved<Scalar> embedding;
     typename Stack::template Saved<Scalar> stack;
-    Rows<Scalar, width> pooled;  // class tokens in front of the final norm
+    Rows<Scalar, width> pooled;  // class tokens in front of the final norm, means in front of fc_norm
     typename Norm::template Saved<Scalar> norm;
   };
+
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
 
   // features (images x width) from images (images x channels*size*size, normalised, planar).
   template <class Context, class Scalar>
@@ -147,11 +156,21 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
       const auto last_frame = context.frame();
       const auto d_last = class_token_alone ? context.template take<width>(images.rows) : dx;
       pool_backward(context, p, g, saved, d_features, d_last);
+      if constexpr (has_fc_norm<Pooling>) context.gradients_final(g.fc_norm.weight);
       if constexpr (Pooling::final_norm) context.gradients_final(g.norm.weight);
       Stack::backward(context, p.blocks, g.blocks, Rows<const Scalar, width>(saved.x), saved.stack,
                       Rows<const Scalar, width>(d_last), dx);
     }
     Embedding::backward(context, p, g, images, saved.embedding, Rows<const Scalar, width>(dx), d_images);
+  }
+
+  // Zeroes the gradients of the tensors that only pooling has: for backward from tokens.
+  template <class Context, class Pointer>
+  static void clear_pooling_gradients(Context& context, const Parameters<Pointer>& g) {
+    if constexpr (has_fc_norm<Pooling>) {
+      context.backend.clear(width, g.fc_norm.weight);
+      context.backend.clear(width, g.fc_norm.bias);
+    }
   }
 
  private:
@@ -168,7 +187,11 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
   template <class Context, class Scalar>
   static void pool(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
                    Saved<Scalar>& saved, Rows<Scalar, out> features) {
-    if constexpr (Pooling::class_token) {
+    if constexpr (has_fc_norm<Pooling>) {
+      saved.pooled = context.template take<width>(features.rows);
+      mean_tokens<tokens, Embedding::extra>(context.backend, x, saved.pooled);
+      saved.norm = Norm::forward(context, p.fc_norm, Rows<const Scalar, width>(saved.pooled), features);
+    } else if constexpr (Pooling::class_token) {
       saved.pooled = context.template take<width>(features.rows);
       take_token<last_tokens>(context.backend, x, 0, saved.pooled);
       saved.norm = Norm::forward(context, p.norm, Rows<const Scalar, width>(saved.pooled), features);
@@ -188,7 +211,12 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
                             const Parameters<Accumulator<Scalar>*>& g, const Saved<Scalar>& saved,
                             Rows<const Scalar, out> d_features, Rows<Scalar, width> dx) {
     using Input = Rows<const Scalar, width>;
-    if constexpr (Pooling::class_token) {
+    if constexpr (has_fc_norm<Pooling>) {
+      const auto frame = context.frame();
+      const auto d_pooled = context.template take<width>(d_features.rows);
+      Norm::backward(context, p.fc_norm, g.fc_norm, Input(saved.pooled), saved.norm, d_features, d_pooled);
+      mean_tokens_backward<tokens, Embedding::extra>(context.backend, Input(d_pooled), dx);
+    } else if constexpr (Pooling::class_token) {
       const auto frame = context.frame();
       const auto d_pooled = context.template take<width>(d_features.rows);
       Norm::backward(context, p.norm, g.norm, Input(saved.pooled), saved.norm, d_features, d_pooled);
