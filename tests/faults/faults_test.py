@@ -83,7 +83,8 @@ class Hosts:
             if not self.ip("netns", "add", name):
                 return
             self.names.append(name)
-        if not self.ip("link", "add", "cable", "netns", wanted[0], "type", "veth", "peer", "name", "cable", "netns", wanted[1]):
+        cable = ["cable", "netns", wanted[0], "type", "veth", "peer", "name", "cable", "netns", wanted[1]]
+        if not self.ip("link", "add", *cable):
             self.remove()
             return
         for end, name in enumerate(self.names):
@@ -194,8 +195,8 @@ class Faults:
         pids.mkdir()
         job += ["-np", str(ranks), sys.executable, str(pathlib.Path(__file__).resolve()), "--rank", str(pids)]
         job += [str(victim), fault, self.program, "--data", str(self.folder / "data"), "--stop-grad-conv1"]
-        job += ["--batch-size", "12", "--epochs", "10", "--warmup-epochs", "0.5", "--threads", "1", "--save-every", "10"]
-        job += ["--rank-timeout", str(RANK_TIMEOUT), *arguments]
+        job += ["--batch-size", "12", "--epochs", "10", "--warmup-epochs", "0.5", "--threads", "1"]
+        job += ["--save-every", "10", "--rank-timeout", str(RANK_TIMEOUT), *arguments]
         with open(self.folder / "output", "w") as output, open(self.folder / "errors", "w") as errors:
             self.launcher = subprocess.Popen(
                 job, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
@@ -264,7 +265,11 @@ class Faults:
         self.training()
         metrics = self.folder / "run/metrics.jsonl"
         row = re.compile(f'"step":{step}[,}}]')
-        self.wait_until(lambda: metrics.is_file() and row.search(metrics.read_text()), 60000, f"there is no step {step}")
+
+        def written():
+            return metrics.is_file() and row.search(metrics.read_text())
+
+        self.wait_until(written, 60000, f"there is no step {step}")
         time.sleep(self.random.randrange(200) / 1000)
 
     # Faults.

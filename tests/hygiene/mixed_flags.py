@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""mixed_flags.py COMPILER INCLUDE SYSTEM_INCLUDE: translation units for different instruction sets do not link when they
-exchange our types, and the missing symbol says why; with the same flags they link and run under AddressSanitizer."""
+"""mixed_flags.py COMPILER INCLUDE SYSTEM_INCLUDE: translation units for different instruction sets do not link when
+they exchange our types, and the missing symbol says why; with the same flags they link and run under
+AddressSanitizer."""
 
 import pathlib
 import re
