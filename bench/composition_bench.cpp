@@ -205,9 +205,8 @@ class ByHand {
     normalize_rows(backend_, fixed(teacher_acts_.z), unit_k_, inverse_k_);
     double loss = 0;
     for (ts::index view = 0; view < 2; ++view)
-      contrastive_loss(backend_, fixed(unit_q_.part(view * batch, batch)),
-                       fixed(unit_k_.part((1 - view) * batch, batch)), &temperature, 0, batch, &loss,
-                       dq_.part(view * batch, batch));
+      info_nce(backend_, fixed(unit_q_.part(view * batch, batch)), fixed(unit_k_.part((1 - view) * batch, batch)),
+               ts::InfoNce{2, true}, &temperature, 0, batch, &loss, dq_.part(view * batch, batch));
     normalize_rows_backward(backend_, fixed(unit_q_), fixed(inverse_q_), fixed(dq_), dq_);
     return loss;
   }

@@ -174,9 +174,9 @@ fashion() {
     skip "$stage" "there is no folder $data; --data says where Fashion-MNIST is"
     return
   fi
-  run "$stage" "$(limit "$stage")" "${path[pretrain_cuda]}" --data "$data" --arch vit_tiny --moco-dim 128 \
-    --moco-mlp-dim 512 --epochs 5 --warmup-epochs 0.5 --batch-size 128 --optimizer adamw --lr 6e-3 --weight-decay 0.1 \
-    --moco-m 0.95 --moco-m-cos --moco-t 0.1 --crop-min 0.7 --workers "$(nproc)" --out "$logs/$stage" "$@"
+  run "$stage" "$(limit "$stage")" "${path[pretrain_cuda]}" --data "$data" --arch vit_tiny \
+    --epochs 5 --warmup-epochs 0.5 --batch-size 128 --optimizer adamw --lr 6e-3 --weight-decay 0.1 --moco-m 0.95 \
+    --moco-m-cos --moco-t 0.1 --crop-min 0.7 --workers "$(nproc)" --out "$logs/$stage" "$@"
 }
 if wanted pretrain; then fashion pretrain; fi
 # Six times as long, four times the batch at the same rate for each step.

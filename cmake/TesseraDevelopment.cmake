@@ -42,8 +42,10 @@ endif()
 message(STATUS "tessera: matrix products by ${matmul}")
 
 find_program(TESSERA_CCACHE ccache)
+# Checkouts in different folders share the cache: paths within one are taken as relative.
+set(ccache_launcher ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${TESSERA_CCACHE})
 if(TESSERA_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${TESSERA_CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${ccache_launcher})
 endif()
 
 # nvcc: TESSERA_HAS_NVCC says whether there is one. The CUDA part is compiled for the device it is tuned for, and its
@@ -59,7 +61,7 @@ if(TARGET tessera_cuda)
     endif()
     enable_language(CUDA)
     if(TESSERA_CCACHE AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
-      set(CMAKE_CUDA_COMPILER_LAUNCHER ${TESSERA_CCACHE})
+      set(CMAKE_CUDA_COMPILER_LAUNCHER ${ccache_launcher})
     endif()
     set(TESSERA_HAS_NVCC TRUE)
     message(STATUS "tessera: CUDA ${CUDAToolkit_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")

@@ -47,7 +47,7 @@ struct Agreement {
     const ts::index batch = s.images();
     for (int view = 0; view < 2; ++view)  // each view against the other, which counts as fixed
       info_nce(backend, Features(unit.part(view * batch, batch)), Features(unit.part((1 - view) * batch, batch)),
-               s.value(&Settings::temperature), {.weight = 0.5}, 0, batch, s.loss(), dz.part(view * batch, batch));
+               {.weight = 0.5}, s.value(&Settings::temperature), 0, batch, s.loss(), dz.part(view * batch, batch));
     normalize_rows_backward(backend, Features(unit), ts::Rows<const ts::Accumulator<Scalar>, 1>(norms), Features(dz),
                             dz);
     Branch::backward(context, p, g, images, saved, Features(dz));

@@ -56,6 +56,40 @@ concept Communicator = requires(Candidate& c, Queue& queue, double* values, inde
   c.abort();
 };
 
+// A type without state that takes rows of `in` features to out_rows(rows) rows of `out`. forward keeps in Saved what
+// backward needs besides x; backward assigns the gradients g and dx. The return type of forward is spelt out: layers
+// are asked about without being run. struct Copy {
+//   static constexpr int in = 8, out = 8;
+//   static constexpr index out_rows(index rows) { return rows; }
+//   template <class Leaf> struct Parameters {};   // a leaf for each tensor
+//   template <class Scalar> struct Saved {};
+//   template <class Visit> static constexpr auto declare(Visit&, const Name&) {
+//     return Parameters<typename Visit::Leaf>{};  // visit(name, shape, role, initial) for each tensor
+//   }
+//   template <class Context, class Scalar>
+//   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> x,
+//                                Rows<Scalar, out> y) {
+//     context.backend.copy(x.size(), x.data, y.data);
+//     return {};
+//   }
+//   template <class Context, class Scalar>
+//   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
+//                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x, const Saved<Scalar>&,
+//                        Rows<const Scalar, out> dy, Rows<Scalar, in> dx) {
+//     context.backend.copy(dy.size(), dy.data, dx.data);
+//   }
+// };
+template <class Candidate>
+concept Layer = requires(archetype::Context& context, const typename Candidate::template Parameters<float*>& p,
+                         const typename Candidate::template Saved<float>& saved, Rows<const float, Candidate::in> x,
+                         Rows<float, Candidate::out> y, Rows<const float, Candidate::out> dy,
+                         Rows<float, Candidate::in> dx, layout::Count& visit, const Name& name) {
+  { Candidate::out_rows(x.rows) } -> std::same_as<index>;
+  { Candidate::declare(visit, name) } -> std::same_as<typename Candidate::template Parameters<layout::Count::Leaf>>;
+  { Candidate::forward(context, p, x, y) } -> std::same_as<typename Candidate::template Saved<float>>;
+  Candidate::backward(context, p, p, x, saved, dy, dx);
+};
+
 // What happens between the q, k, v projection and the output projection.
 // struct Policy {
 //   template <class Scalar, int tokens, int heads> struct Saved {};

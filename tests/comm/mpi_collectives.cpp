@@ -1,5 +1,5 @@
 // One rank under mpirun: `mpi_collectives CASE`, where `definition` is what collective_test.cpp runs on threads, and
-// the other cases break something. Each rank prints a line that says what it saw; mpi.sh checks them.
+// the other cases break something. Each rank prints a line that says what it saw; mpi_test.py checks them.
 #include <cstdio>
 #include <exception>
 #include <functional>

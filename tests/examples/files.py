@@ -4,7 +4,6 @@ import json
 import os
 import random
 import struct
-import sys
 
 
 def write_idx(path, extents, values):
@@ -12,17 +11,17 @@ def write_idx(path, extents, values):
         file.write(struct.pack(f">BBBB{len(extents)}I", 0, 0, 8, len(extents), *extents) + values)
 
 
-def data(folder, train="120", test="40", side="28", test_side=None, classes="10"):
-    """data FOLDER [TRAIN TEST SIDE TEST_SIDE CLASSES]: images of noise."""
+def data(folder, train=120, test=40, side=28, test_side=None, classes=10):
+    """Images of noise, `side` x `side` pixels, and labels."""
     os.makedirs(folder, exist_ok=True)
     noise = random.Random(1)
-    for split, count, pixels in ("train", int(train), int(side)), ("t10k", int(test), int(test_side or side)):
+    for split, count, pixels in ("train", train, side), ("t10k", test, test_side or side):
         write_idx(f"{folder}/{split}-images-idx3-ubyte", (count, pixels, pixels), noise.randbytes(count * pixels**2))
-        write_idx(f"{folder}/{split}-labels-idx1-ubyte", (count,), bytes(i % int(classes) for i in range(count)))
+        write_idx(f"{folder}/{split}-labels-idx1-ubyte", (count,), bytes(i % classes for i in range(count)))
 
 
 def checkpoint(source, target, change, key, value=None):
-    """checkpoint FROM TO CHANGE KEY [VALUE]: set or drop an entry of the metadata; rename, add, retype or reshape a
+    """Copies a checkpoint with a change: set or drop an entry of the metadata; rename, add, retype or reshape a
     tensor."""
     with open(source, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
@@ -46,11 +45,7 @@ def checkpoint(source, target, change, key, value=None):
 
 
 def metrics(path):
-    """metrics FILE: its rows, without what depends on the clock; each must be a JSON object."""
-    for line in open(path):
-        row = json.loads(line)
-        print({key: row[key] for key in row if key not in ("images_per_second", "data_wait")})
-
-
-if __name__ == "__main__":
-    {"data": data, "checkpoint": checkpoint, "metrics": metrics}[sys.argv[1]](*sys.argv[2:])
+    """The rows of a file of metrics, without what depends on the clock; each must be a JSON object."""
+    with open(path) as file:
+        rows = [json.loads(line) for line in file]
+    return [{key: row[key] for key in row if key not in ("images_per_second", "data_wait")} for row in rows]

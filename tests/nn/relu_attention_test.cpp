@@ -7,10 +7,10 @@
 #include <cmath>
 #include <vector>
 
-#include "support/gradient.hpp"
 #include "support/operation.hpp"
 #include "tessera/core/init.hpp"
 #include "tessera/models/vit/vit.hpp"
+#include "tessera/testing/gradient.hpp"
 
 namespace tessera::test {
 namespace {
@@ -19,7 +19,7 @@ using Encoder = VisionTransformer<image<8, 1>, patch<4>, 12, 2, 3, 4, vit::polic
 
 TEST(ReluAttention, GradientsEqualFiniteDifferencesNearly) {
   // The bound is wide: a difference that straddles the kink of a ReLU is not the derivative.
-  EXPECT_LT((gradient_error<Encoder>(3)), 1e-3);
+  EXPECT_LT((testing::gradient_error<Encoder>(3)), 1e-3);
 }
 
 TEST(ReluAttention, WeightsAreReluOfTheScoresDividedByTheTokens) {

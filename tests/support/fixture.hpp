@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "support/test_data.hpp"
 #include "tessera/core/layout.hpp"
 
 namespace tessera::test {
@@ -25,7 +26,7 @@ struct Tensor {
 class Fixture {
  public:
   explicit Fixture(const std::string& name) : name_(name) {
-    std::ifstream file(TESSERA_TEST_DATA "/fixtures/" + name + ".safetensors", std::ios::binary);
+    std::ifstream file(test_data() + "/fixtures/" + name + ".safetensors", std::ios::binary);
     if (!file) throw std::runtime_error("fixture " + name + " is missing");
     std::uint64_t length = 0;
     file.read(reinterpret_cast<char*>(&length), 8);

@@ -28,10 +28,9 @@ struct CubicTaps {
   }
 };
 
-// `outputs` samples of `inputs` values by cubic convolution with a = -0.75 (Keys, "Cubic convolution interpolation for
-// digital image processing", 1981): half-pixel centres, no antialiasing, ends repeated, as PyTorch's bicubic
-// interpolate. Output i lies at (i + 0.5) / scale - 0.5 with scale = (outputs + extra) / inputs. DINO's extra is 0.1,
-// which shifts all samples a little; 0 is the exact ratio, which DeiT, MAE and timm use.
+// `outputs` samples of `inputs` values by cubic convolution with a = -0.75, half-pixel centres, no antialiasing and
+// repeated ends, as PyTorch's bicubic interpolate does it (docs/method.md, 2.5). Output i lies at (i + 0.5) / scale -
+// 0.5 with scale = (outputs + extra) / inputs. DINO's extra is 0.1; 0 is the exact ratio.
 template <class Scalar, int inputs, int outputs>
 [[nodiscard]] constexpr CubicTaps<Scalar, outputs> cubic_taps(double extra) {
   constexpr double a = -0.75;

@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(cross_entropy_threads)
     soft_cross_entropy_kernel(index rows, const Scalar* logits, const int* labels, const double* smoothing,
                               const double* lambda, index total, double* losses, Scalar* gradient) {
   constexpr int width = vector_width<Scalar>(classes), stride = warp_size * width;
-  constexpr float log2_e = std::numbers::log2e_v<float>;
+  constexpr float to_base_2 = std::numbers::log2e_v<float>;
   const index row = static_cast<index>(blockIdx.x) * cross_entropy_rows + warp_of_block();
   if (row >= rows) return;
   const int lane = lane_of_warp();
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(cross_entropy_threads)
     for (int i = 0; i < width; ++i) {
       const float below = value[i] - largest;
       all += below;
-      sum += std::exp2(below * log2_e);
+      sum += std::exp2(below * to_base_2);
     }
   }
   sum = warp_sum(sum);
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(cross_entropy_threads)
     load<width>(logits + at, value);
     TESSERA_UNROLL
     for (int i = 0; i < width; ++i) {
-      value[i] = std::exp2((value[i] - largest) * log2_e) * share - off;
+      value[i] = std::exp2((value[i] - largest) * to_base_2) * share - off;
       if (at + i == own) value[i] -= more;
       if (at + i == partner) value[i] -= more_partner;
     }

@@ -88,6 +88,8 @@ struct WithHead {
     typename Head::template Saved<Scalar> head;
   };
 
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
+
   template <class Visit>
   static constexpr auto declare(Visit& visit, const Name& name) {
     Parameters<typename Visit::Leaf> p;

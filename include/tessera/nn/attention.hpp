@@ -81,7 +81,7 @@ struct Attention : AttentionTensors<width_> {
   static_assert(AttentionPolicy<Policy_>,
                 "tessera: an attention policy needs Saved<Scalar, tokens, heads>, forward and backward; "
                 "docs/writing-a-policy.md shows one");
-  static constexpr int width = width_, tokens = tokens_, heads = heads_;
+  static constexpr int width = width_, tokens = tokens_, heads = heads_, in = width, out = width;
   using Policy = Policy_;
   using Tensors = AttentionTensors<width>;
   using Tensors::declare;
@@ -96,13 +96,21 @@ struct Attention : AttentionTensors<width_> {
     typename Policy::template Saved<Scalar, tokens, heads> policy;
   };
 
-  // y = residual + attention(x).
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
+
+  // y = residual + attention(x); residual may be absent.
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
                                Rows<const Scalar, width> residual, Rows<Scalar, width> y) {
     const Saved<Scalar> saved = mix(context, p, x);
     Proj::forward(context, p.proj, Rows<const Scalar, width>(saved.out), residual, y);
     return saved;
+  }
+
+  template <class Context, class Scalar>
+  static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
+                               Rows<Scalar, width> y) {
+    return forward(context, p, x, Rows<const Scalar, width>{}, y);
   }
 
   // dx = gradient through attention alone; the caller adds the residual's.

@@ -25,6 +25,8 @@ struct BatchNorm {
     Rows<Accumulator<Scalar>, 2 * features> statistics;
   };
 
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
+
   template <class Visit>
   static constexpr auto declare(Visit& visit, const Name& name) {
     Parameters<typename Visit::Leaf> p;

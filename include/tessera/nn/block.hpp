@@ -82,6 +82,8 @@ struct Block : BlockTensors<typename Attention_::Tensors, Mlp_, MlpNorm> {
     typename Mlp::template Saved<Scalar> mlp;
   };
 
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
+
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
                                Rows<Scalar, width> y, BranchScales<Scalar> scales = {}) {

@@ -24,6 +24,8 @@ struct LayerNorm {
     Rows<Accumulator<Scalar>, 2> statistics;
   };
 
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
+
   template <class Visit>
   static constexpr auto declare(Visit& visit, const Name& name) {
     Parameters<typename Visit::Leaf> p;

@@ -25,6 +25,8 @@ struct Linear {
   template <class Scalar>
   using Saved = Nothing;
 
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
+
   template <class Visit>
   static constexpr auto declare(Visit& visit, const Name& name) {
     Parameters<typename Visit::Leaf> p;

@@ -16,7 +16,7 @@ template <int width_, int hidden_, class Activation = Gelu>
 struct Mlp {
   static_assert(ActivationFunction<Activation>,
                 "tessera: an activation needs value(x) and value_and_slope(x), for packs and scalars");
-  static constexpr int width = width_, hidden = hidden_;
+  static constexpr int width = width_, hidden = hidden_, in = width, out = width;
   using Fc1 = Linear<width, hidden>;
   using Fc2 = Linear<hidden, width>;
 
@@ -30,6 +30,8 @@ struct Mlp {
     Rows<Scalar, hidden> before;  // fc1(x); the activation is computed again in backward
   };
 
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
+
   template <class Visit>
   static constexpr auto declare(Visit& visit, const Name& name) {
     Parameters<typename Visit::Leaf> p;
@@ -38,7 +40,7 @@ struct Mlp {
     return p;
   }
 
-  // y = residual + mlp(x).
+  // y = residual + mlp(x); residual may be absent.
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
                                Rows<const Scalar, width> residual, Rows<Scalar, width> y) {
@@ -48,6 +50,12 @@ struct Mlp {
     linear_activation_forward<Activation>(context.backend, x, p.fc1.weight, p.fc1.bias, saved.before, activated);
     Fc2::forward(context, p.fc2, Rows<const Scalar, hidden>(activated), residual, y);
     return saved;
+  }
+
+  template <class Context, class Scalar>
+  static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
+                               Rows<Scalar, width> y) {
+    return forward(context, p, x, Rows<const Scalar, width>{}, y);
   }
 
   // What forward keeps, without its result.

@@ -4,6 +4,7 @@
 #include <tuple>
 #include <utility>
 
+#include "tessera/concepts.hpp"
 #include "tessera/core/context.hpp"
 #include "tessera/core/layout.hpp"
 #include "tessera/nn/activation.hpp"
@@ -21,6 +22,8 @@ struct Activation {
   struct Parameters {};
   template <class Scalar>
   using Saved = Nothing;
+
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
 
   template <class Visit>
   static constexpr auto declare(Visit&, const Name&) {
@@ -42,6 +45,11 @@ struct Activation {
 // y = last(...(second(first(x)))). Keeps every layer's output, which is the next one's input, for backward.
 template <class... Layers>
 struct Sequential {
+  static_assert(
+      (tessera::Layer<Layers> && ...),
+      "tessera: Sequential takes layers: types with in, out, Parameters, Saved, out_rows(rows), declare, forward "
+      "and backward; tessera/concepts.hpp shows the shortest one");
+
  private:
   using LayerTuple = std::tuple<Layers...>;
   static constexpr std::size_t count = sizeof...(Layers);
@@ -66,6 +74,11 @@ struct Sequential {
     std::tuple<typename Layers::template Saved<Scalar>...> layers;
     std::tuple<Rows<Scalar, Layers::out>...> outputs;
   };
+
+  [[nodiscard]] static constexpr index out_rows(index rows) {
+    ((rows = Layers::out_rows(rows)), ...);
+    return rows;
+  }
 
   template <class Visit>
   static constexpr auto declare(Visit& visit, const Name& name) {
@@ -94,20 +107,11 @@ struct Sequential {
   }
 
  private:
-  // A convolution with a stride changes the number of rows; other layers keep it.
-  template <class One>
-  static constexpr index rows_after(index rows) {
-    if constexpr (requires { One::out_rows(rows); })
-      return One::out_rows(rows);
-    else
-      return rows;
-  }
-
   template <std::size_t i, class Context, class Scalar>
   static void forward_from(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, Layer<i>::in> x,
                            Saved<Scalar>& saved) {
     auto& y = std::get<i>(saved.outputs);
-    if constexpr (i + 1 < count) y = context.template take<Layer<i>::out>(rows_after<Layer<i>>(x.rows));
+    if constexpr (i + 1 < count) y = context.template take<Layer<i>::out>(Layer<i>::out_rows(x.rows));
     std::get<i>(saved.layers) = Layer<i>::forward(context, std::get<i>(p), x, y);
     if constexpr (i + 1 < count) forward_from<i + 1>(context, p, Rows<const Scalar, Layer<i>::out>(y), saved);
   }

@@ -22,14 +22,15 @@ namespace programs {
 // The entry whose encoder a checkpoint holds. Throws Error that lists the encoders there are.
 [[nodiscard]] inline const Entry& entry_of(const std::string& checkpoint, const std::vector<Entry>& entries) {
   const io::Safetensors file(checkpoint);
-  const auto arch = file.metadata().find("arch");
-  if (arch == file.metadata().end()) fail("{}: is not a checkpoint of pretrain: it has no 'arch'", checkpoint);
+  for (const char* key : {"arch", "normalization"})
+    if (!file.metadata().contains(key)) fail("{}: is not a checkpoint of pretrain: it has no '{}'", checkpoint, key);
+  const std::string& arch = file.metadata().at("arch");
   std::string archs;
   for (const Entry& entry : entries) {
-    if (entry.arch == arch->second) return entry;
+    if (entry.arch == arch) return entry;
     if (archs.find(entry.arch) == std::string::npos) archs += (archs.empty() ? "" : ", ") + entry.arch;
   }
-  fail("{}: has the arch '{}'; there are {}", checkpoint, arch->second, archs);
+  fail("{}: has the arch '{}'; there are {}", checkpoint, arch, archs);
 }
 
 // Writes features.npy for the images of a folder.

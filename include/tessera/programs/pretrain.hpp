@@ -3,6 +3,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -38,8 +39,9 @@ class Choice {
 
   [[nodiscard]] const std::string& default_objective() const { return entries_.front().objective; }
 
-  // The arch for images of this size if none is asked for: one of their size, else the list's first.
+  // The arch for images of this size if none is asked for: the first of their size.
   [[nodiscard]] std::string arch_for(const std::string& objective, int size) const {
+    check_objective(objective);
     for (const Entry& entry : entries_)
       if (entry.objective == objective && entry.size == size) return entry.arch;
     fail("no encoder of this program is made for images of {} pixels: choose one by --arch ({})", size,
@@ -47,9 +49,9 @@ class Choice {
   }
 
   [[nodiscard]] const Entry& find_default(const std::string& objective) const {
-    for (const Entry& entry : entries_)
-      if (entry.objective == objective) return entry;
-    fail("--objective {}: there are {}", objective, objectives());
+    check_objective(objective);
+    return *std::find_if(entries_.begin(), entries_.end(),
+                         [&](const Entry& entry) { return entry.objective == objective; });
   }
 
   // Throws Error that lists what there is.
@@ -60,7 +62,7 @@ class Choice {
       if (entry.frozen_patches == frozen) return entry;
       same_arch = &entry;
     }
-    if (archs(objective).empty()) fail("--objective {}: there are {}", objective, objectives());
+    check_objective(objective);
     if (same_arch == nullptr)
       fail("--arch {}: this program has {} (TESSERA_ARCHS in CMake picks what is compiled)", arch, archs(objective));
     fail("--stop-grad-conv1: {} with {} is not compiled {} it", objective, arch, frozen ? "with" : "without");
@@ -81,6 +83,9 @@ class Choice {
   }
 
  private:
+  void check_objective(const std::string& objective) const {
+    if (archs(objective).empty()) fail("--objective {}: there are {}", objective, objectives());
+  }
   static void append(std::string& list, const std::string& item) {
     if (list.find(item) == std::string::npos) list += (list.empty() ? "" : ", ") + item;
   }

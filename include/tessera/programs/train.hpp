@@ -130,6 +130,10 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
   const Recipe& recipe = options.recipe;
   const auto settings = detail::settings_from<Objective>(flags);
   const int per_epoch = recipe.iterations_per_epoch(pictures.train.size(), "--");
+  if constexpr (requires { Objective::smallest_batch; })
+    if (recipe.batch_size < Objective::smallest_batch)
+      fail("--batch-size {} is too small: {} needs at least {} images", recipe.batch_size, Objective::name,
+           Objective::smallest_batch);
   Metadata identity = recipe.identity(pictures.train.size());
   for (const auto& [key, value] : objectives::identity_of(settings)) identity[key] = value;
 

@@ -40,6 +40,8 @@ struct ConvStem {
       typename Stem::template Saved<Scalar> stem;
     };
 
+    [[nodiscard]] static constexpr index out_rows(index images) { return images * tokens; }
+
     template <class Visit>
     static constexpr auto declare(Visit& visit, const Name& name) {
       return Stem::declare(visit, name / "proj");

@@ -55,6 +55,8 @@ struct PatchProjection : PatchTensors<Image::channels, Patch::size, width, role>
   template <class Scalar>
   using Saved = nn::Nothing;
 
+  [[nodiscard]] static constexpr index out_rows(index images) { return images * tokens; }
+
   template <class Context, class Scalar>
   static nn::Nothing forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                              Rows<Scalar, out> y) {

@@ -71,6 +71,8 @@ struct Embedding : EmbeddingTensors<Native, Patch, width, Policies> {
   template <class Scalar>
   using Saved = typename Embed::template Saved<Scalar>;
 
+  [[nodiscard]] static constexpr index out_rows(index images) { return images * tokens; }
+
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                                Rows<Scalar, out> y) {

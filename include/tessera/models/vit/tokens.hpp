@@ -71,8 +71,9 @@ struct AllTokens {
 // other patches are neither projected nor seen by any block, as in MAE's encoder (docs/method.md, 10.2). keep
 // (images x kept, in memory of the backend) holds the numbers of the patches that stay, row by row of the grid, each at
 // most once for an image, in any order. The tensors are Model's.
-template <class Model, int kept>
+template <class Model, int kept_>
 struct VisibleTokens {
+  static constexpr int kept = kept_;  // patches
   using Embedding = typename Model::Embedding;
   static_assert(kept > 0 && kept <= Embedding::patches,
                 "tessera: Visible<kept> keeps at least one patch, and at most all of an image");

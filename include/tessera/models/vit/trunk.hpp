@@ -62,6 +62,8 @@ struct BlockStack {
     typename LastBlock::template Saved<Scalar> last_block;
   };
 
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
+
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
                                Rows<Scalar, width> y) {
@@ -148,6 +150,8 @@ struct Trunk : TrunkTensors<width_, depth_, mlp_ratio, Policies, final_norm> {
     Rows<Scalar, width> last;  // enters the final norm
     typename Norm::template Saved<Scalar> norm;
   };
+
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
 
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> x,

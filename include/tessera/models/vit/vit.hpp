@@ -100,6 +100,8 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
     typename Norm::template Saved<Scalar> norm;
   };
 
+  [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
+
   // features (images x width) from images (images x channels*size*size, normalised, planar).
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
