@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 
+#include "tessera/core/errors.hpp"
 #include "tessera/core/math.hpp"
 #include "tessera/core/thread_pool.hpp"
 
