@@ -1,15 +1,10 @@
-// Everything of the host side that needs Eigen, xtensor and fmt alone, and the CUDA backend where nvcc compiles it.
-// Headers in io/, data/ and parts of eval/ say at their top what else they need.
+// What programs are written with: models, objectives, optimizers, loader, trainer; it needs Eigen, xtensor and fmt alone.
+// The CUDA backend is there where nvcc compiles it.
+// Other headers say at their top what else they need.
 #pragma once
 
-#include "tessera/comm/checked.hpp"
 #include "tessera/comm/communicator.hpp"
 #include "tessera/comm/data_parallel.hpp"
-#include "tessera/comm/faulty.hpp"
-#include "tessera/comm/fingerprint.hpp"
-#include "tessera/comm/launch.hpp"
-#include "tessera/comm/recorded.hpp"
-#include "tessera/comm/rendezvous/rendezvous.hpp"
 #include "tessera/comm/serial.hpp"
 #include "tessera/comm/threads.hpp"
 #include "tessera/concepts.hpp"
