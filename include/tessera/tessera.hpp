@@ -1,6 +1,5 @@
-// What programs are written with: models, objectives, optimizers, loader, trainer. It needs Eigen, xtensor and fmt alone;
-// the CUDA backend is there where nvcc compiles it.
-// Other headers say at their top what else they need.
+// What programs are written with: models, objectives, optimizers, loader, trainer. It needs Eigen, xtensor and fmt
+// alone; the CUDA backend is there where nvcc compiles it. Other headers say at their top what else they need.
 #pragma once
 
 #include "tessera/comm/communicator.hpp"
