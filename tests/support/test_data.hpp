@@ -1,5 +1,5 @@
-// Where tests find fixtures/ when they run. One translation unit knows it, so that the others are the same in any folder
-// and a compiler cache shares them between checkouts.
+// Where tests find fixtures/ when they run. One translation unit knows it, so that the others are the same in any
+// folder and a compiler cache shares them between checkouts.
 #pragma once
 
 #include <string>
