@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -221,7 +222,8 @@ template <class Objective, class Machine>
   entry.settings = detail::setting_flags<Objective>();
   entry.defaults = detail::default_recipe<Objective>(arch);
   entry.train = &train<Objective, Machine>;
-  entry.encode = &encode<typename Objective::Encoder>;
+  // Features are computed on processors; nvcc 13 cannot compile xtensor's part in that.
+  if constexpr (std::is_same_v<Machine, Cpu>) entry.encode = &encode<typename Objective::Encoder>;
   return entry;
 }
 
