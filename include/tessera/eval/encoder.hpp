@@ -73,9 +73,9 @@ class Encoder {
     const auto count = static_cast<std::size_t>(images.size());
     xt::xtensor<float, 2> features({count, static_cast<std::size_t>(width)});
     const std::lock_guard lock(mutex_);
-    std::vector<float> pixels(static_cast<std::size_t>(std::min(batch_, images.size())) * Model::in);
+    std::vector<float> pixels(static_cast<std::size_t>(smaller(batch_, images.size())) * Model::in);
     for (int first = 0; first < images.size(); first += batch_) {
-      const int rows = std::min(batch_, images.size() - first);
+      const int rows = smaller(batch_, images.size() - first);
       prepare(images, first, rows, pixels.data());
       encode(pixels.data(), features.data() + index{first} * width, rows);
     }

@@ -108,7 +108,7 @@ class LinearProbe {
       const std::span<const int> all(order);
       for (std::size_t first = 0; first < all.size(); first += static_cast<std::size_t>(options_.batch))
         step(features, labels,
-             all.subspan(first, std::min(static_cast<std::size_t>(options_.batch), all.size() - first)),
+             all.subspan(first, smaller(static_cast<std::size_t>(options_.batch), all.size() - first)),
              options_.schedule(epoch));
     }
   }
@@ -212,8 +212,8 @@ class LinearProbe {
     losses_.resize(static_cast<std::size_t>(rows * count()));
     const cpu::detail::SoftTarget target(classes_, nullptr, nullptr);
     backend_.pool().for_pieces(divide_up(rows, row_block) * across, 1, [&](index piece, index, int) {
-      const int k = static_cast<int>(piece % across) * at_once, number = std::min(at_once, count() - k);
-      const index first = piece / across * row_block, last = std::min(first + row_block, rows);
+      const int k = static_cast<int>(piece % across) * at_once, number = smaller(at_once, count() - k);
+      const index first = piece / across * row_block, last = smaller(first + row_block, rows);
       multiply_rows(k, number, last - first, x_.data() + first * width_,
                     d_logits_.data() + first * stride + k * classes_, stride);
       for (index r = first; r < last; ++r)

@@ -1,7 +1,6 @@
 // Programs on the processors of many processes: mpirun -np 4 PROGRAM. Needs MPI (tessera::mpi).
 #pragma once
 
-#include <algorithm>
 #include <thread>
 #include <vector>
 
@@ -42,7 +41,7 @@ struct MpiCpu {
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
     MPI_Comm_size(host, &ranks);
     MPI_Comm_free(&host);
-    return (std::max)(1, static_cast<int>(std::thread::hardware_concurrency()) / ranks);
+    return larger(1, static_cast<int>(std::thread::hardware_concurrency()) / ranks);
   }
 };
 

@@ -56,7 +56,7 @@ inline double probe_linear(const FeatureSet& train, const FeatureSet& test, int 
   for (int k = 0; k < probe.count(); ++k) {
     const std::vector<float> scores = probe.scores(k, test.view());
     print_accuracy(fmt::format("linear, rate {}", options.rates[static_cast<std::size_t>(k)]), scores, test.labels);
-    best = std::max(best, top_accuracy(scores, test.labels, 1));
+    best = larger(best, top_accuracy(scores, test.labels, 1));
   }
   return best;
 }

@@ -40,7 +40,7 @@ namespace detail {
 
 // The pixels of the first `limit` images as features; empty if the images differ in size.
 [[nodiscard]] inline FeatureSet pixels_of(const data::AnyDataset& images, int limit) {
-  const int count = std::min(limit, images.size());
+  const int count = smaller(limit, images.size());
   data::Image scratch;
   const std::size_t width = images.decode(0, scratch).size();
   FeatureSet set{{}, {}, static_cast<index>(width), count};
@@ -152,7 +152,7 @@ class RunPage {
 
   [[nodiscard]] Gallery neighbours() {
     const FeatureSet& test = results_.queries;
-    const index queries = std::min<index>(10, test.rows), k = std::min<index>(9, results_.bank.rows);
+    const index queries = smaller(index{10}, test.rows), k = smaller(index{9}, results_.bank.rows);
     const auto found =
         eval::nearest(pool_, results_.bank.view(), eval::Features<float>{test.values.data(), queries, test.width}, k);
     const bool labelled = pictures_.train.labelled() && pictures_.test.labelled();

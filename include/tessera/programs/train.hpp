@@ -115,8 +115,9 @@ template <class Objective, class Trainer>
                   requires Objective::Encoder::has_attention_maps && Objective::Encoder::Pooling::class_token;
                 })
     if (trainer.communicator().rank() == 0)
-      results.attention = attention_of(trainer, pictures.test, pictures.normalization,
-                                       std::min({8, pictures.test.size(), static_cast<int>(trainer.images_at_once())}));
+      results.attention =
+          attention_of(trainer, pictures.test, pictures.normalization,
+                       smaller(8, smaller(pictures.test.size(), static_cast<int>(trainer.images_at_once()))));
   return results;
 }
 

@@ -179,10 +179,10 @@ class Trainer {
 
   // Attention weights of a block of the encoder (images*heads*tokens x tokens), in evaluation mode; as many images as
   // encode() takes. Only for encoders that have maps.
-  template <class E = Encoder>
-  void attention(Images images, int block, Rows<Scalar, E::tokens> weights) {
+  template <class Mapped = Encoder>
+  void attention(Images images, int block, Rows<Scalar, Mapped::tokens> weights) {
     auto context = this->context(Mode::evaluate);
-    E::encode_attention(context, Objective::encoder(networks_.online().bind()), images, block, weights);
+    Mapped::encode_attention(context, Objective::encoder(networks_.online().bind()), images, block, weights);
   }
 
   // The norm of the gradient of the last step over the tensors whose name starts with `prefix`. On all ranks.
