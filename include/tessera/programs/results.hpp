@@ -216,7 +216,8 @@ inline void write_results(const Options& options, const Entry& entry, const std:
                           const Pictures& pictures, const Results& results) {
   const std::filesystem::path& out = options.recipe.out;
   const FeatureSet& features = results.queries;
-  io::write_npy(out / "features.npy", features.values.data(), static_cast<std::size_t>(features.rows), features.width);
+  io::write_npy(out / "features.npy", features.values.data(), static_cast<std::size_t>(features.rows),
+                static_cast<std::size_t>(features.width));
   io::write_npy(out / "labels.npy", features.labels.data(), features.labels.size(), 1);
   detail::RunPage(options, entry, settings, pictures, results).write();
   fmt::print("{}: checkpoint.safetensors, features.npy, labels.npy, metrics.jsonl, report.html\n", out.string());
