@@ -22,7 +22,7 @@ int main(int argc, char** argv) try {
 
   ts::cpu::Device device;  // every processor; ts::cuda::Device<ts::bf16> in a file that nvcc compiles
   ts::Trainer<MoCo, ts::cpu::Device<>> trainer(device, ts::optim::AdamW{.weight_decay = 0.1}, {.batch = 64, .seed = 1});
-  // What the objective reads, two random views of every image, is part of its type.
+  // The objective's type says what it reads: two random views of every image.
   ts::data::Loader loader(pictures, ts::data::reads<MoCo>(),
                           {.batch = 64,
                            .views = {ts::data::moco_v3_views(0.7)[0], ts::data::moco_v3_views(0.7)[1]},
@@ -36,7 +36,7 @@ int main(int argc, char** argv) try {
     if (trainer.steps() >= steps) break;
   }
 
-  // How good are the features? Classify test images by their nearest neighbours among training images.
+  // The features are judged by k-NN: test images are classified by their nearest training images.
   const auto bank = ts::features_of(trainer, pictures, normalization, 2000);
   const auto queries = ts::features_of(trainer, test, normalization, 1000);
   ts::ThreadPool pool;

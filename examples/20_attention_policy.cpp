@@ -8,7 +8,7 @@
 namespace ts = tessera;
 
 struct MeanAttention {
-  // What backward needs besides q, k, v: nothing.
+  // Backward needs nothing besides q, k and v.
   template <class Scalar, int tokens, int heads>
   struct Saved {};
 

@@ -11,7 +11,7 @@ namespace ts = tessera;
 
 template <class Encoder_, class Projector>
 struct Agreement {
-  // What the library must know: a name, what a step reads, which tensors are trained, which numbers may be turned.
+  // The library must know a name, what a step reads, which tensors are trained, which numbers may be turned.
   static constexpr std::string_view name = "agreement", encoder_name = "base_encoder";
   using Encoder = Encoder_;
   using Branch = ts::WithHead<Encoder, Projector>;

@@ -56,7 +56,7 @@ struct ReluAttention {
         });
   }
 
-  // What v is multiplied with (images*heads*tokens x tokens), for attention maps. A policy may leave this out: its
+  // Assigns the factors of v (images*heads*tokens x tokens), for attention maps. A policy may leave this out: its
   // model then has no maps.
   template <int tokens, int heads, class Context, class Scalar, int columns>
   static void weights(Context& context, ts::Rows<const Scalar, columns> qkv, ts::Rows<Scalar, tokens> weights) {

@@ -85,7 +85,7 @@ struct Call {
   }
 };
 
-// Where the ranks' parts of a buffer lie: rank r has [displacements[r], displacements[r + 1]). size() + 1 of them,
+// The ranks' parts of a buffer: rank r has [displacements[r], displacements[r + 1]). size() + 1 of them,
 // ascending from 0.
 using Displacements = std::span<const index>;
 
