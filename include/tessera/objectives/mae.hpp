@@ -164,7 +164,7 @@ struct Autoencoder {
 template <class Encoder_, class Decoder = mae::Decoder<512, 8, 16>, int percent = 75, bool norm_pixels = true,
           class Noise = mae::CounterBased>
 struct MAE {
-  static constexpr std::string_view name = "mae", encoder_name = "";
+  static constexpr std::string_view name = "mae", encoder_name;
   using Encoder = Encoder_;
   using Image = typename Encoder::Image;
   static constexpr int patches = Encoder::patches, kept = patches * (100 - percent) / 100, removed = patches - kept;
@@ -192,6 +192,7 @@ struct MAE {
   template <class Step>
   static void step(Step& s) {
     using Pixels = Rows<const typename Step::Scalar, Model::out>;
+    constexpr int channels = Image::channels, size = Image::size, extra = Model::extra;
     auto& context = s.context;
     auto& backend = context.backend;
     const auto images = s.template crops<0>();
@@ -203,10 +204,10 @@ struct MAE {
     const auto prediction = s.template take<Model::out>(images.rows * Model::tokens), d_prediction = prediction;
     Noise::template draw<patches, kept>(s, mask);
     const auto saved = Model::forward(context, p, images, mask, prediction);
-    patch_targets<Image::channels, Image::size, Model::patch, norm_pixels>(backend, images, targets);
+    patch_targets<channels, size, Model::patch, norm_pixels>(backend, images, targets);
     backend.clear(1, s.loss());
-    masked_mse<Model::extra, patches, kept>(backend, Pixels(prediction), Pixels(targets), mask.restore, 1.0,
-                                            s.all_images() * removed, s.loss(), d_prediction);
+    masked_mse<extra, patches, kept>(backend, Pixels(prediction), Pixels(targets), mask.restore, 1.0,
+                                     s.all_images() * removed, s.loss(), d_prediction);
     Model::backward(context, p, g, images, mask, saved, Pixels(d_prediction));
   }
 };
