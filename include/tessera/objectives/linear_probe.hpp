@@ -54,7 +54,7 @@ enum class ProbeNorm { none, batch_norm };
 template <class Encoder_, int classes_, int classifiers_ = 8, ProbeNorm norm_ = ProbeNorm::none>
 struct LinearProbe {
   static_assert(classifiers_ > 0, "tessera: a linear probe needs at least one classifier");
-  static constexpr std::string_view name = "linear_probe", encoder_name;
+  static constexpr std::string_view name = "linear_probe", encoder_name{};
   using Encoder = Encoder_;
   using Image = typename Encoder::Image;
   static constexpr int classes = classes_, classifiers = classifiers_, width = Encoder::out;

@@ -164,7 +164,7 @@ struct Autoencoder {
 template <class Encoder_, class Decoder = mae::Decoder<512, 8, 16>, int percent = 75, bool norm_pixels = true,
           class Noise = mae::CounterBased>
 struct MAE {
-  static constexpr std::string_view name = "mae", encoder_name;
+  static constexpr std::string_view name = "mae", encoder_name{};
   using Encoder = Encoder_;
   using Image = typename Encoder::Image;
   static constexpr int patches = Encoder::patches, kept = patches * (100 - percent) / 100, removed = patches - kept;

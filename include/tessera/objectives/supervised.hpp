@@ -40,7 +40,7 @@ struct CounterBased {
 template <class Encoder_, int classes_, class Draws = CounterBased>
 struct Supervised {
   static constexpr std::string_view name = "supervised";
-  static constexpr std::string_view encoder_name;
+  static constexpr std::string_view encoder_name{};
   using Encoder = Encoder_;
   using Image = typename Encoder::Image;
   using Classifier = WithHead<Encoder, heads::Classifier<classes_>>;
