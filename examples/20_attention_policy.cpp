@@ -47,8 +47,7 @@ struct MeanAttention {
   // Calls body(first row) for every image, in parallel; does nothing while memory is planned.
   template <int tokens, class Context, class Body>
   static void for_images(Context& context, ts::index rows, Body body) {
-    if (context.backend.planning()) return;
-    context.backend.pool().for_pieces(rows / tokens, 1, [&](ts::index first, ts::index last, int) {
+    context.backend.for_pieces(rows / tokens, 1, [&](ts::index first, ts::index last, int) {
       for (ts::index image = first; image < last; ++image) body(image * tokens);
     });
   }

@@ -90,8 +90,7 @@ struct ReluAttention {
     auto& backend = context.backend;
     constexpr ts::index size = tokens * tokens;
     Scalar* const scratch = backend.arena().template take<Scalar>(2 * size * backend.pool().threads());
-    if (backend.planning()) return;
-    backend.pool().for_pieces(qkv.rows / tokens * heads, heads, [&](ts::index first, ts::index last, int worker) {
+    backend.for_pieces(qkv.rows / tokens * heads, heads, [&](ts::index first, ts::index last, int worker) {
       Scalar* const mine = scratch + worker * 2 * size;
       for (ts::index task = first; task < last; ++task)
         body(task / heads * tokens, task % heads * (width / heads), mine, mine + size);

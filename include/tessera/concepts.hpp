@@ -90,6 +90,19 @@ concept Layer = requires(archetype::Context& context, const typename Candidate::
   Candidate::backward(context, p, p, x, saved, dy, dx);
 };
 
+// An encoder: a Layer from planar, normalized images (rows of Image::values) to features (`out` of each image), and
+// encode, which is forward without what backward needs. Heads, objectives and evaluation ask for nothing else.
+//   using Image = image<224>;
+//   template <class Context, class Scalar>
+//   static void encode(Context&, const Parameters<Parameter<Scalar>>&, Rows<const Scalar, in>, Rows<Scalar, out>);
+template <class Candidate>
+concept Backbone = Layer<Candidate> &&
+    requires(archetype::Context& context, const typename Candidate::template Parameters<float*>& p,
+             Rows<const float, Candidate::in> x, Rows<float, Candidate::out> y) {
+  requires Candidate::Image::values == Candidate::in;
+  Candidate::encode(context, p, x, y);
+};
+
 // What happens between the q, k, v projection and the output projection.
 // struct Policy {
 //   template <class Scalar, int tokens, int heads> struct Saved {};

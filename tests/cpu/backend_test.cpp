@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -51,11 +52,27 @@ TEST(Backend, PlansUntilItsArenaIsCommitted) {
   EXPECT_FALSE(backend.planning());
 }
 
+TEST(Backend, ComputesNothingWhilePlanning) {
+  cpu::Backend<float> backend(3);
+  std::atomic<int> calls = 0;
+  const auto run = [&] {
+    backend.compute([&] { ++calls; });
+    backend.for_pieces(2, 1, [&](index, index, int) { ++calls; });
+    cpu::for_rows(backend, 2, 8192, [&](index) { ++calls; });
+  };
+  run();
+  EXPECT_EQ(calls, 0);
+  backend.arena().commit();
+  run();
+  EXPECT_EQ(calls, 5);
+}
+
 TEST(ForRows, VisitsEveryRowOnceInPiecesOfTheFirstCache) {
   EXPECT_EQ(cpu::row_grain(1), 8192);
   EXPECT_EQ(cpu::row_grain(100), 81);
   EXPECT_EQ(cpu::row_grain(100000), 1);
   cpu::Backend<float> backend(3);
+  backend.arena().commit();
   for (const index rows : {0, 1, 81, 82, 1000}) {
     std::vector<int> visits(static_cast<std::size_t>(rows));
     cpu::for_rows(backend, rows, 100, [&](index row) { ++visits[static_cast<std::size_t>(row)]; });

@@ -29,21 +29,17 @@ template <class Activation, class Scalar>
 
 }  // namespace detail
 
-// y = Activation(x).
 template <class Activation, class Scalar, class Matmul, int columns>
 void activation_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y) {
-  if (backend.planning()) return;
   for_rows(backend, x.rows, columns, [&](index row) {
     simd::transform(
         index{columns}, y.row(row), [](auto a) { return Activation::value(a); }, x.row(row));
   });
 }
 
-// dx = dy * Activation'(x).
 template <class Activation, class Scalar, class Matmul, int columns>
 void activation_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x,
                          Rows<const Scalar, columns> dy, Rows<Scalar, columns> dx) {
-  if (backend.planning()) return;
   for_rows(backend, x.rows, columns, [&](index row) {
     simd::transform(
         index{columns}, dx.row(row), [](auto a, auto d) { return Activation::value_and_slope(a).slope * d; },
@@ -51,10 +47,8 @@ void activation_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, co
   });
 }
 
-// y += x, element by element.
 template <class Scalar, class Matmul, int columns>
 void add_to(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y) {
-  if (backend.planning()) return;
   for_rows(backend, x.rows, columns, [&](index row) {
     simd::transform(
         index{columns}, y.row(row), [](auto a, auto b) { return a + b; }, y.row(row), x.row(row));

@@ -175,17 +175,13 @@ template <int heads, class Scalar, class Matmul, class Body>
 void for_heads(Backend<Scalar, Matmul>& backend, index images, index size, Body&& body) {
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   Scalar* const scratch = backend.arena().template take<Scalar>(size * backend.pool().threads());
-  if (backend.planning()) return;
-  backend.pool().for_pieces(images * heads, heads, [&](index first, index last, int worker) {
+  backend.for_pieces(images * heads, heads, [&](index first, index last, int worker) {
     for (index task = first; task < last; ++task) body(task / heads, task % heads, scratch + worker * size);
   });
 }
 
 }  // namespace detail
 
-// out = softmax(q k^T / sqrt(dim)) v for every head; docs/method.md, 2.3. qkv (images*tokens x 3 width) holds q, k and
-// v of all heads in this order, out (images*tokens x width), log_sums (images*heads x tokens) receives each query's
-// log(sum over keys of exp(score)), from which backward computes the weights again.
 template <int tokens, int heads, class Scalar, class Matmul, int width>
 void attention_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * width> qkv, Rows<Scalar, width> out,
                        Rows<Scalar, tokens> log_sums) {
@@ -217,7 +213,6 @@ void attention_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * 
   });
 }
 
-// The gradient with respect to qkv. out and log_sums are forward's.
 template <int tokens, int heads, class Scalar, class Matmul, int width>
 void attention_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * width> qkv,
                         Rows<const Scalar, width> out, Rows<const Scalar, tokens> log_sums,
@@ -278,7 +273,6 @@ void attention_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 *
   });
 }
 
-// The attention weights themselves, for looking at: weights (images*heads*tokens x tokens).
 template <int tokens, int heads, int width, class Scalar, class Matmul>
 void attention_weights(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * width> qkv,
                        Rows<Scalar, tokens> weights) {

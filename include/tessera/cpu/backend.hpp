@@ -1,5 +1,5 @@
 // The CPU backend: a scalar type, a matrix product, threads and memory. Its operations are the free functions of this
-// folder, found by their first argument; cuda/ has functions of the same names and signatures.
+// folder; operations.hpp has their contracts.
 #pragma once
 
 #include <algorithm>
@@ -78,7 +78,19 @@ class Backend {
 
   [[nodiscard]] ThreadPool& pool() noexcept { return pool_; }
   [[nodiscard]] Arena& arena() noexcept { return arena_; }
+
+  // While memory is planned, operations take what they need from the arena and compute nothing: this is said here, and
+  // in for_pieces, alone.
   [[nodiscard]] bool planning() const noexcept { return arena_.planning(); }
+  template <class Body>
+  void compute(Body&& body) {
+    if (!planning()) body();
+  }
+  // body(first, last, worker) for pieces of [0, count), `grain` long, in parallel (ThreadPool::for_pieces).
+  template <class Body>
+  void for_pieces(index count, index grain, Body&& body) {
+    if (!planning()) pool_.for_pieces(count, grain, body);
+  }
 
   [[nodiscard]] std::string name() const { return fmt::format("{} threads", pool_.threads()); }
 
@@ -120,10 +132,10 @@ class Backend {
   return rows < 1 ? 1 : rows;
 }
 
-// Calls body(row) for every row, in parallel.
+// body(row) for every row of `columns` scalars, in parallel.
 template <class Scalar, class Matmul, class Body>
 void for_rows(Backend<Scalar, Matmul>& backend, index rows, index columns, Body&& body) {
-  backend.pool().for_pieces(rows, row_grain(columns), [&](index first, index last, int) {
+  backend.for_pieces(rows, row_grain(columns), [&](index first, index last, int) {
     for (index row = first; row < last; ++row) body(row);
   });
 }

@@ -1,4 +1,4 @@
-// Batch normalisation over the rows of each column; every view is a batch of its own.
+// Batch normalization over the rows of each column; every view is a batch of its own.
 #pragma once
 
 #include <cmath>
@@ -44,7 +44,7 @@ template <class Scalar>
 // Calls body(first, count) for strips of the columns, in parallel.
 template <class Scalar, class Matmul, class Body>
 void for_strips(Backend<Scalar, Matmul>& backend, index columns, Body&& body) {
-  backend.pool().for_pieces(columns, strip<Scalar>, [&](index first, index last, int) { body(first, last - first); });
+  backend.for_pieces(columns, strip<Scalar>, [&](index first, index last, int) { body(first, last - first); });
 }
 
 // sums (2 columns + 1) receives the sums of x - center and of (x - center)^2 over the rows, and the number of rows.
@@ -74,143 +74,137 @@ void shifted_sums(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> 
 
 }  // namespace detail
 
-// Training: y = (x - mean) / sqrt(variance + epsilon) * gain + bias with the mean and biased variance of each column
-// over all rows of the view, on all ranks; a rank may have any number of rows, also none. The running mean and variance
-// (unbiased) move by `momentum` towards each view's in turn, and `batches` counts one for each view. gain and bias may
-// be null (no affine map). statistics (views x 2 columns) receives mean and 1 / sqrt(variance + epsilon) of every view.
-// The running ones leave out what is not finite.
-//
 // A rank takes the squares about its own mean and then moves them, in double, to about the running mean, which all
 // ranks share: so one sum over the ranks is enough, and a mean far from zero takes no digits from the variance.
 template <class Context, class Scalar, int columns>
-void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const Scalar* gain, const Scalar* bias,
+void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const Scalar* weight, const Scalar* bias,
                         double epsilon, double momentum, Scalar* running_mean, Scalar* running_variance,
                         Scalar* batches, Rows<Scalar, 2 * columns> statistics, Rows<Scalar, columns> y) {
   auto& backend = context.backend;
   const auto frame = context.frame();
   const index rows = x.rows / context.views, stride = 2 * columns + 1;
   double* const sums = backend.arena().template take<double>(context.views * stride);
-  if (backend.planning()) return;
-  for (index view = 0; view < context.views; ++view)
-    detail::shifted_sums(backend, x.part(view * rows, rows), running_mean, sums + view * stride);
-  context.communicator.all_reduce(backend, sums, context.views * stride);
-  for (index view = 0; view < context.views; ++view)
-    if (const double all_rows = sums[view * stride + 2 * columns]; all_rows < 2)
-      fail("BatchNorm needs at least 2 rows per view to take statistics, but the batch has {:.0f}; use a larger batch",
-           all_rows);
-  for (index c = 0; c < columns; ++c) {
-    const double center = static_cast<double>(running_mean[c]);  // before it follows the first view
-    for (index view = 0; view < context.views; ++view) {
-      const double* const total = sums + view * stride;
-      const double all_rows = total[2 * columns], off = total[c] / all_rows, mean = center + off;
-      const double squares = total[columns + c] / all_rows - off * off;
-      const double variance = squares < 0 ? 0 : squares;  // what is not a number stays so
-      statistics.row(view)[c] = static_cast<Scalar>(mean);
-      statistics.row(view)[columns + c] = static_cast<Scalar>(1.0 / std::sqrt(variance + epsilon));
-      const auto follow = [&](Scalar& running, double value) {
-        if (!std::isfinite(value)) return;  // training can go on behind a step that is refused
-        running = static_cast<Scalar>((1.0 - momentum) * static_cast<double>(running) + momentum * value);
-      };
-      follow(running_mean[c], mean);
-      follow(running_variance[c], variance * all_rows / (all_rows - 1));
+  backend.compute([&] {
+    for (index view = 0; view < context.views; ++view)
+      detail::shifted_sums(backend, x.part(view * rows, rows), running_mean, sums + view * stride);
+    context.communicator.all_reduce(backend, sums, context.views * stride);
+    for (index view = 0; view < context.views; ++view)
+      if (const double all_rows = sums[view * stride + 2 * columns]; all_rows < 2)
+        fail(
+            "BatchNorm needs at least 2 rows per view to take statistics, but the batch has {:.0f}; use a larger batch",
+            all_rows);
+    for (index c = 0; c < columns; ++c) {
+      const double center = static_cast<double>(running_mean[c]);  // before it follows the first view
+      for (index view = 0; view < context.views; ++view) {
+        const double* const total = sums + view * stride;
+        const double all_rows = total[2 * columns], off = total[c] / all_rows, mean = center + off;
+        const double squares = total[columns + c] / all_rows - off * off;
+        const double variance = squares < 0 ? 0 : squares;  // what is not a number stays so
+        statistics.row(view)[c] = static_cast<Scalar>(mean);
+        statistics.row(view)[columns + c] = static_cast<Scalar>(1.0 / std::sqrt(variance + epsilon));
+        const auto follow = [&](Scalar& running, double value) {
+          if (!std::isfinite(value)) return;  // training can go on behind a step that is refused
+          running = static_cast<Scalar>((1.0 - momentum) * static_cast<double>(running) + momentum * value);
+        };
+        follow(running_mean[c], mean);
+        follow(running_variance[c], variance * all_rows / (all_rows - 1));
+      }
     }
-  }
-  *batches += static_cast<Scalar>(context.views);
-  for_rows(backend, x.rows, columns, [&](index row) {
-    const Scalar* const mean = statistics.row(row / rows);
-    const Scalar* const scale = mean + columns;
-    if (gain == nullptr)
-      simd::transform(
-          index{columns}, y.row(row), [](auto a, auto m, auto s) { return (a - m) * s; }, x.row(row), mean, scale);
-    else
-      simd::transform(
-          index{columns}, y.row(row), [](auto a, auto m, auto s, auto g, auto b) { return (a - m) * s * g + b; },
-          x.row(row), mean, scale, gain, bias);
+    *batches += static_cast<Scalar>(context.views);
+    for_rows(backend, x.rows, columns, [&](index row) {
+      const Scalar* const mean = statistics.row(row / rows);
+      const Scalar* const scale = mean + columns;
+      if (weight == nullptr)
+        simd::transform(
+            index{columns}, y.row(row), [](auto a, auto m, auto s) { return (a - m) * s; }, x.row(row), mean, scale);
+      else
+        simd::transform(
+            index{columns}, y.row(row), [](auto a, auto m, auto s, auto g, auto b) { return (a - m) * s * g + b; },
+            x.row(row), mean, scale, weight, bias);
+    });
   });
 }
 
-// Evaluation: y = (x - running_mean) / sqrt(running_variance + epsilon) * gain + bias.
 template <class Scalar, class Matmul, int columns>
-void batch_norm_evaluate(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* gain,
+void batch_norm_evaluate(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* weight,
                          const Scalar* bias, double epsilon, const Scalar* running_mean, const Scalar* running_variance,
                          Rows<Scalar, columns> y) {
-  if (backend.planning()) return;
   for_rows(backend, x.rows, columns, [&](index row) {
     for (index c = 0; c < columns; ++c) {
-      const Scalar scale = (gain == nullptr ? Scalar(1) : gain[c]) / std::sqrt(running_variance[c] + Scalar(epsilon));
+      const Scalar scale =
+          (weight == nullptr ? Scalar(1) : weight[c]) / std::sqrt(running_variance[c] + Scalar(epsilon));
       y.row(row)[c] = (x.row(row)[c] - running_mean[c]) * scale + (bias == nullptr ? Scalar(0) : bias[c]);
     }
   });
 }
 
-// The gradient of the training pass: dx = residual + (gain scale) (dy - mean(dy) - x^ mean(dy x^)), means over the rows
-// of the view on all ranks, x^ the normalised x. residual, gain, d_gain and d_bias may be null; d_gain and d_bias are
-// assigned this rank's share of the gradient. dx may be dy or residual.
 template <class Context, class Scalar, int columns>
-void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const Scalar* gain,
+void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const Scalar* weight,
                          Rows<const Scalar, 2 * columns> statistics, Rows<const Scalar, columns> dy,
-                         Rows<const Scalar, columns> residual, Rows<Scalar, columns> dx, Scalar* d_gain,
+                         Rows<const Scalar, columns> residual, Rows<Scalar, columns> dx, Scalar* d_weight,
                          Scalar* d_bias) {
   auto& backend = context.backend;
   const auto frame = context.frame();
   const index rows = x.rows / context.views, stride = 2 * columns + 1;
   double* const sums = backend.arena().template take<double>(context.views * stride);
   Scalar* const means = backend.arena().template take<Scalar>(context.views * 2 * columns);
-  if (backend.planning()) return;
-  for (index view = 0; view < context.views; ++view) {
-    double* const total = sums + view * stride;
-    detail::for_strips(backend, columns, [&](index first, index count) {
-      double sum[2][detail::strip<Scalar>];
-      detail::strip_sums<2, Scalar>(rows, count, sum, [&](index row, index column, index lanes, auto& parts) {
-        const index c = first + column;
-        const auto gradient = detail::load_lanes(dy.row(view * rows + row) + c, lanes);
-        const auto off = detail::load_lanes(x.row(view * rows + row) + c, lanes) -
-                         detail::load_lanes(statistics.row(view) + c, lanes);
-        parts[0] += gradient;
-        parts[1] += gradient * off * detail::load_lanes(statistics.row(view) + columns + c, lanes);
+  backend.compute([&] {
+    for (index view = 0; view < context.views; ++view) {
+      double* const total = sums + view * stride;
+      detail::for_strips(backend, columns, [&](index first, index count) {
+        double sum[2][detail::strip<Scalar>];
+        detail::strip_sums<2, Scalar>(rows, count, sum, [&](index row, index column, index lanes, auto& parts) {
+          const index c = first + column;
+          const auto gradient = detail::load_lanes(dy.row(view * rows + row) + c, lanes);
+          const auto off = detail::load_lanes(x.row(view * rows + row) + c, lanes) -
+                           detail::load_lanes(statistics.row(view) + c, lanes);
+          parts[0] += gradient;
+          parts[1] += gradient * off * detail::load_lanes(statistics.row(view) + columns + c, lanes);
+        });
+        std::memcpy(total + first, sum[0], static_cast<std::size_t>(count) * sizeof(double));
+        std::memcpy(total + columns + first, sum[1], static_cast<std::size_t>(count) * sizeof(double));
       });
-      std::memcpy(total + first, sum[0], static_cast<std::size_t>(count) * sizeof(double));
-      std::memcpy(total + columns + first, sum[1], static_cast<std::size_t>(count) * sizeof(double));
-    });
-    total[2 * columns] = static_cast<double>(rows);
-  }
-  if (d_gain != nullptr)
-    for (index c = 0; c < columns; ++c) {
-      double along_one = 0, along_x = 0;
-      for (index view = 0; view < context.views; ++view) {
-        along_one += sums[view * stride + c];
-        along_x += sums[view * stride + columns + c];
-      }
-      d_bias[c] = static_cast<Scalar>(along_one);
-      d_gain[c] = static_cast<Scalar>(along_x);
+      total[2 * columns] = static_cast<double>(rows);
     }
-  context.communicator.all_reduce(backend, sums, context.views * stride);
-  for (index view = 0; view < context.views; ++view)
-    for (index c = 0; c < 2 * columns; ++c)
-      means[view * 2 * columns + c] = static_cast<Scalar>(sums[view * stride + c] / sums[view * stride + 2 * columns]);
-  for_rows(backend, x.rows, columns, [&](index row) {
-    const index view = row / rows;
-    const Scalar* const mean = statistics.row(view);
-    const Scalar* const along_one = means + view * 2 * columns;
-    const auto through = [](auto d, auto a, auto m, auto s, auto one, auto along) {
-      return s * (d - one - (a - m) * s * along);
-    };
-    Scalar* const to = dx.row(row);
-    if (!residual.wanted() && gain == nullptr)
-      simd::transform(index{columns}, to, through, dy.row(row), x.row(row), mean, mean + columns, along_one,
-                      along_one + columns);
-    else if (!residual.wanted())
-      simd::transform(
-          index{columns}, to, [=](auto g, auto... rest) { return g * through(rest...); }, gain, dy.row(row), x.row(row),
-          mean, mean + columns, along_one, along_one + columns);
-    else if (gain == nullptr)
-      simd::transform(
-          index{columns}, to, [=](auto r, auto... rest) { return r + through(rest...); }, residual.row(row),
-          dy.row(row), x.row(row), mean, mean + columns, along_one, along_one + columns);
-    else
-      simd::transform(
-          index{columns}, to, [=](auto r, auto g, auto... rest) { return r + g * through(rest...); }, residual.row(row),
-          gain, dy.row(row), x.row(row), mean, mean + columns, along_one, along_one + columns);
+    if (d_weight != nullptr)
+      for (index c = 0; c < columns; ++c) {
+        double along_one = 0, along_x = 0;
+        for (index view = 0; view < context.views; ++view) {
+          along_one += sums[view * stride + c];
+          along_x += sums[view * stride + columns + c];
+        }
+        d_bias[c] = static_cast<Scalar>(along_one);
+        d_weight[c] = static_cast<Scalar>(along_x);
+      }
+    context.communicator.all_reduce(backend, sums, context.views * stride);
+    for (index view = 0; view < context.views; ++view)
+      for (index c = 0; c < 2 * columns; ++c)
+        means[view * 2 * columns + c] =
+            static_cast<Scalar>(sums[view * stride + c] / sums[view * stride + 2 * columns]);
+    for_rows(backend, x.rows, columns, [&](index row) {
+      const index view = row / rows;
+      const Scalar* const mean = statistics.row(view);
+      const Scalar* const along_one = means + view * 2 * columns;
+      const auto through = [](auto d, auto a, auto m, auto s, auto one, auto along) {
+        return s * (d - one - (a - m) * s * along);
+      };
+      Scalar* const to = dx.row(row);
+      if (!residual.wanted() && weight == nullptr)
+        simd::transform(index{columns}, to, through, dy.row(row), x.row(row), mean, mean + columns, along_one,
+                        along_one + columns);
+      else if (!residual.wanted())
+        simd::transform(
+            index{columns}, to, [=](auto g, auto... rest) { return g * through(rest...); }, weight, dy.row(row),
+            x.row(row), mean, mean + columns, along_one, along_one + columns);
+      else if (weight == nullptr)
+        simd::transform(
+            index{columns}, to, [=](auto r, auto... rest) { return r + through(rest...); }, residual.row(row),
+            dy.row(row), x.row(row), mean, mean + columns, along_one, along_one + columns);
+      else
+        simd::transform(
+            index{columns}, to, [=](auto r, auto g, auto... rest) { return r + g * through(rest...); },
+            residual.row(row), weight, dy.row(row), x.row(row), mean, mean + columns, along_one, along_one + columns);
+    });
   });
 }
 

@@ -14,11 +14,9 @@ namespace cpu {
 
 inline constexpr double smallest_norm = 1e-12;  // as in PyTorch's F.normalize
 
-// y = x / max(|x|, 1e-12) row by row; inverse_norms receives the factor.
 template <class Scalar, class Matmul, int columns>
 void normalize_rows(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y,
                     Rows<Scalar, 1> inverse_norms) {
-  if (backend.planning()) return;
   for_rows(backend, x.rows, columns, [&](index row) {
     const Scalar norm = std::sqrt(simd::reduce(
         index{columns}, [](auto a) { return a * a; }, x.row(row)));
@@ -29,12 +27,10 @@ void normalize_rows(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns
   });
 }
 
-// dx = (dy - y (y . dy)) * inverse norm, with y the normalised rows. dx may be dy.
 template <class Scalar, class Matmul, int columns>
 void normalize_rows_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> y,
                              Rows<const Scalar, 1> inverse_norms, Rows<const Scalar, columns> dy,
                              Rows<Scalar, columns> dx) {
-  if (backend.planning()) return;
   for_rows(backend, y.rows, columns, [&](index row) {
     const Scalar along = simd::reduce(
         index{columns}, [](auto a, auto b) { return a * b; }, y.row(row), dy.row(row));
@@ -45,10 +41,6 @@ void normalize_rows_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar
   });
 }
 
-// Cross entropy of softmax(q k^T / *temperature) with row n's label first_label + n, times term's factor / total,
-// summed over rows and added to *loss; docs/method.md, "Contrastive loss". q (n x columns) and k (keys x columns) have
-// unit rows; total is the number of queries on all ranks. d_q, if wanted, is assigned the gradient with respect to q; k
-// has none.
 template <class Scalar, class Matmul, int columns>
 void info_nce(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> q, Rows<const Scalar, columns> k,
               InfoNce term, const double* temperature, index first_label, index total, double* loss,
@@ -57,35 +49,36 @@ void info_nce(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> q, R
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   Scalar* const logits = backend.arena().template take<Scalar>(q.rows * k.rows);
   double* const losses = backend.arena().template take<double>(q.rows);
-  if (backend.planning()) return;
-  const Scalar inverse_temperature = static_cast<Scalar>(1.0 / *temperature);
-  const Scalar gradient_scale = static_cast<Scalar>(term.of_gradient(*temperature) / static_cast<double>(total));
-  backend.pool().for_pieces(q.rows, grain, [&](index first, index last, int) {
-    Matmul::multiply(last - first, k.rows, index{columns}, Operand<Scalar>{q.row(first), columns},
-                     Operand<Scalar>{k.data, columns, true}, logits + first * k.rows, k.rows, false);
-    for (index row = first; row < last; ++row) {
-      Scalar* const z = logits + row * k.rows;
-      const index label = first_label + row;
-      Scalar largest = z[0];
-      for (index j = 1; j < k.rows; ++j) largest = largest > z[j] ? largest : z[j];
-      const Scalar positive = (z[label] - largest) * inverse_temperature;
-      simd::transform(
-          k.rows, z, [=](auto a) { return math::exp((a - largest) * inverse_temperature); }, z);
-      const Scalar sum = simd::reduce(
-          k.rows, [](auto a) { return a; }, static_cast<const Scalar*>(z));
-      losses[row] = static_cast<double>(std::log(sum)) - static_cast<double>(positive);
-      const Scalar scale = gradient_scale / sum;
-      simd::transform(
-          k.rows, z, [=](auto a) { return a * scale; }, z);
-      z[label] -= gradient_scale;
-    }
-    if (d_q.wanted())
-      Matmul::multiply(last - first, index{columns}, k.rows, Operand<Scalar>{logits + first * k.rows, k.rows},
-                       Operand<Scalar>{k.data, columns}, d_q.row(first), index{columns}, false);
+  backend.compute([&] {
+    const Scalar inverse_temperature = static_cast<Scalar>(1.0 / *temperature);
+    const Scalar gradient_scale = static_cast<Scalar>(term.of_gradient(*temperature) / static_cast<double>(total));
+    backend.for_pieces(q.rows, grain, [&](index first, index last, int) {
+      Matmul::multiply(last - first, k.rows, index{columns}, Operand<Scalar>{q.row(first), columns},
+                       Operand<Scalar>{k.data, columns, true}, logits + first * k.rows, k.rows, false);
+      for (index row = first; row < last; ++row) {
+        Scalar* const z = logits + row * k.rows;
+        const index label = first_label + row;
+        Scalar largest = z[0];
+        for (index j = 1; j < k.rows; ++j) largest = largest > z[j] ? largest : z[j];
+        const Scalar positive = (z[label] - largest) * inverse_temperature;
+        simd::transform(
+            k.rows, z, [=](auto a) { return math::exp((a - largest) * inverse_temperature); }, z);
+        const Scalar sum = simd::reduce(
+            k.rows, [](auto a) { return a; }, static_cast<const Scalar*>(z));
+        losses[row] = static_cast<double>(std::log(sum)) - static_cast<double>(positive);
+        const Scalar scale = gradient_scale / sum;
+        simd::transform(
+            k.rows, z, [=](auto a) { return a * scale; }, z);
+        z[label] -= gradient_scale;
+      }
+      if (d_q.wanted())
+        Matmul::multiply(last - first, index{columns}, k.rows, Operand<Scalar>{logits + first * k.rows, k.rows},
+                         Operand<Scalar>{k.data, columns}, d_q.row(first), index{columns}, false);
+    });
+    double sum = 0;
+    for (index row = 0; row < q.rows; ++row) sum += losses[row];
+    *loss += term.of_loss(*temperature) * sum / static_cast<double>(total);
   });
-  double sum = 0;
-  for (index row = 0; row < q.rows; ++row) sum += losses[row];
-  *loss += term.of_loss(*temperature) * sum / static_cast<double>(total);
 }
 
 }  // namespace cpu

@@ -8,12 +8,9 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace cpu {
 
-// Unfolds square channels-last images (size x size x channels, one row per pixel) into one row per output pixel of a
-// kernel x kernel convolution with this stride and padding: values in the order (channel, y, x), as weights are stored.
 template <int channels, int size, int kernel, int stride, int padding, class Scalar, class Matmul>
 void unfold(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels> pixels,
             Rows<Scalar, channels * kernel * kernel> patches) {
-  if (backend.planning()) return;
   constexpr index out = (size + 2 * padding - kernel) / stride + 1;
   for_rows(backend, patches.rows, channels * kernel * kernel, [&](index row) {
     const index image = row / (out * out), y0 = row / out % out * stride - padding, x0 = row % out * stride - padding;
@@ -28,11 +25,9 @@ void unfold(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels> pixel
   });
 }
 
-// The transpose of unfold: d_pixels is assigned the sum of the patches' gradients that touch each pixel.
 template <int channels, int size, int kernel, int stride, int padding, class Scalar, class Matmul>
 void fold(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * kernel * kernel> d_patches,
           Rows<Scalar, channels> d_pixels) {
-  if (backend.planning()) return;
   constexpr index out = (size + 2 * padding - kernel) / stride + 1;
   for_rows(backend, d_pixels.rows, channels * kernel * kernel, [&](index row) {
     const index image = row / (size * size), y = row / size % size, x = row % size;
@@ -49,11 +44,9 @@ void fold(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * kernel
   });
 }
 
-// Planar images (channels, pixels) to one row per pixel, and back.
 template <int channels, int pixels, class Scalar, class Matmul>
 void to_channels_last(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * pixels> images,
                       Rows<Scalar, channels> y) {
-  if (backend.planning()) return;
   for_rows(backend, images.rows, channels * pixels, [&](index image) {
     for (index p = 0; p < pixels; ++p)
       for (index c = 0; c < channels; ++c) y.row(image * pixels + p)[c] = images.row(image)[c * pixels + p];
@@ -63,7 +56,6 @@ void to_channels_last(Backend<Scalar, Matmul>& backend, Rows<const Scalar, chann
 template <int channels, int pixels, class Scalar, class Matmul>
 void to_planar(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels> x,
                Rows<Scalar, channels * pixels> images) {
-  if (backend.planning()) return;
   for_rows(backend, images.rows, channels * pixels, [&](index image) {
     for (index p = 0; p < pixels; ++p)
       for (index c = 0; c < channels; ++c) images.row(image)[c * pixels + p] = x.row(image * pixels + p)[c];

@@ -1,4 +1,5 @@
-// The whole CPU backend. Include it where a Backend is made, so that layers find its operations.
+// The whole CPU backend. A program includes this header where it makes a Backend: layers find the operations by
+// their first argument.
 #pragma once
 
 #include "tessera/cpu/activation.hpp"
@@ -20,3 +21,14 @@
 #include "tessera/cpu/positions.hpp"
 #include "tessera/cpu/tokens.hpp"
 #include "tessera/cpu/update.hpp"
+#include "tessera/operations.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cpu {
+
+static_assert(Operations<Backend<float>>);
+
+}  // namespace cpu
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -53,12 +53,6 @@ double cross_entropy_row(index classes, const Scalar* z, int own, int partner, c
 
 }  // namespace detail
 
-// Cross entropy of softmax(logits) with soft targets, summed over rows, divided by `total` (the rows of all ranks) and
-// added to *loss. The target of row n is lambda t(labels[n]) + (1 - lambda) t(labels[rows - 1 - n]), where t(y) is
-// smoothing / classes everywhere and 1 - smoothing more at y: the partner of a row is that of mix_images
-// (docs/method.md, 9.2). smoothing and lambda are in memory of the backend; null stands for 0 and for 1. d_logits, if
-// wanted, is assigned the gradient and may be logits. A label outside [0, classes) makes the loss and the gradient of
-// its rows NaN.
 template <class Scalar, class Matmul, int classes>
 void cross_entropy(Backend<Scalar, Matmul>& backend, Rows<const Scalar, classes> logits, const int* labels,
                    const double* smoothing, const double* lambda, index total, double* loss,
@@ -67,36 +61,37 @@ void cross_entropy(Backend<Scalar, Matmul>& backend, Rows<const Scalar, classes>
   double* const losses = backend.arena().template take<double>(logits.rows);
   Scalar* const to =
       d_logits.wanted() ? d_logits.data : backend.arena().template take<Scalar>(logits.rows * index{classes});
-  if (backend.planning()) return;
-  const detail::SoftTarget target(classes, smoothing, lambda);
-  const auto known = [](int label) { return label >= 0 && label < classes; };
-  for_rows(backend, logits.rows, classes, [&](index row) {
-    const int own = labels[row], partner = labels[logits.rows - 1 - row];
-    if (known(own) && (lambda == nullptr || known(partner))) {
-      losses[row] = detail::cross_entropy_row<Scalar>(classes, logits.row(row), own, lambda == nullptr ? own : partner,
-                                                      target, 1.0 / static_cast<double>(total), to + row * classes);
-    } else {
-      losses[row] = std::numeric_limits<double>::quiet_NaN();
-      for (index c = 0; c < classes; ++c) to[row * classes + c] = std::numeric_limits<Scalar>::quiet_NaN();
-    }
+  backend.compute([&] {
+    const detail::SoftTarget target(classes, smoothing, lambda);
+    const auto known = [](int label) { return label >= 0 && label < classes; };
+    for_rows(backend, logits.rows, classes, [&](index row) {
+      const int own = labels[row], partner = labels[logits.rows - 1 - row];
+      if (known(own) && (lambda == nullptr || known(partner))) {
+        losses[row] =
+            detail::cross_entropy_row<Scalar>(classes, logits.row(row), own, lambda == nullptr ? own : partner, target,
+                                              1.0 / static_cast<double>(total), to + row * classes);
+      } else {
+        losses[row] = std::numeric_limits<double>::quiet_NaN();
+        for (index c = 0; c < classes; ++c) to[row * classes + c] = std::numeric_limits<Scalar>::quiet_NaN();
+      }
+    });
+    double sum = 0;
+    for (index row = 0; row < logits.rows; ++row) sum += losses[row];
+    *loss += sum / static_cast<double>(total);
   });
-  double sum = 0;
-  for (index row = 0; row < logits.rows; ++row) sum += losses[row];
-  *loss += sum / static_cast<double>(total);
 }
 
-// Several losses at once, as they are when ranks have summed them: kept[i] = losses[i], and *loss = share times their
-// sum, this rank's part of it.
 template <class Scalar, class Matmul>
 void keep_losses(Backend<Scalar, Matmul>& backend, index count, const double* losses, double share, double* loss,
                  Scalar* kept) {
-  if (backend.planning()) return;
-  double sum = 0;
-  for (index i = 0; i < count; ++i) {
-    sum += losses[i];
-    kept[i] = static_cast<Scalar>(losses[i]);
-  }
-  *loss = share * sum;
+  backend.compute([&] {
+    double sum = 0;
+    for (index i = 0; i < count; ++i) {
+      sum += losses[i];
+      kept[i] = static_cast<Scalar>(losses[i]);
+    }
+    *loss = share * sum;
+  });
 }
 
 }  // namespace cpu

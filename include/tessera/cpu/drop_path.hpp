@@ -9,12 +9,9 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace cpu {
 
-// y = residual + scales[image] * branch; residual may be absent. Rows: images*tokens; scales: one number for each
-// image. y may be branch.
 template <int tokens, class Scalar, class Matmul, int width>
 void scale_branch(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> branch, const Scalar* scales,
                   Rows<const Scalar, width> residual, Rows<Scalar, width> y) {
-  if (backend.planning()) return;
   for_rows(backend, y.rows, width, [&](index row) {
     const Scalar scale = scales[row / tokens];
     if (residual.wanted())

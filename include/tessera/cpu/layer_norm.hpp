@@ -1,4 +1,4 @@
-// Layer normalisation over the columns of each row.
+// Layer normalization over the columns of each row.
 #pragma once
 
 #include <cmath>
@@ -11,12 +11,9 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace cpu {
 
-// y = (x - mean) / sqrt(variance + epsilon) * gain + bias with the biased variance of each row.
-// statistics (rows x 2) receives mean and 1 / sqrt(variance + epsilon).
 template <class Scalar, class Matmul, int columns>
-void layer_norm_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* gain,
+void layer_norm_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* weight,
                         const Scalar* bias, double epsilon, Rows<Scalar, 2> statistics, Rows<Scalar, columns> y) {
-  if (backend.planning()) return;
   constexpr Scalar share = Scalar(1) / Scalar(columns);
   for_rows(backend, x.rows, columns, [&](index row) {
     const Scalar* const from = x.row(row);
@@ -33,67 +30,66 @@ void layer_norm_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, col
     statistics.row(row)[0] = mean;
     statistics.row(row)[1] = scale;
     simd::transform(
-        index{columns}, y.row(row), [=](auto a, auto g, auto b) { return (a - mean) * scale * g + b; }, from, gain,
+        index{columns}, y.row(row), [=](auto a, auto g, auto b) { return (a - mean) * scale * g + b; }, from, weight,
         bias);
   });
 }
 
-// dx = residual + gradient through the normalisation; residual may be null, and dx may be residual or dy.
-// d_gain and d_bias are assigned.
 template <class Scalar, class Matmul, int columns>
-void layer_norm_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* gain,
+void layer_norm_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* weight,
                          Rows<const Scalar, 2> statistics, Rows<const Scalar, columns> dy,
-                         Rows<const Scalar, columns> residual, Rows<Scalar, columns> dx, Scalar* d_gain,
+                         Rows<const Scalar, columns> residual, Rows<Scalar, columns> dx, Scalar* d_weight,
                          Scalar* d_bias) {
   constexpr index grain = 128;
   constexpr Scalar share = Scalar(1) / Scalar(columns);
   const index pieces = divide_up(x.rows, grain);
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   Scalar* const partial = backend.arena().template take<Scalar>(pieces * 2 * columns);
-  if (backend.planning()) return;
-  backend.pool().for_pieces(x.rows, grain, [&](index first, index last, int) {
-    Scalar* const gain_sum = partial + first / grain * 2 * columns;
-    Scalar* const bias_sum = gain_sum + columns;
-    std::memset(gain_sum, 0, 2 * columns * sizeof(Scalar));
+  backend.for_pieces(x.rows, grain, [&](index first, index last, int) {
+    Scalar* const weight_sum = partial + first / grain * 2 * columns;
+    Scalar* const bias_sum = weight_sum + columns;
+    std::memset(weight_sum, 0, 2 * columns * sizeof(Scalar));
     for (index row = first; row < last; ++row) {
       const Scalar mean = statistics.row(row)[0], scale = statistics.row(row)[1];
       const Scalar* const from = x.row(row);
       const Scalar* const gradient = dy.row(row);
       simd::transform(
-          index{columns}, gain_sum, [=](auto s, auto a, auto d) { return s + d * ((a - mean) * scale); }, gain_sum,
+          index{columns}, weight_sum, [=](auto s, auto a, auto d) { return s + d * ((a - mean) * scale); }, weight_sum,
           from, gradient);
       simd::transform(
           index{columns}, bias_sum, [](auto s, auto d) { return s + d; }, bias_sum, gradient);
       const Scalar along_one = share * simd::reduce(
-                                           index{columns}, [](auto d, auto g) { return d * g; }, gradient, gain);
+                                           index{columns}, [](auto d, auto g) { return d * g; }, gradient, weight);
       const Scalar along_x =
           share * scale *
           simd::reduce(
-              index{columns}, [=](auto d, auto g, auto a) { return d * g * (a - mean); }, gradient, gain, from);
+              index{columns}, [=](auto d, auto g, auto a) { return d * g * (a - mean); }, gradient, weight, from);
       const auto through = [=](auto d, auto g, auto a) {
         return scale * (d * g - along_one - (a - mean) * scale * along_x);
       };
       if (!residual.wanted())
-        simd::transform(index{columns}, dx.row(row), through, gradient, gain, from);
+        simd::transform(index{columns}, dx.row(row), through, gradient, weight, from);
       else
         simd::transform(
             index{columns}, dx.row(row), [=](auto d, auto g, auto a, auto r) { return r + through(d, g, a); }, gradient,
-            gain, from, residual.row(row));
+            weight, from, residual.row(row));
     }
   });
-  for (index piece = 0; piece < pieces; ++piece) {
-    const Scalar* const from = partial + piece * 2 * columns;
-    const auto add = [](auto a, auto b) { return a + b; };
-    const auto copy = [](auto, auto b) { return b; };
-    const auto collect = [&](Scalar* to, const Scalar* part) {
-      if (piece == 0)
-        simd::transform(index{columns}, to, copy, to, part);
-      else
-        simd::transform(index{columns}, to, add, to, part);
-    };
-    collect(d_gain, from);
-    collect(d_bias, from + columns);
-  }
+  backend.compute([&] {
+    for (index piece = 0; piece < pieces; ++piece) {
+      const Scalar* const from = partial + piece * 2 * columns;
+      const auto add = [](auto a, auto b) { return a + b; };
+      const auto copy = [](auto, auto b) { return b; };
+      const auto collect = [&](Scalar* to, const Scalar* part) {
+        if (piece == 0)
+          simd::transform(index{columns}, to, copy, to, part);
+        else
+          simd::transform(index{columns}, to, add, to, part);
+      };
+      collect(d_weight, from);
+      collect(d_bias, from + columns);
+    }
+  });
 }
 
 }  // namespace cpu

@@ -27,10 +27,10 @@ struct Matrix {
 inline constexpr index tile_rows = 256, tile_columns = 768;
 
 // Cuts a (rows x columns) result into tiles and calls body(row, rows, column, columns) for each, in parallel.
-template <class Body>
-void for_tiles(ThreadPool& pool, index rows, index columns, Body&& body) {
+template <class Scalar, class Matmul, class Body>
+void for_tiles(Backend<Scalar, Matmul>& backend, index rows, index columns, Body&& body) {
   const index down = divide_up(rows, tile_rows), across = divide_up(columns, tile_columns);
-  pool.for_pieces(down * across, 1, [&](index first, index last, int) {
+  backend.for_pieces(down * across, 1, [&](index first, index last, int) {
     for (index tile = first; tile < last; ++tile) {
       const index row = tile / across * tile_rows, column = tile % across * tile_columns;
       body(row, row + tile_rows < rows ? tile_rows : rows - row, column,
@@ -40,9 +40,10 @@ void for_tiles(ThreadPool& pool, index rows, index columns, Body&& body) {
 }
 
 // y = x w, then epilogue(row, column, columns) for every row of every tile. w: x.columns x y.columns.
-template <class Matmul, class Scalar, class Epilogue>
-void multiply(ThreadPool& pool, Matrix<const Scalar> x, Operand<Scalar> w, Matrix<Scalar> y, Epilogue&& epilogue) {
-  for_tiles(pool, y.rows, y.columns, [&](index row, index rows, index column, index columns) {
+template <class Scalar, class Matmul, class Epilogue>
+void multiply(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Operand<Scalar> w, Matrix<Scalar> y,
+              Epilogue&& epilogue) {
+  for_tiles(backend, y.rows, y.columns, [&](index row, index rows, index column, index columns) {
     const Operand<Scalar> part{w.data + column * (w.transposed ? w.stride : 1), w.stride, w.transposed};
     Matmul::multiply(rows, columns, x.columns, Operand<Scalar>{x.at(row, 0), x.columns}, part, y.at(row, column),
                      y.columns, false);
@@ -51,10 +52,10 @@ void multiply(ThreadPool& pool, Matrix<const Scalar> x, Operand<Scalar> w, Matri
 }
 
 // y = x w + bias + residual; bias and residual may be null.
-template <class Matmul, class Scalar>
-void multiply_add(ThreadPool& pool, Matrix<const Scalar> x, Operand<Scalar> w, const Scalar* bias,
+template <class Scalar, class Matmul>
+void multiply_add(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Operand<Scalar> w, const Scalar* bias,
                   Matrix<const Scalar> residual, Matrix<Scalar> y) {
-  multiply<Matmul>(pool, x, w, y, [&](index row, index column, index columns) {
+  multiply(backend, x, w, y, [&](index row, index column, index columns) {
     Scalar* const to = y.at(row, column);
     const auto add = [](auto a, auto... more) { return (a + ... + more); };
     if (bias != nullptr && residual.data != nullptr)
@@ -67,10 +68,10 @@ void multiply_add(ThreadPool& pool, Matrix<const Scalar> x, Operand<Scalar> w, c
 }
 
 // before = x w + bias, y = Activation(before).
-template <class Matmul, class Activation, class Scalar>
-void multiply_activate(ThreadPool& pool, Matrix<const Scalar> x, Operand<Scalar> w, const Scalar* bias,
+template <class Activation, class Scalar, class Matmul>
+void multiply_activate(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Operand<Scalar> w, const Scalar* bias,
                        Matrix<Scalar> before, Matrix<Scalar> y) {
-  multiply<Matmul>(pool, x, w, before, [&](index row, index column, index columns) {
+  multiply(backend, x, w, before, [&](index row, index column, index columns) {
     Scalar* const to = before.at(row, column);
     simd::transform(
         columns, to, [](auto a, auto b) { return a + b; }, to, bias + column);
@@ -80,10 +81,10 @@ void multiply_activate(ThreadPool& pool, Matrix<const Scalar> x, Operand<Scalar>
 }
 
 // d_before = (dy w) * Activation'(before), activated = Activation(before).
-template <class Matmul, class Activation, class Scalar>
-void multiply_activation_gradient(ThreadPool& pool, Matrix<const Scalar> dy, Operand<Scalar> w,
+template <class Activation, class Scalar, class Matmul>
+void multiply_activation_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> dy, Operand<Scalar> w,
                                   Matrix<const Scalar> before, Matrix<Scalar> d_before, Matrix<Scalar> activated) {
-  multiply<Matmul>(pool, dy, w, d_before, [&](index row, index column, index columns) {
+  multiply(backend, dy, w, d_before, [&](index row, index column, index columns) {
     activation_backward<Activation>(columns, before.at(row, column), d_before.at(row, column),
                                     activated.at(row, column));
   });
@@ -96,7 +97,6 @@ void column_sums(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Scala
   const index pieces = divide_up(x.rows, grain);
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   Scalar* const partial = backend.arena().template take<Scalar>(pieces * x.columns);
-  if (backend.planning()) return;
   const auto add_rows = [columns = x.columns](const Scalar* rows, index count, Scalar* to) {
     simd::transform(
         columns, to, [](auto a) { return a; }, rows);
@@ -109,10 +109,10 @@ void column_sums(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Scala
       simd::transform(
           columns, to, [](auto a, auto b) { return a + b; }, to, rows + row * columns);
   };
-  backend.pool().for_pieces(x.rows, grain, [&](index first, index last, int) {
+  backend.for_pieces(x.rows, grain, [&](index first, index last, int) {
     add_rows(x.at(first, 0), last - first, partial + first / grain * x.columns);
   });
-  add_rows(partial, pieces, sums);
+  backend.compute([&] { add_rows(partial, pieces, sums); });
 }
 
 // d_weight = dy^T x. Tiles and their order of summation depend on the shapes alone.
@@ -125,8 +125,7 @@ void weight_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, M
   const index slices = divide_up(x.rows, slice);
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   Scalar* const partial = backend.arena().template take<Scalar>((slices - 1) * out * in);
-  if (backend.planning()) return;
-  backend.pool().for_pieces(slices * across, 1, [&](index first, index last, int) {
+  backend.for_pieces(slices * across, 1, [&](index first, index last, int) {
     for (index piece = first; piece < last; ++piece) {
       const index from = piece / across * slice, column = piece % across * tile;
       const index rows = from + slice < x.rows ? slice : x.rows - from;
@@ -136,7 +135,7 @@ void weight_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, M
                        to + column * in, in, false);
     }
   });
-  backend.pool().for_pieces(out, row_grain(in), [&](index first, index last, int) {
+  backend.for_pieces(out, row_grain(in), [&](index first, index last, int) {
     for (index s = 0; s + 1 < slices; ++s)
       simd::transform((last - first) * in, d_weight + first * in, [](auto a, auto b) { return a + b; },
                       d_weight + first * in, partial + s * out * in + first * in);
@@ -145,41 +144,30 @@ void weight_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, M
 
 }  // namespace detail
 
-// y = x W^T + bias + residual. x (rows x in), weight (out x in), bias (out) or null, residual like y or absent.
 template <class Scalar, class Matmul, int in, int out>
 void linear_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, const Scalar* weight,
                     const Scalar* bias, Rows<const Scalar, out> residual, Rows<Scalar, out> y) {
-  if (backend.planning()) return;
-  detail::multiply_add<Matmul, Scalar>(backend.pool(), x, {weight, in, true}, bias, residual, y);
+  detail::multiply_add<Scalar>(backend, x, {weight, in, true}, bias, residual, y);
 }
 
-// before = x W^T + bias, y = Activation(before).
 template <class Activation, class Scalar, class Matmul, int in, int out>
 void linear_activation_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, const Scalar* weight,
                                const Scalar* bias, Rows<Scalar, out> before, Rows<Scalar, out> y) {
-  if (backend.planning()) return;
-  detail::multiply_activate<Matmul, Activation, Scalar>(backend.pool(), x, {weight, in, true}, bias, before, y);
+  detail::multiply_activate<Activation, Scalar>(backend, x, {weight, in, true}, bias, before, y);
 }
 
-// dx = dy W. dy (rows x out), weight (out x in).
 template <class Scalar, class Matmul, int in, int out>
 void linear_input_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, const Scalar* weight,
                            Rows<Scalar, in> dx) {
-  if (backend.planning()) return;
-  detail::multiply_add<Matmul, Scalar>(backend.pool(), dy, {weight, in}, nullptr, Rows<const Scalar, in>{}, dx);
+  detail::multiply_add<Scalar>(backend, dy, {weight, in}, nullptr, Rows<const Scalar, in>{}, dx);
 }
 
-// The gradient through y = Activation(before) W^T: d_before = (dy W) * Activation'(before), and Activation(before)
-// once more, which the weight's gradient needs and forward did not keep.
 template <class Activation, class Scalar, class Matmul, int in, int out>
 void linear_activation_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, const Scalar* weight,
                                 Rows<const Scalar, in> before, Rows<Scalar, in> d_before, Rows<Scalar, in> activated) {
-  if (backend.planning()) return;
-  detail::multiply_activation_gradient<Matmul, Activation, Scalar>(backend.pool(), dy, {weight, in}, before, d_before,
-                                                                   activated);
+  detail::multiply_activation_gradient<Activation, Scalar>(backend, dy, {weight, in}, before, d_before, activated);
 }
 
-// dW = dy^T x (out x in) and, unless d_bias is null, d_bias = column sums of dy. Both are assigned, not added to.
 template <class Scalar, class Matmul, int in, int out>
 void linear_weight_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, Rows<const Scalar, out> dy,
                             Scalar* d_weight, Scalar* d_bias) {

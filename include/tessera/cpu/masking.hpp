@@ -1,4 +1,4 @@
-// Masks, mask tokens and the loss of masked auto-encoding; contract in core/masking.hpp.
+// Masks, mask tokens and the loss of masked auto-encoding.
 #pragma once
 
 #include <array>
@@ -19,8 +19,7 @@ namespace detail {
 
 template <int patches, int kept, class Scalar, class Matmul, class Noise>
 void order_patches(Backend<Scalar, Matmul>& backend, Noise noise_of, index images, int* keep, int* restore) {
-  if (backend.planning()) return;
-  backend.pool().for_pieces(images, 1, [&](index image, index, int) {
+  backend.for_pieces(images, 1, [&](index image, index, int) {
     std::array<float, patches> noise;
     for (int patch = 0; patch < patches; ++patch) noise[static_cast<std::size_t>(patch)] = noise_of(image, patch);
     for (int patch = 0; patch < patches; ++patch) {
@@ -71,7 +70,6 @@ void mask_by_noise(Backend<Scalar, Matmul>& backend, const float* noise, index i
 template <int extra, int patches, int kept, class Scalar, class Matmul, int width>
 void unshuffle_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> x, const Scalar* mask_token,
                       const Scalar* positions, const int* restore, Rows<Scalar, width> y) {
-  if (backend.planning()) return;
   constexpr index tokens = extra + patches;
   for_rows(backend, y.rows, width, [&](index row) {
     const index image = row / tokens, token = row % tokens;
@@ -88,12 +86,11 @@ void unshuffle_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scal
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   const index images = dy.rows / (extra + patches);
   Scalar* const sums = backend.arena().template take<Scalar>(images * width);
-  if (backend.planning()) return;
   const auto add = [](const Scalar* from, Scalar* to) {
     simd::transform(
         index{width}, to, [](auto a, auto b) { return a + b; }, static_cast<const Scalar*>(to), from);
   };
-  backend.pool().for_pieces(images, 1, [&](index image, index, int) {
+  backend.for_pieces(images, 1, [&](index image, index, int) {
     const Rows<const Scalar, width> from = dy.part(image * (extra + patches), extra + patches);
     const Rows<Scalar, width> to = dx.part(image * (extra + kept), extra + kept);
     std::memcpy(to.data, from.data, extra * width * sizeof(Scalar));
@@ -103,14 +100,15 @@ void unshuffle_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scal
     for (index patch = 0; patch < patches; ++patch)
       if (restore[image * patches + patch] >= kept) add(from.row(extra + patch), sums + image * width);
   });
-  std::memset(d_mask_token, 0, width * sizeof(Scalar));
-  for (index image = 0; image < images; ++image) add(sums + image * width, d_mask_token);
+  backend.compute([&] {
+    std::memset(d_mask_token, 0, width * sizeof(Scalar));
+    for (index image = 0; image < images; ++image) add(sums + image * width, d_mask_token);
+  });
 }
 
 template <int channels, int size, int patch, bool normalized, class Scalar, class Matmul>
 void patch_targets(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * size * size> images,
                    Rows<Scalar, channels * patch * patch> targets) {
-  if (backend.planning()) return;
   constexpr index grid = size / patch, values = channels * patch * patch;
   for_rows(backend, targets.rows, values, [&](index row) {
     const index number = row % (grid * grid);
@@ -126,7 +124,6 @@ void masked_mse(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> pred
                 Rows<Scalar, width> d_prediction) {
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   double* const squares = backend.arena().template take<double>(targets.rows);
-  if (backend.planning()) return;
   constexpr index tokens = extra + patches;
   const double share = weight / (static_cast<double>(total) * width);
   for_rows(backend, prediction.rows, width, [&](index row) {
@@ -146,9 +143,11 @@ void masked_mse(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> pred
     simd::transform(
         index{width}, d, [scale](auto a) { return a * scale; }, static_cast<const Scalar*>(d));
   });
-  double sum = 0;
-  for (index patch = 0; patch < targets.rows; ++patch) sum += squares[patch];
-  *loss += share * sum;
+  backend.compute([&] {
+    double sum = 0;
+    for (index patch = 0; patch < targets.rows; ++patch) sum += squares[patch];
+    *loss += share * sum;
+  });
 }
 
 }  // namespace cpu

@@ -12,30 +12,28 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace cpu {
 
-// mixed[n] = images[n] mixed with images[N - 1 - n], as *mixing says (docs/method.md, 3.11); planar images of
-// size x size pixels. N images are those of this rank: partners never lie on other ranks, as in timm, where each
-// process mixes its own batch. mixing is in memory of the backend. mixed must not be images.
 template <int channels, int size, class Scalar, class Matmul>
 void mix_images(Backend<Scalar, Matmul>& backend, const Mixing* mixing,
                 Rows<const Scalar, channels * size * size> images, Rows<Scalar, channels * size * size> mixed) {
-  if (backend.planning()) return;
-  const Scalar keep = static_cast<Scalar>(mixing->lambda), take = static_cast<Scalar>(1.0 - mixing->lambda);
-  for_rows(backend, images.rows, channels * size * size, [&](index image) {
-    const Scalar* const own = images.row(image);
-    const Scalar* const partner = images.row(images.rows - 1 - image);
-    Scalar* const to = mixed.row(image);
-    if (mixing->kind == Mixing::Kind::mixup) {
-      simd::transform(
-          index{channels * size * size}, to, [=](auto a, auto b) { return keep * a + take * b; }, own, partner);
-      return;
-    }
-    std::copy_n(own, channels * size * size, to);
-    if (mixing->kind == Mixing::Kind::none) return;
-    for (index channel = 0; channel < channels; ++channel)
-      for (index y = mixing->y0; y < mixing->y1; ++y) {
-        const index row = (channel * size + y) * size;
-        std::copy(partner + row + mixing->x0, partner + row + mixing->x1, to + row + mixing->x0);
+  backend.compute([&] {
+    const Scalar keep = static_cast<Scalar>(mixing->lambda), take = static_cast<Scalar>(1.0 - mixing->lambda);
+    for_rows(backend, images.rows, channels * size * size, [&](index image) {
+      const Scalar* const own = images.row(image);
+      const Scalar* const partner = images.row(images.rows - 1 - image);
+      Scalar* const to = mixed.row(image);
+      if (mixing->kind == Mixing::Kind::mixup) {
+        simd::transform(
+            index{channels * size * size}, to, [=](auto a, auto b) { return keep * a + take * b; }, own, partner);
+        return;
       }
+      std::copy_n(own, channels * size * size, to);
+      if (mixing->kind == Mixing::Kind::none) return;
+      for (index channel = 0; channel < channels; ++channel)
+        for (index y = mixing->y0; y < mixing->y1; ++y) {
+          const index row = (channel * size + y) * size;
+          std::copy(partner + row + mixing->x0, partner + row + mixing->x1, to + row + mixing->x0);
+        }
+    });
   });
 }
 

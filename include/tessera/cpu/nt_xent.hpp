@@ -1,4 +1,4 @@
-// The loss of SimCLR; contract in core/nt_xent.hpp.
+// NT-Xent, the loss of SimCLR.
 #pragma once
 
 #include <cmath>
@@ -36,29 +36,30 @@ void nt_xent_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, column
   const index n = z.rows, count = log_sums.rows;
   Scalar* const room = backend.arena().template take<Scalar>(backend.pool().threads() * grain * n);
   double* const losses = backend.arena().template take<double>(count);
-  if (backend.planning()) return;
-  const Scalar inverse_temperature = static_cast<Scalar>(1.0 / *temperature);
-  backend.pool().for_pieces(count, grain, [&](index from, index to, int worker) {
-    Scalar* const similarities = room + worker * grain * n;
-    detail::multiply_with_all<Matmul>(z, first + from, to - from, similarities);
-    for (index row = from; row < to; ++row) {
-      Scalar* const s = similarities + (row - from) * n;
-      const index anchor = first + row;
-      const Scalar positive = s[other_view(anchor, n)];
-      Scalar largest = s[0];
-      for (index j = 1; j < n; ++j) largest = largest > s[j] ? largest : s[j];
-      simd::transform(
-          n, s, [=](auto a) { return math::exp((a - largest) * inverse_temperature); }, s);
-      s[anchor] = 0;
-      const double sum = static_cast<double>(simd::reduce(
-          n, [](auto a) { return a; }, static_cast<const Scalar*>(s)));
-      *log_sums.row(row) = static_cast<Scalar>(std::log(sum)) + largest * inverse_temperature;
-      losses[row] = std::log(sum) - static_cast<double>((positive - largest) * inverse_temperature);
-    }
+  backend.compute([&] {
+    const Scalar inverse_temperature = static_cast<Scalar>(1.0 / *temperature);
+    backend.for_pieces(count, grain, [&](index from, index to, int worker) {
+      Scalar* const similarities = room + worker * grain * n;
+      detail::multiply_with_all<Matmul>(z, first + from, to - from, similarities);
+      for (index row = from; row < to; ++row) {
+        Scalar* const s = similarities + (row - from) * n;
+        const index anchor = first + row;
+        const Scalar positive = s[other_view(anchor, n)];
+        Scalar largest = s[0];
+        for (index j = 1; j < n; ++j) largest = largest > s[j] ? largest : s[j];
+        simd::transform(
+            n, s, [=](auto a) { return math::exp((a - largest) * inverse_temperature); }, s);
+        s[anchor] = 0;
+        const double sum = static_cast<double>(simd::reduce(
+            n, [](auto a) { return a; }, static_cast<const Scalar*>(s)));
+        *log_sums.row(row) = static_cast<Scalar>(std::log(sum)) + largest * inverse_temperature;
+        losses[row] = std::log(sum) - static_cast<double>((positive - largest) * inverse_temperature);
+      }
+    });
+    double sum = 0;
+    for (index row = 0; row < count; ++row) sum += losses[row];
+    *loss += sum / static_cast<double>(n);
   });
-  double sum = 0;
-  for (index row = 0; row < count; ++row) sum += losses[row];
-  *loss += sum / static_cast<double>(n);
 }
 
 template <class Scalar, class Matmul, int columns>
@@ -68,28 +69,29 @@ void nt_xent_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, colum
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   const index n = z.rows;
   Scalar* const room = backend.arena().template take<Scalar>(backend.pool().threads() * grain * n);
-  if (backend.planning()) return;
-  const Scalar inverse_temperature = static_cast<Scalar>(1.0 / *temperature);
-  const Scalar share = static_cast<Scalar>(1.0 / (static_cast<double>(n) * *temperature));
-  backend.pool().for_pieces(d_z.rows, grain, [&](index from, index to, int worker) {
-    Scalar* const weights = room + worker * grain * n;
-    detail::multiply_with_all<Matmul>(z, first + from, to - from, weights);
-    for (index row = from; row < to; ++row) {
-      Scalar* const w = weights + (row - from) * n;
-      const index anchor = first + row;
-      const Scalar of_anchor = *log_sums.row(anchor);
-      simd::transform(
-          n, w,
-          [=](auto similarity, auto of_candidate) {
-            const auto logit = similarity * inverse_temperature;
-            return (math::exp(logit - of_anchor) + math::exp(logit - of_candidate)) * share;
-          },
-          w, log_sums.data);
-      w[anchor] = 0;
-      w[other_view(anchor, n)] -= 2 * share;
-    }
-    Matmul::multiply(to - from, index{columns}, n, Operand<Scalar>{weights, n}, Operand<Scalar>{z.data, columns},
-                     d_z.row(from), index{columns}, false);
+  backend.compute([&] {
+    const Scalar inverse_temperature = static_cast<Scalar>(1.0 / *temperature);
+    const Scalar share = static_cast<Scalar>(1.0 / (static_cast<double>(n) * *temperature));
+    backend.for_pieces(d_z.rows, grain, [&](index from, index to, int worker) {
+      Scalar* const weights = room + worker * grain * n;
+      detail::multiply_with_all<Matmul>(z, first + from, to - from, weights);
+      for (index row = from; row < to; ++row) {
+        Scalar* const w = weights + (row - from) * n;
+        const index anchor = first + row;
+        const Scalar of_anchor = *log_sums.row(anchor);
+        simd::transform(
+            n, w,
+            [=](auto similarity, auto of_candidate) {
+              const auto logit = similarity * inverse_temperature;
+              return (math::exp(logit - of_anchor) + math::exp(logit - of_candidate)) * share;
+            },
+            w, log_sums.data);
+        w[anchor] = 0;
+        w[other_view(anchor, n)] -= 2 * share;
+      }
+      Matmul::multiply(to - from, index{columns}, n, Operand<Scalar>{weights, n}, Operand<Scalar>{z.data, columns},
+                       d_z.row(from), index{columns}, false);
+    });
   });
 }
 

@@ -12,12 +12,9 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace cpu {
 
-// y: the position table for grid `to`, interpolated from that for grid `from` (rows of the grid x width); rows in front
-// of the grid (the class token's) are copied. extra: see cubic_taps.
 template <Grid from, Grid to, class Scalar, class Matmul, int width>
 void resample_positions(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> table, double extra,
                         Rows<Scalar, width> y) {
-  if (backend.planning()) return;
   const auto vertical = cubic_taps<Scalar, from.rows, to.rows>(extra);
   const auto horizontal = cubic_taps<Scalar, from.columns, to.columns>(extra);
   const index leading = table.rows - from.size();
@@ -38,11 +35,9 @@ void resample_positions(Backend<Scalar, Matmul>& backend, Rows<const Scalar, wid
   });
 }
 
-// The gradient of resample_positions: d_table is assigned.
 template <Grid from, Grid to, class Scalar, class Matmul, int width>
 void resample_positions_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, double extra,
                                  Rows<Scalar, width> d_table) {
-  if (backend.planning()) return;
   const auto vertical = cubic_taps<Scalar, from.rows, to.rows>(extra);
   const auto horizontal = cubic_taps<Scalar, from.columns, to.columns>(extra);
   const index leading = d_table.rows - from.size();

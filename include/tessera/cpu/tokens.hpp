@@ -8,12 +8,9 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace cpu {
 
-// patches (images * grid^2 x channels * patch^2) from planar images (channels, size, size): patch p = row * grid + col,
-// its values in the order (channel, y, x). docs/method.md, 2.2.
 template <int channels, int size, int patch, class Scalar, class Matmul>
 void patchify(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * size * size> images,
               Rows<Scalar, channels * patch * patch> patches) {
-  if (backend.planning()) return;
   constexpr index grid = size / patch;
   for_rows(backend, images.rows * grid, channels * patch * size, [&](index strip) {
     const Scalar* const from = images.row(strip / grid) + strip % grid * patch * size;
@@ -25,11 +22,9 @@ void patchify(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * si
   });
 }
 
-// The inverse of patchify: images from patches.
 template <int channels, int size, int patch, class Scalar, class Matmul>
 void unpatchify(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * patch * patch> patches,
                 Rows<Scalar, channels * size * size> images) {
-  if (backend.planning()) return;
   constexpr index grid = size / patch;
   for_rows(backend, images.rows * grid, channels * patch * size, [&](index strip) {
     Scalar* const to = images.row(strip / grid) + strip % grid * patch * size;
@@ -41,12 +36,9 @@ void unpatchify(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * 
   });
 }
 
-// tokens = [class token | embedded patches] + position table. embedded (images * grid_tokens x width); class_token
-// (width) or null, which leaves the class row out; positions (rows of an image x width) or null.
 template <int grid_tokens, int tokens, class Scalar, class Matmul, int width>
 void assemble_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> embedded, const Scalar* class_token,
                      const Scalar* positions, Rows<Scalar, width> y) {
-  if (backend.planning()) return;
   constexpr index extra = tokens - grid_tokens;
   for_rows(backend, y.rows, width, [&](index row) {
     const index image = row / tokens, token = row % tokens;
@@ -59,53 +51,47 @@ void assemble_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width>
   });
 }
 
-// The gradient of assemble_tokens: d_embedded, d_class_token and d_positions are assigned; each may be null.
 template <int grid_tokens, int tokens, class Scalar, class Matmul, int width>
 void assemble_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy,
                               Rows<Scalar, width> d_embedded, Scalar* d_class_token, Scalar* d_positions) {
-  if (backend.planning()) return;
-  constexpr index extra = tokens - grid_tokens;
-  const index images = dy.rows / tokens;
-  const auto sum_over_images = [&](index token, Scalar* to) {
-    std::memcpy(to, dy.row(token), width * sizeof(Scalar));
-    for (index image = 1; image < images; ++image)
-      simd::transform(
-          index{width}, to, [](auto a, auto b) { return a + b; }, to, dy.row(image * tokens + token));
-  };
-  if (d_embedded.wanted())
-    for_rows(backend, d_embedded.rows, width, [&](index row) {
-      std::memcpy(d_embedded.row(row), dy.row(row / grid_tokens * tokens + extra + row % grid_tokens),
-                  width * sizeof(Scalar));
-    });
-  if (d_class_token != nullptr) sum_over_images(0, d_class_token);
-  if (d_positions != nullptr)
-    backend.pool().for_pieces(index{tokens}, 1,
-                              [&](index first, index, int) { sum_over_images(first, d_positions + first * width); });
+  backend.compute([&] {
+    constexpr index extra = tokens - grid_tokens;
+    const index images = dy.rows / tokens;
+    const auto sum_over_images = [&](index token, Scalar* to) {
+      std::memcpy(to, dy.row(token), width * sizeof(Scalar));
+      for (index image = 1; image < images; ++image)
+        simd::transform(
+            index{width}, to, [](auto a, auto b) { return a + b; }, to, dy.row(image * tokens + token));
+    };
+    if (d_embedded.wanted())
+      for_rows(backend, d_embedded.rows, width, [&](index row) {
+        std::memcpy(d_embedded.row(row), dy.row(row / grid_tokens * tokens + extra + row % grid_tokens),
+                    width * sizeof(Scalar));
+      });
+    if (d_class_token != nullptr) sum_over_images(0, d_class_token);
+    if (d_positions != nullptr)
+      backend.for_pieces(index{tokens}, 1,
+                         [&](index first, index, int) { sum_over_images(first, d_positions + first * width); });
+  });
 }
 
-// y[image] = x[image * tokens + token].
 template <int tokens, class Scalar, class Matmul, int width>
 void take_token(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> x, index token, Rows<Scalar, width> y) {
-  if (backend.planning()) return;
   for_rows(backend, y.rows, width,
            [&](index row) { std::memcpy(y.row(row), x.row(row * tokens + token), width * sizeof(Scalar)); });
 }
 
-// dx = dy at that token of every image, zero elsewhere.
 template <int tokens, class Scalar, class Matmul, int width>
 void take_token_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, index token,
                          Rows<Scalar, width> dx) {
-  if (backend.planning()) return;
   for_rows(backend, dy.rows, tokens * width, [&](index image) {
     std::memset(dx.row(image * tokens), 0, tokens * width * sizeof(Scalar));
     std::memcpy(dx.row(image * tokens + token), dy.row(image), width * sizeof(Scalar));
   });
 }
 
-// y[image] = mean over the image's tokens but the first `skipped`.
 template <int tokens, int skipped = 0, class Scalar, class Matmul, int width>
 void mean_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> x, Rows<Scalar, width> y) {
-  if (backend.planning()) return;
   for_rows(backend, y.rows, tokens * width, [&](index image) {
     Scalar* const to = y.row(image);
     std::memcpy(to, x.row(image * tokens + skipped), width * sizeof(Scalar));
@@ -117,10 +103,8 @@ void mean_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> x, 
   });
 }
 
-// The gradient of mean_tokens: dx = dy / (tokens - skipped), zero for the skipped ones.
 template <int tokens, int skipped = 0, class Scalar, class Matmul, int width>
 void mean_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
-  if (backend.planning()) return;
   for_rows(backend, dx.rows, width, [&](index row) {
     if (skipped > 0 && row % tokens < skipped)
       std::memset(dx.row(row), 0, width * sizeof(Scalar));

@@ -22,24 +22,22 @@ inline constexpr index update_grain = 1 << 14;
 
 }  // namespace detail
 
-// average = m average + (1 - m) x.
 template <class Scalar, class Matmul>
 void moving_average(Backend<Scalar, Matmul>& backend, index count, const double* m, const Scalar* x, Scalar* average) {
-  if (backend.planning()) return;
-  const Scalar keep = static_cast<Scalar>(*m), take = static_cast<Scalar>(1.0 - *m);
-  backend.pool().for_pieces(count, detail::update_grain, [&](index first, index last, int) {
-    simd::transform(
-        last - first, average + first, [=](auto a, auto b) { return keep * a + take * b; }, average + first, x + first);
+  backend.compute([&] {
+    const Scalar keep = static_cast<Scalar>(*m), take = static_cast<Scalar>(1.0 - *m);
+    backend.for_pieces(count, detail::update_grain, [&](index first, index last, int) {
+      simd::transform(
+          last - first, average + first, [=](auto a, auto b) { return keep * a + take * b; }, average + first,
+          x + first);
+    });
   });
 }
 
-// *blocked = 1 if the loss or any of the values is not finite, else 0. What is blocked changes nothing: updates leave
-// weights and states as they are.
 template <class Scalar, class Matmul>
 void check_finite(Backend<Scalar, Matmul>& backend, index count, const Scalar* values, const double* loss,
                   double* blocked) {
-  if (backend.planning()) return;
-  *blocked = math::all_finite(loss, 1) && math::all_finite(values, count) ? 0 : 1;
+  backend.compute([&] { *blocked = math::all_finite(loss, 1) && math::all_finite(values, count) ? 0 : 1; });
 }
 
 namespace detail {
@@ -96,7 +94,7 @@ template <class Rule, class Scalar, class Access, class Factors, std::size_t... 
 template <class Rule, std::size_t moved, class Scalar, class Matmul, class Factors, std::size_t count>
 void update_all(Backend<Scalar, Matmul>& backend, index size, const Factors& factors, const Scalar* source,
                 Scalar* weight, const std::array<Scalar*, count>& states) {
-  backend.pool().for_pieces(size, update_grain, [&](index first, index last, int) {
+  backend.for_pieces(size, update_grain, [&](index first, index last, int) {
     constexpr index width = simd::lanes<Scalar>;
     constexpr std::make_index_sequence<moved> sequence;
     const Factors f = factors;
@@ -160,7 +158,7 @@ template <class Rule, class Scalar, class Matmul, class Factors, std::size_t cou
                                           const Scalar* gradient, const Scalar* weight,
                                           const std::array<Scalar*, count>& states, SquaredNorms* pieces) {
   static_assert(update_grain % norm_grain == 0);
-  backend.pool().for_pieces(size, update_grain, [&](index first, index last, int) {
+  backend.for_pieces(size, update_grain, [&](index first, index last, int) {
     const Factors f = factors;
     const std::array<Scalar*, count> s = states;
     for (index at = first; at < last; at += norm_grain)
@@ -186,47 +184,47 @@ template <class Scalar>
 
 }  // namespace detail
 
-// An optimizer's rule of elements (optim/rule.hpp), in one pass over gradient, weight and states.
 template <class Rule, class Scalar, class Matmul, class Group, std::size_t states>
 void update_elements(Backend<Scalar, Matmul>& backend, index count, const typename Rule::Coefficients* coefficients,
                      const Group& group, const double* blocked, const Scalar* gradient, Scalar* weight,
                      const std::array<Scalar*, states>& state) {
-  if (backend.planning() || *blocked != 0) return;
-  const auto factors = Rule::template factors<Scalar>(*coefficients, group);
-  detail::update_all<Rule, states>(backend, count, factors, gradient, weight, state);
+  backend.compute([&] {
+    if (*blocked != 0) return;
+    const auto factors = Rule::template factors<Scalar>(*coefficients, group);
+    detail::update_all<Rule, states>(backend, count, factors, gradient, weight, state);
+  });
 }
 
-// An optimizer's rule of tensors (optim/rule.hpp) on one tensor: a pass for the direction and the norms, and one for
-// the update. Without `adapts` the ratio of norms is 1.
 template <class Rule, class Scalar, class Matmul, class Group, std::size_t states>
 void update_tensor(Backend<Scalar, Matmul>& backend, index count, const typename Rule::Coefficients* coefficients,
                    const Group& group, bool adapts, const double* blocked, const Scalar* gradient, Scalar* weight,
                    const std::array<Scalar*, states>& state) {
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   auto* const pieces = backend.arena().template take<detail::SquaredNorms>(divide_up(count, detail::norm_grain));
-  if (backend.planning() || *blocked != 0) return;
-  double ratio = 1;
-  if (adapts || Rule::keeps_direction) {
+  backend.compute([&] {
+    if (*blocked != 0) return;
+    double ratio = 1;
+    if (adapts || Rule::keeps_direction) {
+      const auto factors = Rule::template factors<Scalar>(*coefficients, group, ratio);
+      const detail::SquaredNorms squares =
+          detail::find_direction<Rule>(backend, count, factors, gradient, weight, state, pieces);
+      if (adapts) ratio = Rule::ratio(*coefficients, std::sqrt(squares.weight), std::sqrt(squares.direction));
+    }
     const auto factors = Rule::template factors<Scalar>(*coefficients, group, ratio);
-    const detail::SquaredNorms squares =
-        detail::find_direction<Rule>(backend, count, factors, gradient, weight, state, pieces);
-    if (adapts) ratio = Rule::ratio(*coefficients, std::sqrt(squares.weight), std::sqrt(squares.direction));
-  }
-  const auto factors = Rule::template factors<Scalar>(*coefficients, group, ratio);
-  if constexpr (Rule::keeps_direction)
-    detail::update_all<Rule, 0>(backend, count, factors, state[states - 1], weight, state);
-  else
-    detail::update_all<Rule, states>(backend, count, factors, gradient, weight, state);
+    if constexpr (Rule::keeps_direction)
+      detail::update_all<Rule, 0>(backend, count, factors, state[states - 1], weight, state);
+    else
+      detail::update_all<Rule, states>(backend, count, factors, gradient, weight, state);
+  });
 }
 
-// squares[i] = the sum of squares of entry i, 0 for statistics; in double, in a fixed order. squares is in memory of
-// the backend.
 template <class Scalar, class Matmul>
 void squared_norms(Backend<Scalar, Matmul>& backend, std::span<const Entry> entries, const Scalar* values,
                    double* squares) {
-  if (backend.planning()) return;
-  for (const Entry& entry : entries)
-    *squares++ = entry.role == Role::statistic ? 0.0 : detail::squares<Scalar>(entry.size(), values + entry.offset);
+  backend.compute([&] {
+    for (const Entry& entry : entries)
+      *squares++ = entry.role == Role::statistic ? 0.0 : detail::squares<Scalar>(entry.size(), values + entry.offset);
+  });
 }
 
 }  // namespace cpu

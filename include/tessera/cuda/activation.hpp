@@ -64,20 +64,17 @@ struct Sum {
 
 }  // namespace detail
 
-// y = Activation(x).
 template <class Activation, class Scalar, int columns>
 void activation_forward(Backend<Scalar>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y) {
   detail::transform(backend, detail::Value<Activation>{}, y, x.data);
 }
 
-// dx = dy * Activation'(x).
 template <class Activation, class Scalar, int columns>
 void activation_backward(Backend<Scalar>& backend, Rows<const Scalar, columns> x, Rows<const Scalar, columns> dy,
                          Rows<Scalar, columns> dx) {
   detail::transform(backend, detail::TimesSlope<Activation>{}, dx, x.data, dy.data);
 }
 
-// y += x, element by element.
 template <class Scalar, int columns>
 void add_to(Backend<Scalar>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y) {
   detail::transform(backend, detail::Sum{}, y, x.data, static_cast<const Scalar*>(y.data));

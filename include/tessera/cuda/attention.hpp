@@ -53,9 +53,6 @@ __global__ void attention_weights_kernel(index rows, const Scalar* qkv, float sc
 
 }  // namespace detail
 
-// out = softmax(q k^T / sqrt(dim)) v for every head; docs/method.md, 2.3. qkv (images*tokens x 3 width) holds q, k and
-// v of all heads in this order, out (images*tokens x width), log_sums (images*heads x tokens) receives each query's
-// log(sum over keys of exp(score)), from which backward computes the weights again.
 template <int tokens, int heads, class Scalar, int width>
 void attention_forward(Backend<Scalar>& backend, Rows<const Scalar, 3 * width> qkv, Rows<Scalar, width> out,
                        Rows<Accumulator<Scalar>, tokens> log_sums) {
@@ -69,7 +66,6 @@ void attention_forward(Backend<Scalar>& backend, Rows<const Scalar, 3 * width> q
   }
 }
 
-// The gradient with respect to qkv. out and log_sums are forward's.
 template <int tokens, int heads, class Scalar, int width>
 void attention_backward(Backend<Scalar>& backend, Rows<const Scalar, 3 * width> qkv, Rows<const Scalar, width> out,
                         Rows<const Accumulator<Scalar>, tokens> log_sums, Rows<const Scalar, width> d_out,
@@ -83,7 +79,6 @@ void attention_backward(Backend<Scalar>& backend, Rows<const Scalar, 3 * width> 
                                                                     d_out.data, d_qkv.data);
 }
 
-// The attention weights themselves, for looking at: weights (images*heads*tokens x tokens).
 template <int tokens, int heads, int width, class Scalar>
 void attention_weights(Backend<Scalar>& backend, Rows<const Scalar, 3 * width> qkv, Rows<Scalar, tokens> weights) {
   using Head = detail::HeadShape<tokens, heads, width>;

@@ -1,6 +1,5 @@
 // The CUDA backend: a scalar type, a device with its stream and memory, and matrix products by cuBLASLt. Its operations
-// are the free functions of this folder, found by their first argument; cpu/ has functions of the same names and
-// signatures. Compiled by nvcc; needs tessera::cuda.
+// are the free functions of this folder; operations.hpp has their contracts. Compiled by nvcc; needs tessera::cuda.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,4 +1,4 @@
-// Batch normalisation over the rows of each column; every view is a batch of its own.
+// Batch normalization over the rows of each column; every view is a batch of its own.
 //
 // A pass over the rows sums within blocks, a small kernel adds the blocks' sums up in double, and a second pass uses
 // them: rows are read twice and written once. Blocks lie over rows and columns in the same way in all passes.
@@ -189,11 +189,11 @@ __global__ void batch_norm_gradient_sums_kernel(index rows, index chunk, const S
 inline constexpr int totals_threads = 512;
 
 // sums (views x (2 columns + 1)) receives the sums over the chunks and, in the last column, the number of rows. If
-// d_bias is wanted, it receives the first half's sums over the views, and d_gain the second half's. A block takes 32
+// d_bias is wanted, it receives the first half's sums over the views, and d_weight the second half's. A block takes 32
 // columns, and its warps every sixteenth chunk.
 template <class Value>
 __global__ void batch_norm_totals_kernel(index views, index chunks, index rows, index columns, const double* partial,
-                                         double* sums, Value* d_gain, Value* d_bias) {
+                                         double* sums, Value* d_weight, Value* d_bias) {
   constexpr int warps = totals_threads / warp_size;
   auto* const room = reinterpret_cast<double*>(shared_memory());
   const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
@@ -217,7 +217,7 @@ __global__ void batch_norm_totals_kernel(index views, index chunks, index rows, 
   if (column < columns)
     d_bias[column] = static_cast<Value>(over_views);
   else
-    d_gain[column - columns] = static_cast<Value>(over_views);
+    d_weight[column - columns] = static_cast<Value>(over_views);
 }
 
 // From sums of x and x^2 to mean and 1 / sqrt(variance + epsilon); the running ones follow, view after view. Fewer than
@@ -265,10 +265,10 @@ template <class Tile, int columns>
   return {rows, chunk, gridDim.x - 1 - blockIdx.x, gridDim.y - 1 - blockIdx.y};
 }
 
-// y = (x - mean) scale gain + bias, with statistics (views x 2 columns).
+// y = (x - mean) scale weight + bias, with statistics (views x 2 columns).
 template <class Scalar, int columns>
 __global__ void batch_norm_normalize_kernel(index rows, index chunk, const Scalar* x, const float* statistics,
-                                            const float* gain, const float* bias, Scalar* y) {
+                                            const float* weight, const float* bias, Scalar* y) {
   using Tile = ColumnTile<Scalar, columns>;
   const auto place = place_of_second_pass<Tile, columns>(rows, chunk);
   if (place.idle()) return;
@@ -276,9 +276,9 @@ __global__ void batch_norm_normalize_kernel(index rows, index chunk, const Scala
   statistics += place.view * 2 * columns + place.column;
   load<Tile::width>(statistics, mean);
   load<Tile::width>(statistics + columns, factor);
-  if (gain != nullptr) {
+  if (weight != nullptr) {
     float by[Tile::width];
-    load<Tile::width>(gain + place.column, by);
+    load<Tile::width>(weight + place.column, by);
     load<Tile::width>(bias + place.column, shift);
     TESSERA_UNROLL
     for (int i = 0; i < Tile::width; ++i) factor[i] *= by[i];
@@ -293,9 +293,9 @@ __global__ void batch_norm_normalize_kernel(index rows, index chunk, const Scala
                              });
 }
 
-// dx = residual + gain scale (dy - mean(dy) - x^ mean(dy x^)), with sums (views x (2 columns + 1)) over the rows.
+// dx = residual + weight scale (dy - mean(dy) - x^ mean(dy x^)), with sums (views x (2 columns + 1)) over the rows.
 template <class Scalar, int columns>
-__global__ void batch_norm_gradient_kernel(index rows, index chunk, const Scalar* x, const float* gain,
+__global__ void batch_norm_gradient_kernel(index rows, index chunk, const Scalar* x, const float* weight,
                                            const float* statistics, const double* sums, const Scalar* dy,
                                            const Scalar* residual, Scalar* dx) {
   using Tile = ColumnTile<Scalar, columns>;
@@ -314,7 +314,7 @@ __global__ void batch_norm_gradient_kernel(index rows, index chunk, const Scalar
   for (int i = 0; i < Tile::width; ++i) {
     along_one[i] = static_cast<float>(sums[place.column + i] * share);
     along_x[i] = static_cast<float>(sums[columns + place.column + i] * share) * factor[i];
-    if (gain != nullptr) factor[i] *= gain[place.column + i];
+    if (weight != nullptr) factor[i] *= weight[place.column + i];
   }
   place.template for_rows<2>(
       [&](index row) {
@@ -337,32 +337,22 @@ __global__ void batch_norm_gradient_kernel(index rows, index chunk, const Scalar
       });
 }
 
-// Adds up partial sums over chunks, and the result over all ranks. d_gain and d_bias, which may be null, receive this
+// Adds up partial sums over chunks, and the result over all ranks. d_weight and d_bias, which may be null, receive this
 // rank's.
 template <class Context>
 void batch_norm_totals(Context& context, const RowChunks& cut, index columns, const double* partial, double* sums,
-                       float* d_gain, float* d_bias) {
+                       float* d_weight, float* d_bias) {
   launch(context.backend, dim3(static_cast<unsigned>(divide_up(2 * columns, warp_size))), totals_threads,
          totals_threads * static_cast<index>(sizeof(double)), batch_norm_totals_kernel<float>, cut.views, cut.chunks,
-         cut.rows, columns, partial, sums, d_gain, d_bias);
+         cut.rows, columns, partial, sums, d_weight, d_bias);
   if (!context.backend.planning())
     context.communicator.all_reduce(context.backend, sums, cut.views * (2 * columns + 1));
 }
 
 }  // namespace detail
 
-// Training: y = (x - mean) / sqrt(variance + epsilon) * gain + bias with the mean and biased variance of each column
-// over all rows of the view, on all ranks. The running mean and variance (unbiased) move by `momentum` towards each
-// view's in turn, and `batches` counts one for each view. gain and bias may be null (no affine map).
-// statistics (views x 2 columns) receives mean and 1 / sqrt(variance + epsilon) of every view.
-// The running ones leave out what is not finite.
-//
-// Ranks, which may have different numbers of rows, also none, exchange these and the sums of x and x^2 in double, once.
-// The difference of the sums costs the variance about 1e-16 mean^2: less than the rounding of floats that vary about
-// such a mean, and less than epsilon for means below 1e5. A view of fewer than two rows is an Error where there is one
-// rank; over several, its statistics and y become NaN.
 template <class Context, class Scalar, int columns>
-void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const Accumulator<Scalar>* gain,
+void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const Accumulator<Scalar>* weight,
                         const Accumulator<Scalar>* bias, double epsilon, double momentum,
                         Accumulator<Scalar>* running_mean, Accumulator<Scalar>* running_variance,
                         Accumulator<Scalar>* batches, Rows<Accumulator<Scalar>, 2 * columns> statistics,
@@ -383,12 +373,11 @@ void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const A
          detail::batch_norm_statistics_kernel<float>, few.views, columns, sums, epsilon, momentum, running_mean,
          running_variance, batches, statistics.data);
   launch(backend, many.grid(), detail::batch_norm_threads, 0, detail::batch_norm_normalize_kernel<Scalar, columns>,
-         many.rows, many.chunk, x.data, statistics.data, gain, bias, y.data);
+         many.rows, many.chunk, x.data, statistics.data, weight, bias, y.data);
 }
 
-// Evaluation: y = (x - running_mean) / sqrt(running_variance + epsilon) * gain + bias.
 template <class Scalar, int columns>
-void batch_norm_evaluate(Backend<Scalar>& backend, Rows<const Scalar, columns> x, const Accumulator<Scalar>* gain,
+void batch_norm_evaluate(Backend<Scalar>& backend, Rows<const Scalar, columns> x, const Accumulator<Scalar>* weight,
                          const Accumulator<Scalar>* bias, double epsilon, const Accumulator<Scalar>* running_mean,
                          const Accumulator<Scalar>* running_variance, Rows<Scalar, columns> y) {
   using Tile = detail::ColumnTile<Scalar, columns>;
@@ -398,16 +387,13 @@ void batch_norm_evaluate(Backend<Scalar>& backend, Rows<const Scalar, columns> x
   launch(backend, blocks_for(columns, detail::totals_threads), detail::totals_threads, 0,
          detail::batch_norm_running_kernel<float>, columns, epsilon, running_mean, running_variance, statistics);
   launch(backend, many.grid(), detail::batch_norm_threads, 0, detail::batch_norm_normalize_kernel<Scalar, columns>,
-         many.rows, many.chunk, x.data, statistics, gain, bias, y.data);
+         many.rows, many.chunk, x.data, statistics, weight, bias, y.data);
 }
 
-// The gradient of the training pass: dx = residual + (gain scale) (dy - mean(dy) - x^ mean(dy x^)), means over the rows
-// of the view on all ranks, x^ the normalised x. residual, gain, d_gain and d_bias may be null; d_gain and d_bias are
-// assigned this rank's share of the gradient. dx may be dy or residual.
 template <class Context, class Scalar, int columns>
-void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const Accumulator<Scalar>* gain,
+void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const Accumulator<Scalar>* weight,
                          Rows<const Accumulator<Scalar>, 2 * columns> statistics, Rows<const Scalar, columns> dy,
-                         Rows<const Scalar, columns> residual, Rows<Scalar, columns> dx, Accumulator<Scalar>* d_gain,
+                         Rows<const Scalar, columns> residual, Rows<Scalar, columns> dx, Accumulator<Scalar>* d_weight,
                          Accumulator<Scalar>* d_bias) {
   using Tile = detail::ColumnTile<Scalar, columns>;
   auto& backend = context.backend;
@@ -418,9 +404,9 @@ void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const 
   launch(backend, few.grid(), detail::batch_norm_threads, Tile::shared_bytes,
          detail::batch_norm_gradient_sums_kernel<Scalar, columns>, few.rows, few.chunk, x.data, statistics.data,
          dy.data, partial);
-  detail::batch_norm_totals(context, few, columns, partial, sums, d_gain, d_bias);
+  detail::batch_norm_totals(context, few, columns, partial, sums, d_weight, d_bias);
   launch(backend, many.grid(), detail::batch_norm_threads, 0, detail::batch_norm_gradient_kernel<Scalar, columns>,
-         many.rows, many.chunk, x.data, gain, statistics.data, sums, dy.data, residual.data, dx.data);
+         many.rows, many.chunk, x.data, weight, statistics.data, sums, dy.data, residual.data, dx.data);
 }
 
 }  // namespace cuda

@@ -178,7 +178,6 @@ __global__ void sum_losses_kernel(index count, InfoNce term, const double* tempe
 
 }  // namespace detail
 
-// y = x / max(|x|, 1e-12) row by row; inverse_norms receives the factor.
 template <class Scalar, int columns>
 void normalize_rows(Backend<Scalar>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y,
                     Rows<Accumulator<Scalar>, 1> inverse_norms) {
@@ -186,7 +185,6 @@ void normalize_rows(Backend<Scalar>& backend, Rows<const Scalar, columns> x, Row
          detail::normalize_rows_kernel<Scalar, columns>, x.rows, x.data, y.data, inverse_norms.data);
 }
 
-// dx = (dy - y (y . dy)) * inverse norm, with y the normalised rows. dx may be dy.
 template <class Scalar, int columns>
 void normalize_rows_backward(Backend<Scalar>& backend, Rows<const Scalar, columns> y,
                              Rows<const Accumulator<Scalar>, 1> inverse_norms, Rows<const Scalar, columns> dy,
@@ -195,10 +193,6 @@ void normalize_rows_backward(Backend<Scalar>& backend, Rows<const Scalar, column
          detail::normalize_rows_gradient_kernel<Scalar, columns>, y.rows, y.data, inverse_norms.data, dy.data, dx.data);
 }
 
-// Cross entropy of softmax(q k^T / *temperature) with row n's label first_label + n, times term's factor / total,
-// summed over rows and added to *loss; docs/method.md, "Contrastive loss". q (n x columns) and k (keys x columns) have
-// unit rows; total is the number of queries on all ranks. d_q, if wanted, is assigned the gradient with respect to q; k
-// has none. temperature and loss are in device memory.
 template <class Scalar, int columns>
 void info_nce(Backend<Scalar>& backend, Rows<const Scalar, columns> q, Rows<const Scalar, columns> k, InfoNce term,
               const double* temperature, index first_label, index total, double* loss, Rows<Scalar, columns> d_q) {

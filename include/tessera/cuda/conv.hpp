@@ -163,8 +163,6 @@ __global__ void __launch_bounds__(unit_threads<Scalar, Unit>()) to_planar_kernel
 
 }  // namespace detail
 
-// Unfolds square channels-last images (size x size x channels, one row per pixel) into one row per output pixel of a
-// kernel x kernel convolution with this stride and padding: values in the order (channel, y, x), as weights are stored.
 template <int channels, int size, int kernel, int stride, int padding, class Scalar>
 void unfold(Backend<Scalar>& backend, Rows<const Scalar, channels> pixels,
             Rows<Scalar, channels * kernel * kernel> patches) {
@@ -175,7 +173,6 @@ void unfold(Backend<Scalar>& backend, Rows<const Scalar, channels> pixels,
         backend, pixels.rows / (size * size), pixels.data, patches.data);
 }
 
-// The transpose of unfold: d_pixels is assigned the sum of the patches' gradients that touch each pixel.
 template <int channels, int size, int kernel, int stride, int padding, class Scalar>
 void fold(Backend<Scalar>& backend, Rows<const Scalar, channels * kernel * kernel> d_patches,
           Rows<Scalar, channels> d_pixels) {
@@ -188,7 +185,6 @@ void fold(Backend<Scalar>& backend, Rows<const Scalar, channels * kernel * kerne
            detail::fold_kernel<channels, size, kernel, stride, padding, Scalar>, d_patches.data, d_pixels.data);
 }
 
-// Planar images (channels, pixels) to one row per pixel, and back.
 template <int channels, int pixels, class Scalar>
 void to_channels_last(Backend<Scalar>& backend, Rows<const Scalar, channels * pixels> images,
                       Rows<Scalar, channels> y) {

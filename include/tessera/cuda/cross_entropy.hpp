@@ -105,7 +105,6 @@ __global__ void keep_losses_kernel(index count, const double* losses, double sha
 
 }  // namespace detail
 
-// As cpu/cross_entropy.hpp says, in memory of the device: labels, smoothing, lambda and loss too.
 template <class Scalar, int classes>
 void cross_entropy(Backend<Scalar>& backend, Rows<const Scalar, classes> logits, const int* labels,
                    const double* smoothing, const double* lambda, index total, double* loss,
@@ -119,7 +118,6 @@ void cross_entropy(Backend<Scalar>& backend, Rows<const Scalar, classes> logits,
          detail::add_losses_kernel<double>, logits.rows, total, losses, loss);
 }
 
-// As cpu/cross_entropy.hpp says, for a few losses.
 template <class Scalar>
 void keep_losses(Backend<Scalar>& backend, index count, const double* losses, double share, double* loss,
                  Accumulator<Scalar>* kept) {

@@ -1,4 +1,5 @@
-// The whole CUDA backend. Include it where a Backend is made, so that layers find its operations.
+// The whole CUDA backend. A program includes this header where it makes a Backend: layers find the operations by
+// their first argument.
 #pragma once
 
 #include "tessera/cuda/activation.hpp"
@@ -19,3 +20,14 @@
 #include "tessera/cuda/positions.hpp"
 #include "tessera/cuda/tokens.hpp"
 #include "tessera/cuda/update.hpp"
+#include "tessera/operations.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace cuda {
+
+static_assert(Operations<Backend<float>> && Operations<Backend<bf16>>);
+
+}  // namespace cuda
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -36,7 +36,6 @@ __global__ void __launch_bounds__(drop_path_threads)
 
 }  // namespace detail
 
-// As cpu/draws.hpp says.
 template <class Scalar>
 void draw_mixing(Backend<Scalar>& backend, const StepNumber* number, const double* mixup_alpha,
                  const double* cutmix_alpha, const double* probability, const double* switch_probability, int size,
@@ -45,7 +44,6 @@ void draw_mixing(Backend<Scalar>& backend, const StepNumber* number, const doubl
          switch_probability, size, mixing);
 }
 
-// As cpu/draws.hpp says.
 template <class Scalar>
 void draw_drop_path(Backend<Scalar>& backend, const StepNumber* number, const double* rate, index first_image,
                     int depth, index images, Accumulator<Scalar>* scales) {

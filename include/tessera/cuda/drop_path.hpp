@@ -31,8 +31,6 @@ __global__ void __launch_bounds__(branch_threads)
 
 }  // namespace detail
 
-// y = residual + scales[image] * branch; residual may be absent. Rows: images*tokens; scales: one number for each
-// image. y may be branch.
 template <int tokens, class Scalar, int width>
 void scale_branch(Backend<Scalar>& backend, Rows<const Scalar, width> branch, const float* scales,
                   Rows<const Scalar, width> residual, Rows<Scalar, width> y) {

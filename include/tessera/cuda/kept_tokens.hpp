@@ -1,5 +1,4 @@
-// A subset of each image's tokens, named by number. keep (images x kept): the numbers of the tokens that stay, each at
-// most once for an image, in any order.
+// A subset of each image's tokens, named by number.
 #pragma once
 
 #include "tessera/core/rows.hpp"
@@ -80,14 +79,12 @@ template <int width, class Scalar>
 
 }  // namespace detail
 
-// y (images*kept rows) = the kept ones of x (images*tokens rows).
 template <int tokens, int kept, class Scalar, int width>
 void gather_tokens(Backend<Scalar>& backend, Rows<const Scalar, width> x, const int* keep, Rows<Scalar, width> y) {
   launch(backend, detail::kept_blocks<width, Scalar>(y.rows), detail::kept_threads, 0,
          detail::move_tokens_kernel<tokens, kept, width, false, Scalar>, y.rows, x.data, keep, y.data);
 }
 
-// The gradient of gather_tokens: dx = dy at the kept tokens, zero elsewhere.
 template <int tokens, int kept, class Scalar, int width>
 void scatter_tokens(Backend<Scalar>& backend, Rows<const Scalar, width> dy, const int* keep, Rows<Scalar, width> dx) {
   backend.clear(dx.size(), dx.data);
@@ -95,8 +92,6 @@ void scatter_tokens(Backend<Scalar>& backend, Rows<const Scalar, width> dy, cons
          detail::move_tokens_kernel<tokens, kept, width, true, Scalar>, dy.rows, dy.data, keep, dx.data);
 }
 
-// y += positions, where an image of y has `extra` tokens and then those that it keeps. The table has a row for each of
-// the first, then one for each token that could be kept.
 template <int extra, int kept, class Scalar, int width>
 void add_positions(Backend<Scalar>& backend, Rows<const float, width> positions, const int* keep,
                    Rows<Scalar, width> y) {
@@ -104,7 +99,6 @@ void add_positions(Backend<Scalar>& backend, Rows<const float, width> positions,
          detail::add_positions_kernel<extra, kept, width, Scalar>, y.rows, positions.data, keep, y.data);
 }
 
-// The gradient of add_positions: d_positions is assigned, zero where nothing was kept.
 template <int extra, int kept, class Scalar, int width>
 void add_positions_backward(Backend<Scalar>& backend, Rows<const Scalar, width> dy, const int* keep,
                             Rows<float, width> d_positions) {

@@ -1,4 +1,4 @@
-// Layer normalisation over the columns of each row.
+// Layer normalization over the columns of each row.
 #pragma once
 
 #include "tessera/cuda/backend.hpp"
@@ -79,14 +79,14 @@ struct RowShare {
   }
 };
 
-// A team normalises `rows_at_once` rows, which share what it loads of gain and bias.
+// A team normalises `rows_at_once` rows, which share what it loads of weight and bias.
 template <class Scalar, int columns>
 using NormShare = RowShare<Scalar, columns, 40>;
 inline constexpr int rows_at_once = 2;
 
 template <class Scalar, int columns>
 __global__ void __launch_bounds__(NormShare<Scalar, columns>::threads)
-    layer_norm_kernel(index rows, const Scalar* x, const float* gain, const float* bias, float epsilon,
+    layer_norm_kernel(index rows, const Scalar* x, const float* weight, const float* bias, float epsilon,
                       float* statistics, Scalar* y) {
   using Share = NormShare<Scalar, columns>;
   auto* const room = reinterpret_cast<float*>(shared_memory());
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(NormShare<Scalar, columns>::threads)
   for (int v = 0; v < Share::vectors; ++v) {
     if (!Share::holds(v)) continue;
     float g[Share::width], b[Share::width];
-    load<Share::width>(gain + Share::column(v), g);
+    load<Share::width>(weight + Share::column(v), g);
     load<Share::width>(bias + Share::column(v), b);
     TESSERA_UNROLL
     for (int r = 0; r < rows_at_once; ++r) {
@@ -132,11 +132,11 @@ __global__ void __launch_bounds__(NormShare<Scalar, columns>::threads)
     if (first + r < rows) Share::store_part(y + (first + r) * columns, part[r]);
 }
 
-// A lane keeps two sums for each of its columns beside its part of gain and of a row of x, dy and the residual.
+// A lane keeps two sums for each of its columns beside its part of weight and of a row of x, dy and the residual.
 template <class Scalar, int columns>
 using NormGradientShare = RowShare<Scalar, columns, 48 / sizeof(Scalar)>;
 
-// Rows whose sums for d_gain and d_bias one block makes. A function of the rows alone, so that bits do not depend on
+// Rows whose sums for d_weight and d_bias one block makes. A function of the rows alone, so that bits do not depend on
 // the device. The sums of a block are as many bytes as 1 to 2 rows of activations and are written and read once more,
 // in the L2 cache: at 99 rows to a block, 2 % of what it moves. 100,864 rows (two views of 256 images, 197 tokens) are
 // 1019 blocks, 7.7 for each of 132 multiprocessors, of which 4 or more are resident at a time.
@@ -145,10 +145,10 @@ using NormGradientShare = RowShare<Scalar, columns, 48 / sizeof(Scalar)>;
   return even < 16 ? 16 : even > 128 ? 128 : even;
 }
 
-// partial (blocks x 2 x columns) receives every block's sums for d_gain, then d_bias.
+// partial (blocks x 2 x columns) receives every block's sums for d_weight, then d_bias.
 template <class Scalar, int columns>
 __global__ void __launch_bounds__(NormGradientShare<Scalar, columns>::threads)
-    layer_norm_gradient_kernel(index rows, index block_rows, const Scalar* x, const float* gain,
+    layer_norm_gradient_kernel(index rows, index block_rows, const Scalar* x, const float* weight,
                                const float* statistics, const Scalar* dy, const Scalar* residual, Scalar* dx,
                                float* partial) {
   using Share = NormGradientShare<Scalar, columns>;
@@ -156,8 +156,8 @@ __global__ void __launch_bounds__(NormGradientShare<Scalar, columns>::threads)
   auto* const room = reinterpret_cast<float*>(shared_memory());
   const index begin = static_cast<index>(blockIdx.x) * block_rows;
   const index end = begin + block_rows < rows ? begin + block_rows : rows;
-  typename Share::Part g, gain_sum = {}, bias_sum = {}, from, gradient, before;
-  Share::load_part(gain, g);
+  typename Share::Part g, weight_sum = {}, bias_sum = {}, from, gradient, before;
+  Share::load_part(weight, g);
   // All teams go round equally often: the sums of a team of several warps meet at the block's barrier.
   for (index row = begin + Share::team(); row - Share::team() < end; row += Share::teams) {
     const bool valid = row < end;
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(NormGradientShare<Scalar, columns>::threads)
     float along[2] = {};
     Share::for_values([&](int v, int i) {
       from[v][i] = (from[v][i] - mean) * scale;
-      gain_sum[v][i] += gradient[v][i] * from[v][i];
+      weight_sum[v][i] += gradient[v][i] * from[v][i];
       bias_sum[v][i] += gradient[v][i];
       gradient[v][i] *= g[v][i];
       along[0] += gradient[v][i];
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(NormGradientShare<Scalar, columns>::threads)
   }
 
   float* const team_sums = room + Share::team() * 2 * columns;
-  Share::store_part(team_sums, gain_sum);
+  Share::store_part(team_sums, weight_sum);
   Share::store_part(team_sums + columns, bias_sum);
   __syncthreads();
   for (int c = static_cast<int>(threadIdx.x); c < 2 * columns; c += Share::threads) {
@@ -197,10 +197,10 @@ __global__ void __launch_bounds__(NormGradientShare<Scalar, columns>::threads)
 // The pieces that a thread loads before it adds them up.
 inline constexpr int sum_threads = 1024, sum_at_once = 8;
 
-// d_gain and d_bias from the blocks' sums: a lane to a column, the pieces dealt out to the warps.
+// d_weight and d_bias from the blocks' sums: a lane to a column, the pieces dealt out to the warps.
 template <int columns>
 __global__ void __launch_bounds__(sum_threads)
-    sum_norm_gradients_kernel(index pieces, const float* partial, float* d_gain, float* d_bias) {
+    sum_norm_gradients_kernel(index pieces, const float* partial, float* d_weight, float* d_bias) {
   constexpr int warps = sum_threads / warp_size;
   const int column = static_cast<int>(blockIdx.x * warp_size + threadIdx.x % warp_size);
   const bool valid = column < 2 * columns;
@@ -216,32 +216,28 @@ __global__ void __launch_bounds__(sum_threads)
   sum_over_warps(sum, reinterpret_cast<float*>(shared_memory()));
   if (threadIdx.x >= warp_size || !valid) return;
   if (column < columns)
-    d_gain[column] = sum[0];
+    d_weight[column] = sum[0];
   else
     d_bias[column - columns] = sum[0];
 }
 
 }  // namespace detail
 
-// y = (x - mean) / sqrt(variance + epsilon) * gain + bias with the biased variance of each row.
-// statistics (rows x 2) receives mean and 1 / sqrt(variance + epsilon).
 template <class Scalar, int columns>
-void layer_norm_forward(Backend<Scalar>& backend, Rows<const Scalar, columns> x, const Accumulator<Scalar>* gain,
+void layer_norm_forward(Backend<Scalar>& backend, Rows<const Scalar, columns> x, const Accumulator<Scalar>* weight,
                         const Accumulator<Scalar>* bias, double epsilon, Rows<Accumulator<Scalar>, 2> statistics,
                         Rows<Scalar, columns> y) {
   using Share = detail::NormShare<Scalar, columns>;
   constexpr index room = Share::warps > 1 ? Share::threads / warp_size * detail::rows_at_once * sizeof(float) : 0;
   launch(backend, blocks_for(x.rows, Share::teams, detail::rows_at_once), Share::threads, room,
-         detail::layer_norm_kernel<Scalar, columns>, x.rows, x.data, gain, bias, static_cast<float>(epsilon),
+         detail::layer_norm_kernel<Scalar, columns>, x.rows, x.data, weight, bias, static_cast<float>(epsilon),
          statistics.data, y.data);
 }
 
-// dx = residual + gradient through the normalisation; residual may be null, and dx may be residual or dy.
-// d_gain and d_bias are assigned.
 template <class Scalar, int columns>
-void layer_norm_backward(Backend<Scalar>& backend, Rows<const Scalar, columns> x, const Accumulator<Scalar>* gain,
+void layer_norm_backward(Backend<Scalar>& backend, Rows<const Scalar, columns> x, const Accumulator<Scalar>* weight,
                          Rows<const Accumulator<Scalar>, 2> statistics, Rows<const Scalar, columns> dy,
-                         Rows<const Scalar, columns> residual, Rows<Scalar, columns> dx, Accumulator<Scalar>* d_gain,
+                         Rows<const Scalar, columns> residual, Rows<Scalar, columns> dx, Accumulator<Scalar>* d_weight,
                          Accumulator<Scalar>* d_bias) {
   using Share = detail::NormGradientShare<Scalar, columns>;
   constexpr index number = sizeof(float);
@@ -249,10 +245,10 @@ void layer_norm_backward(Backend<Scalar>& backend, Rows<const Scalar, columns> x
   const typename Backend<Scalar>::Arena::Frame frame(backend.arena());
   float* const partial = backend.arena().template take<float>(blocks * 2 * columns);
   launch(backend, dim3(static_cast<unsigned>(blocks)), Share::threads, Share::teams * 2 * columns * number,
-         detail::layer_norm_gradient_kernel<Scalar, columns>, x.rows, block_rows, x.data, gain, statistics.data,
+         detail::layer_norm_gradient_kernel<Scalar, columns>, x.rows, block_rows, x.data, weight, statistics.data,
          dy.data, residual.data, dx.data, partial);
   launch(backend, blocks_for(2 * columns, warp_size), detail::sum_threads, detail::sum_threads * number,
-         detail::sum_norm_gradients_kernel<columns>, blocks, partial, d_gain, d_bias);
+         detail::sum_norm_gradients_kernel<columns>, blocks, partial, d_weight, d_bias);
 }
 
 }  // namespace cuda

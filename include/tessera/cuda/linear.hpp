@@ -85,7 +85,6 @@ __global__ void activation_gradient_kernel(index count, const Scalar* x, Scalar*
 
 }  // namespace detail
 
-// y = x W^T + bias + residual. x (rows x in), weight (out x in), bias (out) or null, residual like y or absent.
 template <class Scalar, int in, int out>
 void linear_forward(Backend<Scalar>& backend, Rows<const Scalar, in> x, Parameter<Scalar> weight,
                     Parameter<Scalar> bias, Rows<const Scalar, out> residual, Rows<Scalar, out> y) {
@@ -101,7 +100,6 @@ void linear_forward(Backend<Scalar>& backend, Rows<const Scalar, in> x, Paramete
                                             .bias = detail::operand(bias)});
 }
 
-// before = x W^T + bias, y = Activation(before).
 template <class Activation, class Scalar, int in, int out>
 void linear_activation_forward(Backend<Scalar>& backend, Rows<const Scalar, in> x, Parameter<Scalar> weight,
                                Parameter<Scalar> bias, Rows<Scalar, out> before, Rows<Scalar, out> y) {
@@ -109,7 +107,6 @@ void linear_activation_forward(Backend<Scalar>& backend, Rows<const Scalar, in> 
   activation_forward<Activation>(backend, Rows<const Scalar, out>(before), y);
 }
 
-// dx = dy W. dy (rows x out), weight (out x in).
 template <class Scalar, int in, int out>
 void linear_input_gradient(Backend<Scalar>& backend, Rows<const Scalar, out> dy, Parameter<Scalar> weight,
                            Rows<Scalar, in> dx) {
@@ -123,8 +120,6 @@ void linear_input_gradient(Backend<Scalar>& backend, Rows<const Scalar, out> dy,
                                             .result = dx.data});
 }
 
-// The gradient through y = Activation(before) W^T: d_before = (dy W) * Activation'(before), and Activation(before)
-// once more, which the weight's gradient needs and forward did not keep.
 template <class Activation, class Scalar, int in, int out>
 void linear_activation_gradient(Backend<Scalar>& backend, Rows<const Scalar, out> dy, Parameter<Scalar> weight,
                                 Rows<const Scalar, in> before, Rows<Scalar, in> d_before, Rows<Scalar, in> activated) {
@@ -135,7 +130,6 @@ void linear_activation_gradient(Backend<Scalar>& backend, Rows<const Scalar, out
          activated.data);
 }
 
-// dW = dy^T x (out x in) and, unless d_bias is null, d_bias = column sums of dy. Both are assigned, not added to.
 template <class Scalar, int in, int out>
 void linear_weight_gradient(Backend<Scalar>& backend, Rows<const Scalar, in> x, Rows<const Scalar, out> dy,
                             Accumulator<Scalar>* d_weight, Accumulator<Scalar>* d_bias) {

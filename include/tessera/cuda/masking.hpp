@@ -1,4 +1,4 @@
-// Masks, mask tokens and the loss of masked auto-encoding; contract in core/masking.hpp.
+// Masks, mask tokens and the loss of masked auto-encoding.
 #pragma once
 
 #include <cmath>

@@ -44,7 +44,6 @@ __global__ void __launch_bounds__(mixing_threads)
 
 }  // namespace detail
 
-// As cpu/mixing.hpp says.
 template <int channels, int size, class Scalar>
 void mix_images(Backend<Scalar>& backend, const Mixing* mixing, Rows<const Scalar, channels * size * size> images,
                 Rows<Scalar, channels * size * size> mixed) {

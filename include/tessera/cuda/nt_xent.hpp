@@ -1,4 +1,4 @@
-// The loss of SimCLR; contract in core/nt_xent.hpp.
+// NT-Xent, the loss of SimCLR.
 #pragma once
 
 #include <algorithm>

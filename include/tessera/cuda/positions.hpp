@@ -72,8 +72,6 @@ template <Grid from, Grid to>
 
 }  // namespace detail
 
-// y: the position table for grid `to`, interpolated from that for grid `from` (rows of the grid x width); rows in front
-// of the grid (the class token's) are copied. extra: see cubic_taps.
 template <Grid from, Grid to, class Scalar, int width>
 void resample_positions(Backend<Scalar>& backend, Rows<const float, width> table, double extra, Rows<float, width> y) {
   launch(backend, dim3(static_cast<unsigned>(y.rows)), detail::position_threads, 0,
@@ -81,7 +79,6 @@ void resample_positions(Backend<Scalar>& backend, Rows<const float, width> table
          detail::grid_taps<from, to>(extra, table.rows), table.data, y.data);
 }
 
-// The gradient of resample_positions: d_table is assigned.
 template <Grid from, Grid to, class Scalar, int width>
 void resample_positions_backward(Backend<Scalar>& backend, Rows<const float, width> dy, double extra,
                                  Rows<float, width> d_table) {

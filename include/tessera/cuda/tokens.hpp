@@ -224,8 +224,6 @@ __global__ void __launch_bounds__(token_threads) mean_tokens_gradient_kernel(con
 
 }  // namespace detail
 
-// patches (images * grid^2 x channels * patch^2) from planar images (channels, size, size): patch p = row * grid + col,
-// its values in the order (channel, y, x). docs/method.md, 2.2.
 template <int channels, int size, int patch, class Scalar>
 void patchify(Backend<Scalar>& backend, Rows<const Scalar, channels * size * size> images,
               Rows<Scalar, channels * patch * patch> patches) {
@@ -234,7 +232,6 @@ void patchify(Backend<Scalar>& backend, Rows<const Scalar, channels * size * siz
                         patches.data);
 }
 
-// The inverse of patchify: images from patches.
 template <int channels, int size, int patch, class Scalar>
 void unpatchify(Backend<Scalar>& backend, Rows<const Scalar, channels * patch * patch> patches,
                 Rows<Scalar, channels * size * size> images) {
@@ -243,8 +240,6 @@ void unpatchify(Backend<Scalar>& backend, Rows<const Scalar, channels * patch * 
                         images.data);
 }
 
-// tokens = [class token | embedded patches] + position table. embedded (images * grid_tokens x width); class_token
-// (width) or null, which leaves the class row out; positions (rows of an image x width) or null.
 template <int grid_tokens, int tokens, class Scalar, int width>
 void assemble_tokens(Backend<Scalar>& backend, Rows<const Scalar, width> embedded,
                      const Accumulator<Scalar>* class_token, const Accumulator<Scalar>* positions,
@@ -256,7 +251,6 @@ void assemble_tokens(Backend<Scalar>& backend, Rows<const Scalar, width> embedde
          positions, y.data);
 }
 
-// The gradient of assemble_tokens: d_embedded, d_class_token and d_positions are assigned; each may be null.
 template <int grid_tokens, int tokens, class Scalar, int width>
 void assemble_tokens_backward(Backend<Scalar>& backend, Rows<const Scalar, width> dy, Rows<Scalar, width> d_embedded,
                               Accumulator<Scalar>* d_class_token, Accumulator<Scalar>* d_positions) {
@@ -271,7 +265,6 @@ void assemble_tokens_backward(Backend<Scalar>& backend, Rows<const Scalar, width
          d_embedded.data, d_class_token, d_positions);
 }
 
-// y[image] = x[image * tokens + token].
 template <int tokens, class Scalar, int width>
 void take_token(Backend<Scalar>& backend, Rows<const Scalar, width> x, index token, Rows<Scalar, width> y) {
   constexpr int each = vector_width<Scalar>(width);
@@ -279,7 +272,6 @@ void take_token(Backend<Scalar>& backend, Rows<const Scalar, width> x, index tok
                        y.data);
 }
 
-// dx = dy at that token of every image, zero elsewhere.
 template <int tokens, class Scalar, int width>
 void take_token_backward(Backend<Scalar>& backend, Rows<const Scalar, width> dy, index token, Rows<Scalar, width> dx) {
   constexpr int each = vector_width<Scalar>(width);
@@ -287,7 +279,6 @@ void take_token_backward(Backend<Scalar>& backend, Rows<const Scalar, width> dy,
                        dx.data);
 }
 
-// y[image] = mean over the image's tokens but the first `skipped`.
 template <int tokens, int skipped = 0, class Scalar, int width>
 void mean_tokens(Backend<Scalar>& backend, Rows<const Scalar, width> x, Rows<Scalar, width> y) {
   constexpr int each = vector_width<Scalar>(width);
@@ -297,7 +288,6 @@ void mean_tokens(Backend<Scalar>& backend, Rows<const Scalar, width> x, Rows<Sca
          detail::mean_tokens_kernel<tokens, skipped, width, Scalar>, x.data, y.data);
 }
 
-// The gradient of mean_tokens: dx = dy / (tokens - skipped), zero for the skipped ones.
 template <int tokens, int skipped = 0, class Scalar, int width>
 void mean_tokens_backward(Backend<Scalar>& backend, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
   constexpr int vectors = width / vector_width<Scalar>(width);

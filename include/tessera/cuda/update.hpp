@@ -237,7 +237,6 @@ __global__ void sum_parts_kernel(const double* parts, Total* squares) {
 
 }  // namespace detail
 
-// average = *m average + (1 - *m) x, and its copy.
 template <class Scalar>
 void moving_average(Backend<Scalar>& backend, index count, const double* m, const Accumulator<Scalar>* x,
                     Parameter<Scalar> average) {
@@ -253,8 +252,6 @@ void copy_to_low(Backend<Scalar>& backend, index count, Parameter<Scalar> values
            detail::copy_to_low_kernel<Scalar>, count, values);
 }
 
-// *blocked = 1 if the loss or any of the values is not finite, else 0. What is blocked changes nothing: updates leave
-// weights and states as they are.
 template <class Scalar>
 void check_finite(Backend<Scalar>& backend, index count, const Accumulator<Scalar>* values, const double* loss,
                   double* blocked) {
@@ -265,7 +262,6 @@ void check_finite(Backend<Scalar>& backend, index count, const Accumulator<Scala
          detail::check_finite_kernel<Accumulator<Scalar>>, count, values, loss, blocked);
 }
 
-// An optimizer's rule of elements (optim/rule.hpp), in one pass over gradient, weight and states.
 template <class Rule, class Scalar, class Group, std::size_t states>
 void update_elements(Backend<Scalar>& backend, index count, const typename Rule::Coefficients* coefficients,
                      const Group& group, const double* blocked, const Accumulator<Scalar>* gradient,
@@ -275,8 +271,6 @@ void update_elements(Backend<Scalar>& backend, index count, const typename Rule:
          state);
 }
 
-// An optimizer's rule of tensors (optim/rule.hpp) on one tensor: a pass for the direction and the norms, and one for
-// the update. Without `adapts` the ratio of norms is 1.
 template <class Rule, class Scalar, class Group, std::size_t states>
 void update_tensor(Backend<Scalar>& backend, index count, const typename Rule::Coefficients* coefficients,
                    const Group& group, bool adapts, const double* blocked, const Accumulator<Scalar>* gradient,
@@ -294,8 +288,6 @@ void update_tensor(Backend<Scalar>& backend, index count, const typename Rule::C
          adapts ? parts : 0, squares, gradient, weight, state);
 }
 
-// squares[i] = the sum of squares of entry i, 0 for statistics; in double, in a fixed order. squares is in memory of
-// the backend.
 template <class Scalar>
 void squared_norms(Backend<Scalar>& backend, std::span<const Entry> entries, const Accumulator<Scalar>* values,
                    double* squares) {

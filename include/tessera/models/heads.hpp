@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "tessera/concepts.hpp"
 #include "tessera/nn/activation.hpp"
 #include "tessera/nn/batch_norm.hpp"
 #include "tessera/nn/init.hpp"
@@ -72,6 +73,9 @@ struct Classifier {
 // An encoder with a head on its features. Tensors: the encoder's, then head.*.
 template <class Encoder_, class Head_>
 struct WithHead {
+  static_assert(Backbone<Encoder_>,
+                "tessera: an encoder is a Layer from images to features with Image and encode; "
+                "tessera/concepts.hpp, Backbone, shows one");
   using Encoder = Encoder_;
   using Head = typename Head_::template Layer<Encoder::out>;
   static constexpr int in = Encoder::in, width = Encoder::out, out = Head::out;

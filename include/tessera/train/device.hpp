@@ -7,6 +7,7 @@
 #include "tessera/comm/serial.hpp"
 #include "tessera/concepts.hpp"
 #include "tessera/cpu/cpu.hpp"
+#include "tessera/operations.hpp"
 #if defined(__CUDACC__)
 #include "tessera/cuda/cuda.hpp"
 #endif
@@ -21,6 +22,10 @@ struct Device {
   using Communicator = Communicator_;
   using Scalar = typename Backend::Scalar;
   using Exchange = Sharing_<Backend, Communicator>;
+  static_assert(
+      Operations<Backend>,
+      "tessera: this backend lacks an operation, or has one with other arguments; tessera/operations.hpp lists "
+      "them all");
   static_assert(
       tessera::Communicator<Communicator, Backend> && tessera::Communicator<Communicator, typename Backend::Lane>,
       "tessera: this communicator cannot move data of this backend: the CPU has comm::Threads and comm::Mpi, CUDA "
