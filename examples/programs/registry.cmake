@@ -11,6 +11,8 @@ set(TESSERA_ARCHS vit_tiny vit_small CACHE STRING "Encoders of the example progr
 set(TESSERA_OBJECTIVES all CACHE STRING "Objectives of the example programs, or 'all'; TESSERA_OBJECTIVES_Cpu, _MpiCpu, \
 _Cuda and _NcclCuda pick for one machine")
 
+set(TESSERA_CUDA_ARCHS 80-real 90a-real CACHE STRING "Compute capabilities that the programs for CUDA are compiled for")
+
 # tessera_pick(RESULT WHAT WANTED ALL...): WANTED, of which each must be one of ALL; all of them for 'all'.
 function(tessera_pick result what wanted)
   if(wanted STREQUAL "all")
@@ -26,7 +28,7 @@ endfunction()
 tessera_pick(archs TESSERA_ARCHS "${TESSERA_ARCHS}" ${TESSERA_ALL_ARCHS})
 
 # tessera_entries(LIBRARY MACHINE HEADER SUFFIX): an object library with an entry for every pair on MACHINE, which HEADER
-# defines, and entries_MACHINE.cpp, which lists them. SUFFIX: .cpp, or .cu for nvcc.
+# defines, and a source that lists them (entries.hpp). SUFFIX: .cpp, or .cu for nvcc.
 function(tessera_entries library machine header suffix)
   set(folder ${CMAKE_CURRENT_BINARY_DIR}/${library})
   set(sources)
@@ -70,16 +72,15 @@ tessera::programs::Entry @name@() {
       endforeach()
     endforeach()
   endforeach()
-  file(CONFIGURE OUTPUT ${folder}/entries.hpp @ONLY CONTENT [[
-#pragma once
-#include "tessera/programs/options.hpp"
+  file(CONFIGURE OUTPUT ${folder}/all.cpp @ONLY CONTENT [[
+#include "entries.hpp"
 
 namespace entries {
 @declared@
-inline std::vector<tessera::programs::Entry> all() { return {@listed@}; }
+std::vector<tessera::programs::Entry> all() { return {@listed@}; }
 }  // namespace entries
 ]])
-  add_library(${library} OBJECT ${sources})
-  target_include_directories(${library} PUBLIC ${CMAKE_CURRENT_SOURCE_DIR} ${folder})
+  add_library(${library} OBJECT ${sources} ${folder}/all.cpp)
+  target_include_directories(${library} PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
   target_link_libraries(${library} PUBLIC tessera_development)
 endfunction()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""headers_alone.py COMPILER INCLUDE SYSTEM_INCLUDE...: each header of the host side compiles alone, included twice,
-without a warning."""
+"""headers_alone.py COMPILER INCLUDE TESTS SYSTEM_INCLUDE...: each header of the host side compiles alone, included twice,
+without a warning. Headers that a test of TESTS includes in its first line are left out: the build compiles them so."""
 
 import concurrent.futures
 import os
@@ -8,7 +8,7 @@ import pathlib
 import subprocess
 import sys
 
-compiler, include, *system = sys.argv[1:]
+compiler, include, tests, *system = sys.argv[1:]
 has_mpi = any(pathlib.Path(folder, "mpi.h").exists() for folder in system)
 command = [compiler, "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion"]
 command += ["-Wno-maybe-uninitialized", "-Wno-unknown-warning-option", "-Werror", f"-I{include}"]
@@ -30,8 +30,14 @@ def check(header):
 
 
 headers = [str(path.relative_to(include)) for path in sorted(pathlib.Path(include, "tessera").rglob("*.hpp"))]
-headers = [header for header in headers if of_the_host(header)]
+first_lines = [path.open().readline().strip() for path in pathlib.Path(tests).rglob("*_test.cpp")]
+tested = {line.removeprefix('#include "').removesuffix('"') for line in first_lines}
+headers = [header for header in headers if of_the_host(header) and header not in tested]
 with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     problems = [problem for problem in pool.map(check, headers) if problem]
+for header in tested:
+    path = pathlib.Path(include, header)
+    if path.exists() and "#pragma once" not in path.read_text():
+        problems.append(f"FAILED: {header} has no #pragma once")
 print("\n".join(problems))
 sys.exit(len(problems) != 0 or not headers)

@@ -40,42 +40,47 @@ class ThreadPool {
   // The first exception of a piece is rethrown here. Loops must not be nested, nor have more than 2^32 - 1 pieces.
   template <class Body>
   void for_pieces(index count, index grain, Body&& body) {
-    if (count <= 0) return;
-    const index pieces = divide_up(count, grain);
-    if (pieces == 1 || workers_.empty()) {
-      for (index piece = 0; piece < pieces; ++piece) call(body, piece, count, grain, 0);
-      return;
-    }
     using Bare = std::remove_reference_t<Body>;
-    job_ = {[](void* context, index piece, index all, index size, int worker) {
-              call(*static_cast<Bare*>(context), piece, all, size, worker);
-            },
-            const_cast<void*>(static_cast<const void*>(&body)), count, grain, static_cast<std::uint32_t>(pieces)};
-    error_ = nullptr;
-    done_.store(0, std::memory_order_relaxed);
-    tickets_.store(std::uint64_t{generation_.load(std::memory_order_relaxed) + 1} << 32 | job_.pieces,
-                   std::memory_order_release);
-    wake_workers();
-    work(0);
-    wait_for_pieces();
-    if (error_) std::rethrow_exception(error_);
+    run({[](void* context, index first, index last, int worker) {
+           (*static_cast<Bare*>(context))(first, last, worker);
+         },
+         const_cast<void*>(static_cast<const void*>(&body)), count, grain});
   }
 
  private:
+  // The body of a loop, its type erased: what follows is compiled once for all loops.
   struct Job {
-    void (*run)(void*, index, index, index, int) = nullptr;
+    void (*body)(void*, index, index, int) = nullptr;
     void* context = nullptr;
-    index count = 0, grain = 0;
-    std::uint32_t pieces = 0;
+    index count = 0, grain = 1;
+
+    [[nodiscard]] index pieces() const { return divide_up(count, grain); }
+    void run(index piece, int worker) const {
+      const index first = piece * grain;
+      body(context, first, first + grain < count ? first + grain : count, worker);
+    }
   };
 
-  static constexpr int spins = 4000;  // some microseconds: a step's loops follow each other closely
-
-  template <class Body>
-  static void call(Body& body, index piece, index count, index grain, int worker) {
-    const index first = piece * grain;
-    body(first, first + grain < count ? first + grain : count, worker);
+  void run(const Job& job) {
+    if (job.count <= 0) return;
+    const index pieces = job.pieces();
+    if (pieces == 1 || workers_.empty()) {
+      for (index piece = 0; piece < pieces; ++piece) job.run(piece, 0);
+      return;
+    }
+    job_ = job;
+    error_ = nullptr;
+    done_.store(0, std::memory_order_relaxed);
+    tickets_.store(
+        std::uint64_t{generation_.load(std::memory_order_relaxed) + 1} << 32 | static_cast<std::uint32_t>(pieces),
+        std::memory_order_release);
+    wake_workers();
+    work(0);
+    wait_for_pieces(static_cast<std::uint32_t>(pieces));
+    if (error_) std::rethrow_exception(error_);
   }
+
+  static constexpr int spins = 4000;  // some microseconds: a step's loops follow each other closely
 
   // Takes pieces until none is left. The loop is over when all pieces are done, whoever did them: a worker that the
   // system holds up is not waited for. One that comes late finds no ticket, or a later loop's; the generation in the
@@ -83,9 +88,9 @@ class ThreadPool {
   void work(int worker) {
     for (std::uint64_t ticket = tickets_.load(std::memory_order_acquire); static_cast<std::uint32_t>(ticket) != 0;) {
       if (!tickets_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
-      const std::uint32_t pieces = job_.pieces;
+      const std::uint32_t pieces = static_cast<std::uint32_t>(job_.pieces());
       try {
-        job_.run(job_.context, index{pieces} - static_cast<std::uint32_t>(ticket), job_.count, job_.grain, worker);
+        job_.run(index{pieces} - static_cast<std::uint32_t>(ticket), worker);
       } catch (...) {
         const std::lock_guard lock(error_mutex_);
         if (!error_) error_ = std::current_exception();
@@ -110,8 +115,7 @@ class ThreadPool {
     generation_.notify_all();
   }
 
-  void wait_for_pieces() {
-    const std::uint32_t all = job_.pieces;
+  void wait_for_pieces(std::uint32_t all) {
     for (int spin = 0; spin < spins && done_.load(std::memory_order_acquire) != all; ++spin) pause();
     for (std::uint32_t done; (done = done_.load(std::memory_order_acquire)) != all;)
       done_.wait(done, std::memory_order_acquire);

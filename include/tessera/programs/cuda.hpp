@@ -17,13 +17,12 @@ struct Cuda {
   using Device = cuda::Device<bf16>;
   template <class Reads, class Images>
   using Source = cuda::DeviceSource<bf16, Reads, Images>;
+  static constexpr bool many_ranks = false;
+  static constexpr const char* device_help = "number of the CUDA device";
   Device device;
 
   explicit Cuda(const Options& options) : device(options.device) {}
   void expect_alike(const std::vector<comm::Fact>&) {}
-  static void add_flags(auto& app, Options& options) {
-    app.add_option("--device", options.device, "number of the CUDA device");
-  }
 };
 
 }  // namespace programs

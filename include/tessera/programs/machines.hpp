@@ -19,7 +19,8 @@ namespace programs {
 //   Device device;
 //   explicit Machine(const Options&);
 //   void expect_alike(const std::vector<comm::Fact>&);                     // throws Error where ranks differ
-//   static void add_flags(CLI::App&, Options&);
+//   static constexpr bool many_ranks = false;                              // each process is one of many
+//   static constexpr const char* device_help = "";                         // of --device, where there is such a flag
 // };
 
 // The processors of this machine, one process.
@@ -27,11 +28,12 @@ struct Cpu {
   using Device = cpu::Device<>;
   template <class Reads, class Images>
   using Source = data::HostSource<float, Reads, Images>;
+  static constexpr bool many_ranks = false;
+  static constexpr const char* device_help = "";
   Device device;
 
   explicit Cpu(const Options& options) : device(options.recipe.threads) {}
   void expect_alike(const std::vector<comm::Fact>&) {}
-  static void add_flags(auto&, Options&) {}
 };
 
 }  // namespace programs

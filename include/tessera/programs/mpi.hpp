@@ -21,11 +21,12 @@ struct MpiCpu {
   using Device = cpu::Device<float, comm::Recorded<comm::Mpi>>;
   template <class Reads, class Images>
   using Source = data::HostSource<float, Reads, Images>;
+  static constexpr bool many_ranks = true;
+  static constexpr const char* device_help = "";
   Device device;
 
   explicit MpiCpu(const Options& options) : MpiCpu(options, comm::Mpi::world()) {}
   void expect_alike(const std::vector<comm::Fact>& facts) { comm::expect_alike(device.communicator, facts); }
-  static void add_flags(auto&, Options&) {}
 
  private:
   MpiCpu(const Options& options, comm::Mpi world)

@@ -31,6 +31,8 @@ class NcclCuda {
   using Device = cuda::Device<bf16, comm::Recorded<comm::Nccl>>;
   template <class Reads, class Images>
   using Source = cuda::DeviceSource<bf16, Reads, Images>;
+  static constexpr bool many_ranks = true;
+  static constexpr const char* device_help = "number of the CUDA device, where the launcher sets no local rank";
 
  private:
   const comm::Place place_ = comm::find_place();
@@ -51,9 +53,6 @@ class NcclCuda {
   ~NcclCuda() { watch(nullptr); }
 
   void expect_alike(const std::vector<comm::Fact>& facts) { comm::expect_alike(store_, facts); }
-  static void add_flags(auto& app, Options& options) {
-    app.add_option("--device", options.device, "number of the CUDA device, where the launcher sets no local rank");
-  }
 
  private:
   [[nodiscard]] ncclUniqueId common_id() {

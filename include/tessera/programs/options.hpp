@@ -50,6 +50,8 @@ struct Entry {
   std::string objective, arch;
   bool frozen_patches = false;  // chosen by --stop-grad-conv1
   int size = 0, channels = 0;   // of the images that the encoder sees
+  bool many_ranks = false;      // of the machine: each process is one of many
+  std::string device_help;      // of --device; empty: the machine has no such flag
   std::vector<SettingFlag> settings;
   Recipe defaults;
   // Trains; all ranks call it. Returns an exit code, and results of a finished run on the rank that leads.

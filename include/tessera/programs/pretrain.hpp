@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "tessera/comm/launch.hpp"
 #include "tessera/data/idx.hpp"
 #include "tessera/programs/command.hpp"
 #include "tessera/programs/options.hpp"
@@ -165,13 +166,8 @@ struct ChosenFlags {
   }
 };
 
-}  // namespace detail
-
-// A training program with a choice of entries; the first one's objective is the default.
-template <class Machine>
-int pretrain(int argc, char** argv, std::vector<Entry> entries) {
-  const detail::Choice choice(std::move(entries));
-  detail::ChosenFlags chosen;
+inline int pretrain(int argc, char** argv, const Choice& choice) {
+  ChosenFlags chosen;
   chosen.objective = choice.default_objective();
   chosen.read(argc, argv, choice);
   std::optional<Pictures> pictures;
@@ -190,17 +186,17 @@ int pretrain(int argc, char** argv, std::vector<Entry> entries) {
   CLI::App app(fmt::format("Trains a Vision Transformer ({}) on images in IDX files.", chosen.objective));
   set_up(app);
   chosen.add(app, choice);
-  detail::add_recipe_flags(app, options);
-  detail::add_setting_flags(app, settings);
+  add_recipe_flags(app, options);
+  add_setting_flags(app, settings);
   app.add_option("--resume", resume, "checkpoint to continue from");
   app.add_option("--out", out, "folder for everything that is written");
-  Machine::add_flags(app, options);
+  if (!entry.device_help.empty()) app.add_option("--device", options.device, entry.device_help);
   if (!parse(app, argc, argv)) return 0;
   options.recipe.resume = resume;
   options.recipe.out = out;
   if (!pictures) pictures.emplace(open_pictures(options.data));
   options.recipe.check("--");
-  detail::check_settings(settings);
+  check_settings(settings);
 
   std::optional<Results> results;
   const int status = entry.train(options, settings, *pictures, results);
@@ -208,12 +204,23 @@ int pretrain(int argc, char** argv, std::vector<Entry> entries) {
   return status;
 }
 
+}  // namespace detail
+
+// A training program with a choice of entries of one machine; the first one's objective is the default.
+inline int pretrain(int argc, char** argv, const std::vector<Entry>& entries) {
+  std::string name = std::filesystem::path(argv[0]).filename().string();
+  return guarded(name, [&] {
+    if (entries.front().many_ranks)
+      if (const comm::Place place = comm::find_place(); place.size > 1) name += fmt::format(": rank {}", place.rank);
+    return detail::pretrain(argc, argv, detail::Choice(entries));
+  });
+}
+
 // A whole training program for one objective: int main(int argc, char** argv) { return programs::pretrain<Mine>(argc,
 // argv); }
 template <class Objective, class Machine = Cpu>
 int pretrain(int argc, char** argv) {
-  const std::string name = std::filesystem::path(argv[0]).filename().string();
-  return guarded(name, [&] { return pretrain<Machine>(argc, argv, {entry<Objective, Machine>("custom")}); });
+  return pretrain(argc, argv, {entry<Objective, Machine>("custom")});
 }
 
 }  // namespace programs

@@ -220,6 +220,8 @@ template <class Objective, class Machine>
   entry.frozen_patches = frozen_patches;
   entry.size = Image::size;
   entry.channels = Image::channels;
+  entry.many_ranks = Machine::many_ranks;
+  entry.device_help = Machine::device_help;
   entry.settings = detail::setting_flags<Objective>();
   entry.defaults = detail::default_recipe<Objective>(arch);
   entry.train = &train<Objective, Machine>;
