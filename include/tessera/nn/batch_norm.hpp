@@ -22,8 +22,8 @@ struct BatchNorm {
   };
   template <class Scalar>
   struct Saved {
-    Rows<Accumulator<Scalar>, 2 * features>
-        statistics;  // a row for each view: means, then 1 / sqrt(variance + epsilon)
+    // A row for each view: the means, then 1 / sqrt(variance + epsilon).
+    Rows<Accumulator<Scalar>, 2 * features> statistics;
   };
 
   [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
