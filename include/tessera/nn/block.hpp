@@ -94,7 +94,7 @@ struct Block : BlockTensors<typename Attention_::Tensors, Mlp_, MlpNorm> {
     return saved;
   }
 
-  // What forward saves, without computing y.
+  // Computes what forward saves, but not y.
   template <class Context, class Scalar>
   static Saved<Scalar> save(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
                             BranchScales<Scalar> scales = {}) {

@@ -58,7 +58,7 @@ struct Mlp {
     return forward(context, p, x, Rows<const Scalar, width>{}, y);
   }
 
-  // What forward saves, without computing y.
+  // Computes what forward saves, but not y.
   template <class Context, class Scalar>
   static Saved<Scalar> save(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x) {
     const Saved<Scalar> saved{context.template take<hidden>(x.rows)};
