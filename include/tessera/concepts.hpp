@@ -26,10 +26,6 @@ struct Block {};
 using Context = tessera::Context<Backend, Communicator>;
 }  // namespace archetype
 
-// The scalars of the CPU backend; the CUDA backend has float and bf16.
-template <class Candidate>
-concept Scalar = std::same_as<Candidate, float> || std::same_as<Candidate, double>;
-
 // One rank's end of a group; comm/communicator.hpp has the contract that all of them share. Calls follow the work of
 // `queue`, a backend or a lane beside it. wait(queue) returns when the calls are done, and throws comm::RankLost if one
 // has failed. duplicate() is a second communicator of the group, for calls beside those of the first. abort() makes all

@@ -32,7 +32,6 @@ enum class Purpose : std::uint32_t {
   initial_value = 1,
   permutation = 2,
   view = 3,
-  evaluation = 4,
   drop_path = 5,
   mixing = 6,
   mask = 7,

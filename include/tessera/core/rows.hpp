@@ -26,12 +26,6 @@ struct Rows {
   // Rows [first, first + count).
   [[nodiscard]] constexpr Rows part(index first, index count) const { return {data + first * columns, count}; }
 
-  // The same elements with another number of columns, which must divide size().
-  template <int other>
-  [[nodiscard]] constexpr Rows<Scalar, other> reshape() const {
-    return {data, size() / other};
-  }
-
   template <class Fixed>
   requires(!std::is_const_v<Scalar> && std::is_same_v<Fixed, const Scalar>) constexpr operator Rows<Fixed, columns_>()
       const {
