@@ -30,13 +30,14 @@ using Context = tessera::Context<Backend, Communicator>;
 // `queue`, a backend or a lane beside it. wait(queue) returns when the calls are done, and throws comm::RankLost if one
 // has failed. duplicate() is a second communicator of the group, for calls beside those of the first. abort() makes all
 // calls of this rank fail, those that other threads wait in too.
+//
 // struct Serial {
 //   int rank(); int size();
-//   void all_reduce(Queue&, Value* values, index count);      // sums over all ranks, in place
-//   void reduce_scatter(Queue&, Value* values, comm::Displacements);   // sums over all ranks, of this rank's part
-//   alone void all_gather(Queue&, Value* values, comm::Displacements);       // all ranks receive the parts of all void
-//   broadcast(Queue&, Value* values, index count);       // all ranks receive the values of rank 0 void wait(Queue&);
-//   Serial duplicate(); void set_deadline(std::chrono::milliseconds); void abort() noexcept;
+//   void all_reduce(Queue&, Value* values, index count);              // sums over all ranks, in place
+//   void reduce_scatter(Queue&, Value* values, comm::Displacements);  // sums over all ranks, of this rank's part alone
+//   void all_gather(Queue&, Value* values, comm::Displacements);      // all ranks receive the parts of all
+//   void broadcast(Queue&, Value* values, index count);               // all ranks receive the values of rank 0
+//   void wait(Queue&); Serial duplicate(); void set_deadline(std::chrono::milliseconds); void abort() noexcept;
 // };
 template <class Candidate, class Queue = comm::Host>
 concept Communicator = requires(Candidate& c, Queue& queue, double* values, index count,
@@ -145,8 +146,8 @@ inline constexpr bool has_fc_norm = requires {
   requires Candidate::fc_norm;
 };
 
-// From tokens to features. struct Mean { static constexpr bool class_token = false, final_norm = false; };
-// fc_norm = true may be added where final_norm is false.
+// From tokens to features.
+// struct Mean { static constexpr bool class_token = false, final_norm = false; };  // and fc_norm = true, if wanted
 template <class Candidate>
 concept Pooling = requires {
   { Candidate::class_token } -> std::convertible_to<bool>;
@@ -154,13 +155,15 @@ concept Pooling = requires {
 }
 &&(has_fc_norm<Candidate> ? !Candidate::final_norm : Candidate::final_norm || !Candidate::class_token);
 
-// The norm in front of the MLP. struct LayerNorm { template <int features> using Layer = nn::LayerNorm<features>; };
+// The norm in front of the MLP.
+// struct LayerNorm { template <int features> using Layer = nn::LayerNorm<features>; };
 template <class Candidate>
 concept MlpNorm = requires {
   { Candidate::template Layer<8>::each_row_alone } -> std::convertible_to<bool>;
 };
 
-// The activations that a block saves for backward. struct None { template <class Block> using Layer = Block; };
+// The activations that a block saves for backward.
+// struct None { template <class Block> using Layer = Block; };
 template <class Candidate>
 concept Recomputation = requires {
   typename Candidate::template Layer<archetype::Block>;

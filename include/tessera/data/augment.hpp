@@ -195,9 +195,9 @@ inline const Image& random_view(ImageView image, const ViewAugmentation& a, int 
   return apply_view(image, draw_view(image.height, image.width, a, random), size, scratch);
 }
 
-// The view at evaluation, in scratch.view (docs/method.md, 3.7): the shorter side is resized to `resize` pixels,
-// bilinear, then the centre of size x size pixels is cut out. An image of size x size pixels is taken as it is. resize
-// >= size.
+// Makes the view of evaluation in scratch.view (docs/method.md, 3.7): the shorter side is resized to `resize` pixels,
+// bilinear, and the centre of size x size pixels is cut out. resize must be at least size. An image of size x size
+// pixels is taken as it is.
 inline const Image& evaluation_view(ImageView image, int resize, int size, AugmentScratch& scratch) {
   Image& view = scratch.view;
   const bool wide = image.width > image.height;

@@ -12,10 +12,11 @@ inline namespace TESSERA_ABI {
 namespace data {
 
 // A data set of images. Many threads call decode and label at the same time, each with a scratch of its own.
+//
 // struct Pictures {
-//   int size() const;                                // number of images
-//   ImageView decode(int i, Image& scratch) const;   // image i, 0 <= i < size(), in memory of the data set or in
-//   scratch int label(int i) const;                          // of a LabelledDataset: 0, 1, ...
+//   int size() const;                               // number of images
+//   ImageView decode(int i, Image& scratch) const;  // image i, 0 <= i < size(), in memory of the data set or scratch
+//   int label(int i) const;                         // of a LabelledDataset: 0, 1, ...
 // };
 template <class Candidate>
 concept Dataset = requires(const Candidate& images, int i, Image& scratch) {

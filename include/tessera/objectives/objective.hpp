@@ -180,16 +180,18 @@ concept HasEncoder = requires {
 
 }  // namespace detail
 
-// An objective. It may also have augmentation(), defaults(recipe), groups(settings) and smallest_batch, as those of
-// this folder. struct Mine {
+// An objective. It may also have augmentation(), defaults(recipe), groups(settings) and smallest_batch, as the objectives
+// of this folder.
+//
+// struct Mine {
 //   static constexpr std::string_view name = "mine";
-//   using Encoder = vit::Small<>;                                        // the network that is used after training
+//   using Encoder = vit::Small<>;                                     // the network that is used after training
 //   using Reads = data::Reads<data::Crops<2, Encoder::Image>>;
 //   using Networks = objectives::Networks<objectives::Trained<objectives::Named<"base_encoder", Encoder>>>;
 //   using Settings = objectives::NoSettings;
-//   static constexpr std::string_view encoder_name = "base_encoder";     // prefix of the names of the encoder's
-//   tensors static const auto& encoder(const auto& online);                      // the encoder's Parameters in those
-//   of Online template <class Step> static void step(Step& s);                     // assigns gradients and the loss
+//   static constexpr std::string_view encoder_name = "base_encoder";  // prefix of the encoder's tensors
+//   static const auto& encoder(const auto& online);                   // the encoder's Parameters in those of Online
+//   template <class Step> static void step(Step& s);                  // assigns gradients and the loss
 // };
 template <class Candidate>
 concept Objective = detail::HasName<Candidate> && detail::HasReads<Candidate> && detail::HasNetworks<Candidate> &&

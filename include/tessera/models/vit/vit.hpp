@@ -234,7 +234,8 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
 
 namespace vit {
 
-// The models of docs/method.md, 2.1. Small has 12 heads, DeiT-S 6: their checkpoints have equal shapes but do not fit.
+// The models of docs/method.md, 2.1. Small has 12 heads, DeiT-S has 6: a checkpoint of DeiT-S loads into Small without
+// an error and gives wrong features.
 template <class Image = image<224>, class Patch = patch<16>, class Policies = policies<>>
 using Small = VisionTransformer<Image, Patch, 384, 12, 12, 4, Policies>;
 template <class Image = image<224>, class Patch = patch<16>, class Policies = policies<>>
