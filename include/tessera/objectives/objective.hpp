@@ -180,8 +180,8 @@ concept HasEncoder = requires {
 
 }  // namespace detail
 
-// An objective. It may also have augmentation(), defaults(recipe), groups(settings) and smallest_batch, as the objectives
-// of this folder.
+// An objective. It may also have augmentation(), defaults(recipe), groups(settings) and smallest_batch, as the
+// objectives of this folder.
 //
 // struct Mine {
 //   static constexpr std::string_view name = "mine";
