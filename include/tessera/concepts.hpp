@@ -1,5 +1,5 @@
-// What a policy must offer, each with the shortest model as its comment. A composition checks its policies where the
-// user writes it, so that a wrong one fails there with a sentence.
+// The concepts of policies and layers; the comment of each is the shortest type that models it. A composition checks
+// its policies by static_assert, so that a wrong one fails in the user's line with a sentence.
 #pragma once
 
 #include <chrono>
@@ -14,7 +14,7 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// Stand-ins to ask policies about; they are never run.
+// Types that the concepts below are checked with; they are never run.
 namespace archetype {
 struct Backend {
   using Scalar = float;
@@ -26,19 +26,17 @@ struct Block {};
 using Context = tessera::Context<Backend, Communicator>;
 }  // namespace archetype
 
-// What the CPU computes in; a CUDA device in float and bf16.
-template <class Candidate>
-concept Scalar = std::same_as<Candidate, float> || std::same_as<Candidate, double>;
-
-// One rank's end of a group; what holds for all of them is said in comm/collective.hpp. Calls follow the work of
-// `queue`, a backend or a lane beside it; wait(queue) returns when their work is done, or throws. duplicate() is the
-// same group for calls beside these; abort() makes all calls of this rank fail, those that wait in other threads too.
+// One rank's end of a group; comm/communicator.hpp has the contract that all of them share. Calls follow the work of
+// `queue`, a backend or a lane beside it. wait(queue) returns when the calls are done, and throws comm::RankLost if one
+// has failed. duplicate() is a second communicator of the group, for calls beside those of the first. abort() makes all
+// calls of this rank fail, those that other threads wait in too.
+//
 // struct Serial {
 //   int rank(); int size();
-//   void all_reduce(Queue&, Value* values, index count);      // sums over all ranks, in place
-//   void reduce_scatter(Queue&, Value* values, comm::Displacements);   // this rank's part becomes sums, the rest stays
-//   void all_gather(Queue&, Value* values, comm::Displacements);       // every rank's part comes to all
-//   void broadcast(Queue&, Value* values, index count);       // rank 0's values come to all
+//   void all_reduce(Queue&, Value* values, index count);              // sums over all ranks, in place
+//   void reduce_scatter(Queue&, Value* values, comm::Displacements);  // sums over all ranks, of this rank's part alone
+//   void all_gather(Queue&, Value* values, comm::Displacements);      // all ranks receive the parts of all
+//   void broadcast(Queue&, Value* values, index count);               // all ranks receive the values of rank 0
 //   void wait(Queue&); Serial duplicate(); void set_deadline(std::chrono::milliseconds); void abort() noexcept;
 // };
 template <class Candidate, class Queue = comm::Host>
@@ -56,12 +54,14 @@ concept Communicator = requires(Candidate& c, Queue& queue, double* values, inde
   c.abort();
 };
 
-// A type without state that takes rows of `in` features to out_rows(rows) rows of `out`. forward keeps in Saved what
-// backward needs besides x; backward assigns the gradients g and dx. The return type of forward is spelt out: layers
-// are asked about without being run. struct Copy {
+// A type without state that maps x (rows x in) to y (out_rows(rows) x out). forward returns in Saved what backward
+// needs besides x; backward assigns the gradients g and dx. Write the return type of forward out: with `auto` the
+// concept would have to compile its body.
+//
+// struct Copy {
 //   static constexpr int in = 8, out = 8;
 //   static constexpr index out_rows(index rows) { return rows; }
-//   template <class Leaf> struct Parameters {};   // a leaf for each tensor
+//   template <class Leaf> struct Parameters {};   // a member of type Leaf for each tensor
 //   template <class Scalar> struct Saved {};
 //   template <class Visit> static constexpr auto declare(Visit&, const Name&) {
 //     return Parameters<typename Visit::Leaf>{};  // visit(name, shape, role, initial) for each tensor
@@ -103,7 +103,8 @@ concept Backbone = Layer<Candidate> &&
   Candidate::encode(context, p, x, y);
 };
 
-// What happens between the q, k, v projection and the output projection.
+// The part of attention between the q, k, v projection and the output projection: out (images*tokens x width) from qkv
+// (images*tokens x 3 width), whose columns are q, k, v, each with its heads side by side (docs/writing-a-policy.md).
 // struct Policy {
 //   template <class Scalar, int tokens, int heads> struct Saved {};
 //   template <int tokens, int heads, class Context, class Scalar, int width>
@@ -123,8 +124,8 @@ concept AttentionPolicy = requires(archetype::Context& context, Rows<const float
   Candidate::template backward<4, 2>(context, qkv, d_out, saved, d_out, d_qkv);
 };
 
-// An attention policy whose weights can be drawn: weights (images*heads*tokens x tokens) of every query for every key,
-// as forward applies them to v. A policy without has no attention maps. columns = 3 * width.
+// An attention policy that has attention maps: weights assigns the factor of every key for every query
+// (images*heads*tokens x tokens), as forward applies them to v. columns = 3 * width.
 //   template <int tokens, int heads, class Context, class Scalar, int columns>
 //   static void weights(Context&, Rows<const Scalar, columns> qkv, Rows<Scalar, tokens> weights);
 template <class Candidate>
@@ -133,13 +134,15 @@ concept AttentionWeights = AttentionPolicy<Candidate> &&
   Candidate::template weights<4, 2>(context, qkv, weights);
 };
 
+// From images to the tokens of their patches: Layer maps images (images x Image::values) to images*tokens x width, and
+// has the constants grid, tokens = grid^2 and trained.
 // struct Patches { template <class Image, class Patch, int width> using Layer = ...; };
-// The layer takes images (rows of Image::values) to images * tokens rows of `width`; it has grid, tokens and trained.
 template <class Candidate>
 concept PatchEmbedding = requires {
   typename Candidate::template Layer<archetype::Image, archetype::Patch, 8>;
 };
 
+// The position table (1, tokens, width) that is added to the tokens; `tokens` counts the class token, if there is one.
 // struct None { static constexpr bool trained = false; template <int width> static constexpr bool supports = true;
 //               template <class Visit> static constexpr typename Visit::Leaf declare(Visit&, const Name&, int tokens,
 //               int width) { return {}; } };
@@ -150,13 +153,14 @@ concept PositionEmbedding = requires(layout::Count& visit, const Name& name) {
   { Candidate::declare(visit, name, 5, 8) } -> std::same_as<layout::Count::Leaf>;
 };
 
-// Whether a pooling has the norm fc_norm behind the mean over the patches, in place of the final norm.
+// True if a pooling has the norm fc_norm behind the mean over the patches, in place of the final norm.
 template <class Candidate>
 inline constexpr bool has_fc_norm = requires {
   requires Candidate::fc_norm;
 };
 
-// struct Mean { static constexpr bool class_token = false, final_norm = false; }; or fc_norm = true with them.
+// From tokens to features.
+// struct Mean { static constexpr bool class_token = false, final_norm = false; };  // and fc_norm = true, if wanted
 template <class Candidate>
 concept Pooling = requires {
   { Candidate::class_token } -> std::convertible_to<bool>;
@@ -164,20 +168,22 @@ concept Pooling = requires {
 }
 &&(has_fc_norm<Candidate> ? !Candidate::final_norm : Candidate::final_norm || !Candidate::class_token);
 
+// The norm in front of the MLP.
 // struct LayerNorm { template <int features> using Layer = nn::LayerNorm<features>; };
 template <class Candidate>
 concept MlpNorm = requires {
   { Candidate::template Layer<8>::each_row_alone } -> std::convertible_to<bool>;
 };
 
+// The activations that a block saves for backward.
 // struct None { template <class Block> using Layer = Block; };
 template <class Candidate>
 concept Recomputation = requires {
   typename Candidate::template Layer<archetype::Block>;
 };
 
-// struct Identity { static Value value(Value x); static ValueAndSlope<Value> value_and_slope(Value x); }; for packs and
-// scalars.
+// f(x), and f(x) with f'(x), each for packs and for scalars.
+// struct Identity { static Value value(Value x); static ValueAndSlope<Value> value_and_slope(Value x); };
 template <class Candidate>
 concept ActivationFunction = requires(simd::Pack<float> pack, double scalar) {
   { Candidate::value(pack) } -> std::same_as<simd::Pack<float>>;

@@ -1,5 +1,5 @@
-// What programs are written with: models, objectives, optimizers, loader, trainer. It needs Eigen, xtensor and fmt
-// alone; the CUDA backend is there where nvcc compiles it. Other headers say at their top what else they need.
+// Models, objectives, optimizers, loader and trainer in one header. It needs Eigen, xtensor and fmt; nvcc also gets the
+// CUDA backend. Headers that need other libraries name them in their first comment.
 #pragma once
 
 #include "tessera/comm/communicator.hpp"

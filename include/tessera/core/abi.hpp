@@ -1,8 +1,8 @@
-// The inline namespace that every public name lives in.
+// TESSERA_ABI: the inline namespace of every public name.
 //
-// Vector width and struct alignment follow the instruction set a translation unit is compiled for. Two units built with
-// different flags must not exchange our types silently, so the instruction set is part of every mangled name: such a
-// program stops at the linker, with a symbol that reads `tessera::v0_1_avx2::...`.
+// The width of a pack and the alignment of structs depend on the instruction set that a translation unit is compiled
+// for. TESSERA_ABI names the instruction set, so it is part of every mangled name: units compiled with different flags
+// do not link, and the linker names a symbol such as `tessera::v0_1_avx2::...`.
 #pragma once
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
@@ -15,9 +15,9 @@
 #define TESSERA_ABI v0_1_base
 #endif
 
-// Functions that run on the host and, when nvcc compiles them, on the device (templates that are called with packs as
-// well are `constexpr` instead: nvcc takes those for both, and lets nothing for devices see a pack); loops whose bodies
-// must be unrolled for their values to stay in registers.
+// TESSERA_HOST_DEVICE marks a function for host and device under nvcc, and is empty otherwise. Templates that are also
+// called with packs are `constexpr` instead: nvcc compiles these for both sides, but rejects packs in device functions.
+// TESSERA_UNROLL unrolls the next loop, so that the arrays it indexes stay in registers.
 #if defined(__CUDACC__)
 #define TESSERA_HOST_DEVICE __host__ __device__
 #define TESSERA_UNROLL _Pragma("unroll")
@@ -32,7 +32,7 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// What the namespace is called: ranks that exchange data must agree on it.
+// The name of the namespace. All ranks of a job must have the same.
 inline constexpr const char* abi_name = TESSERA_TEXT(TESSERA_ABI);
 
 }  // namespace TESSERA_ABI

@@ -14,12 +14,12 @@ inline namespace TESSERA_ABI {
 // Every flat buffer and every entry in it starts at a multiple of this many bytes.
 inline constexpr index alignment = 256;
 
-// A stack of activations in memory of the kind that Memory allocates: a step takes what it needs from it, in the same
+// A stack of activations in memory that Memory allocates. A step takes its activations from the arena, in the same
 // order every time, and gives everything back by the end of the step.
 //
-// How much that is is found by running the step once while `planning()`: then every view is null, operations return
-// at once, and only the height of the stack is recorded. `commit()` allocates it. Thus nothing is computed twice, in
-// code or in formulas, and a step after planning allocates nothing.
+// An arena is planning until commit(): take() returns nullptr and only records the height of the stack, and operations
+// return without computing. One step run while planning thus finds the size; commit() allocates it, and later steps
+// allocate nothing.
 template <class Memory>
 class Arena {
  public:
@@ -39,7 +39,8 @@ class Arena {
   [[nodiscard]] bool planning() const noexcept { return memory_.data() == nullptr; }
   [[nodiscard]] index peak_bytes() const noexcept { return peak_; }
 
-  // Uninitialised room for `count` scalars, until the enclosing frame ends; nullptr while planning.
+  // Uninitialised memory for `count` scalars, valid until the enclosing frame ends; nullptr while planning. Throws
+  // Error if the step takes more than was planned.
   template <class Scalar>
   [[nodiscard]] Scalar* take(index count) {
     const index start = height_;
@@ -53,10 +54,10 @@ class Arena {
     return reinterpret_cast<Scalar*>(memory_.data() + start);
   }
 
-  // Allocates what planning found. Throws Error when there is not enough memory.
+  // Allocates what planning found and ends planning. Throws Error if there is not enough memory.
   void commit() { memory_ = Memory(peak_ > 0 ? peak_ : alignment); }
 
-  // Back to planning.
+  // Frees the memory and starts planning again.
   void reset() {
     memory_ = Memory();
     height_ = peak_ = 0;
@@ -67,7 +68,8 @@ class Arena {
   index height_ = 0, peak_ = 0;
 };
 
-// A flat buffer of elements in memory of the kind that Memory allocates, zero at first.
+// A flat buffer of `count` elements, zero at first, in memory that Memory allocates. The constructor throws Error if
+// there is not enough memory.
 template <class Memory, class Element>
 class Buffer {
  public:

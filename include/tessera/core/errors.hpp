@@ -1,4 +1,4 @@
-// The one exception type of the library.
+// The base class of the library's exceptions.
 #pragma once
 
 #include <fmt/format.h>
@@ -12,16 +12,16 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// What programs tell the scripts that start them.
+// Exit codes of the programs, for the scripts that start them.
 namespace exit_code {
-inline constexpr int failed = 2;      // options, data, memory, storage: do not restart before the message is understood
-inline constexpr int rank_lost = 75;  // a rank died, hangs, or is cut off: restart from the last checkpoint
-inline constexpr int not_finite = 76;  // a loss or gradient: do not restart as it was
-inline constexpr int stopped = 85;     // by a signal, after a complete checkpoint: start again to continue
+inline constexpr int failed = 2;      // wrong options or data, no memory or storage left: correct this before a restart
+inline constexpr int rank_lost = 75;  // a rank died, hangs, or cannot be reached: restart from the last checkpoint
+inline constexpr int not_finite = 76;  // a loss or gradient is not finite: change the settings before a restart
+inline constexpr int stopped = 85;     // a signal stopped the run after a complete checkpoint: restart to continue
 }  // namespace exit_code
 
-// What went wrong, where, with which value, and what to do, in one sentence for the person at the keyboard.
-// Programs catch it in `main`, print `what()` and exit with its exit code.
+// An error whose what() says in one sentence what went wrong, where, with which value, and what the user can do.
+// Programs catch it in `main`, print what() and exit with exit_code().
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

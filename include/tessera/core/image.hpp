@@ -1,4 +1,4 @@
-// The size of images, as a type.
+// The size of an image as a type.
 #pragma once
 
 #include "tessera/core/abi.hpp"
@@ -6,7 +6,7 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// Square input images: `size` pixels a side, planar.
+// Square planar images, channels x size x size pixels.
 template <int size_, int channels_ = 3>
 struct image {
   static constexpr int size = size_, channels = channels_, values = channels * size * size;

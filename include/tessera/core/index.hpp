@@ -11,12 +11,12 @@ inline namespace TESSERA_ABI {
 
 using index = std::ptrdiff_t;
 
-// Divides and rounds up. divisor > 0.
+// value / divisor, rounded up. value >= 0, divisor > 0.
 [[nodiscard]] TESSERA_HOST_DEVICE constexpr index divide_up(index value, index divisor) {
   return (value + divisor - 1) / divisor;
 }
 
-// Not std::min and std::max: those names are macros in some users' sources.
+// Minimum and maximum. std::min and std::max are not used in headers: Windows defines macros of these names.
 template <class Value>
 [[nodiscard]] TESSERA_HOST_DEVICE constexpr Value smaller(Value a, std::type_identity_t<Value> b) {
   return b < a ? b : a;

@@ -1,4 +1,4 @@
-// The factor in front of a contrastive loss.
+// The factor of a contrastive loss, InfoNCE.
 #pragma once
 
 #include "tessera/core/abi.hpp"
@@ -6,13 +6,13 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// A mean of cross entropies of similarities / temperature counts `weight` times, and, as MoCo v3 has it, once more
-// times the temperature, which then cancels in the gradient.
+// loss = factor * mean over the rows of the cross entropy of similarities / tau. factor = weight, or weight * tau if
+// times_temperature; then tau cancels in the gradient, as in MoCo v3 (docs/method.md, 7.2).
 struct InfoNce {
   double weight = 1;
   bool times_temperature = false;
 
-  // The factor of the loss, and that of its gradient with respect to the similarities.
+  // of_loss: the factor. of_gradient: factor / tau, that of the gradient with respect to the similarities.
   [[nodiscard]] TESSERA_HOST_DEVICE constexpr double of_loss(double temperature) const {
     return times_temperature ? weight * temperature : weight;
   }

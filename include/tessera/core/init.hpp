@@ -1,4 +1,4 @@
-// Starting values of a model's tensors (docs/method.md, 2.5, 2.6).
+// Initial values of a model's tensors (docs/method.md, 2.5, 2.6).
 #pragma once
 
 #include <cmath>
@@ -10,8 +10,9 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// Value of the sine-cosine table at feature `channel` of `width` for the patch in (row, column):
-// [sin(row w) | cos(row w) | sin(column w) | cos(column w)] with w_i = 10000^(-i / (width / 4)).
+// Value of the sine-cosine position table at feature `channel` of `width` for the patch in (row, column):
+// [sin(row w) | cos(row w) | sin(column w) | cos(column w)] with w_i = 10000^(-i / (width / 4)). width must be a
+// multiple of 4 (docs/method.md, 2.5).
 [[nodiscard]] inline double sincos_2d(int row, int column, int channel, int width) {
   const int quarter = width / 4, part = channel / quarter;
   const double angle = (part < 2 ? row : column) * std::pow(10000.0, -static_cast<double>(channel % quarter) / quarter);
@@ -25,7 +26,7 @@ void fill_sincos_2d(const Entry& entry, Scalar* to) {
   const int tokens = entry.shape.extents[1], width = entry.shape.extents[2];
   int grid = 1;
   while ((grid + 1) * (grid + 1) <= tokens) ++grid;
-  const int first = tokens - grid * grid;  // 1 with a class token, whose row stays zero
+  const int first = tokens - grid * grid;  // 1 with a class token, whose row is zero
   const bool columns_first = entry.initial.kind == Initial::Kind::sincos_2d_columns_first;
   for (int i = 0; i < first * width; ++i) to[i] = 0;
   for (int token = 0; token < grid * grid; ++token)
@@ -58,8 +59,8 @@ void fill(const Entry& entry, Random random, Scalar* to) {
 
 }  // namespace detail
 
-// Fills the flat buffers of a layout, in host memory. What a tensor starts with depends on the seed and on its place in
-// the table.
+// Assigns the initial values of all entries to the flat buffers, in host memory; gaps between entries stay as they are.
+// The values of a tensor depend on the seed and on its number in `entries` alone (docs/method.md, 1.4).
 template <class Scalar>
 void initialize(std::span<const Entry> entries, std::uint64_t seed, Scalar* parameters, Scalar* statistics) {
   std::uint32_t number = 0;

@@ -1,4 +1,4 @@
-// The one parameter layout: names, shapes and offsets of everything a model type owns, known at compile time.
+// Layouts: names, shapes and offsets of all tensors of a model, known at compile time.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// A tensor's name, built at compile time: Name{"blocks"} / 0 / "attn" gives "blocks.0.attn".
+// The name of a tensor, at most 64 characters, built at compile time: Name{"blocks"} / 0 / "attn" is "blocks.0.attn".
 class Name {
  public:
   constexpr Name() = default;
@@ -44,7 +44,7 @@ class Name {
   std::size_t size_ = 0;
 };
 
-// Extents of a tensor as public checkpoints store it, outermost first.
+// Extents of a tensor, outermost first, as public checkpoints store it; at most 4.
 struct Shape {
   std::array<int, 4> extents{};
   int rank = 0;
@@ -61,11 +61,12 @@ struct Shape {
   constexpr bool operator==(const Shape&) const = default;
 };
 
-// How a tensor starts (docs/method.md, 2.6).
+// The initial value of a tensor (docs/method.md, 2.6). sincos_2d is the position table of 2.5 for a tensor
+// (1, tokens, width); sincos_2d_columns_first that of MAE, with row and column exchanged (10.2).
 struct Initial {
   enum class Kind { constant, uniform, normal, sincos_2d, sincos_2d_columns_first };
   Kind kind = Kind::constant;
-  double scale = 0.0;  // the constant; half the width of the uniform interval; the standard deviation
+  double scale = 0.0;  // the constant; a of U(-a, a); the standard deviation
 
   static constexpr Initial constant(double value) { return {Kind::constant, value}; }
   static constexpr Initial uniform(double bound) { return {Kind::uniform, bound}; }
@@ -74,11 +75,12 @@ struct Initial {
   static constexpr Initial sincos_2d_columns_first() { return {Kind::sincos_2d_columns_first, 1.0}; }
 };
 
-// trained: has a gradient. frozen: a parameter without one; the momentum encoder still follows it. statistic: a
-// BatchNorm buffer, in a flat buffer of its own, which neither the optimizer nor the momentum encoder's average
-// touches.
+// trained: a parameter with a gradient. frozen: a parameter without one, which the moving average still includes.
+// statistic: BatchNorm's running mean or variance, in a flat buffer of its own; neither the optimizer nor the moving
+// average changes it.
 enum class Role { trained, frozen, statistic };
 
+// One tensor of a layout.
 struct Entry {
   Name name;
   Shape shape;
@@ -88,16 +90,16 @@ struct Entry {
   [[nodiscard]] constexpr index size() const { return shape.size(); }
 };
 
-// Elements [first, last) of the flat buffers, which one rank updates; its optimizer states of them start at `state` in
-// buffers of its own.
+// Elements [first, last) of the flat buffers, which one rank updates. Their moments start at element `state` of the
+// rank's own buffers.
 struct Part {
   index first, last, state;
 };
 
-// Entries start at multiples of this many scalars: 256 bytes for every scalar of two bytes or more.
+// Entries start at multiples of this many scalars, which are multiples of 256 bytes for scalars of 2 bytes or more.
 inline constexpr index entry_alignment = alignment / 2;
 
-// Where the next entry of each flat buffer goes.
+// The offset of the next entry in each flat buffer, in scalars.
 struct LayoutCursor {
   index parameters = 0, statistics = 0;
 
@@ -109,9 +111,9 @@ struct LayoutCursor {
   }
 };
 
-// A layer lists its tensors by one function, `declare(visit, name)`, which calls visit(name, shape, role, initial) for
-// each in order and puts what it returns into the layer's Parameters. Three visitors use it: one counts entries, one
-// fills the table, one turns flat buffers into pointers.
+// A layer lists its tensors in one function, declare(visit, name): it calls visit(name, shape, role, initial) for each
+// tensor in order and returns the results as the layer's Parameters. The three visitors: Count counts the entries, Fill
+// makes their table, Bind makes pointers into flat buffers.
 namespace layout {
 
 struct Count {
@@ -168,7 +170,7 @@ consteval auto table() {
 
 }  // namespace layout
 
-// What is known of Model's tensors: the table, and the sizes of the flat buffers in scalars.
+// The table of Model's tensors, and the sizes of its flat buffers in scalars.
 template <class Model>
 struct Layout {
   static constexpr auto entries = layout::table<Model>();
@@ -186,8 +188,8 @@ struct Layout {
   static constexpr index trained_count = count([](const Entry& entry) { return entry.role == Role::trained; });
 };
 
-// Model's Parameters with pointers into flat buffers (Parameter<Scalar> of core/scalar.hpp, or plain ones). Either
-// buffer may be null: its leaves are then null too.
+// Model's Parameters with pointers into the flat buffers; Leaf is Parameter<Scalar> (core/scalar.hpp) or a plain
+// pointer. Either buffer may be null: the pointers of its tensors are then null.
 template <class Model, class Leaf>
 [[nodiscard]] constexpr auto bind(Leaf parameters, std::type_identity_t<Leaf> statistics) {
   layout::Bind<Leaf> visit{parameters, statistics};

@@ -8,7 +8,7 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// The two sources of noise: called with the number of an image of this rank and of a patch.
+// Noise of a patch of an image of this rank: drawn (mask_noise of core/draws.hpp), or given.
 struct DrawnMaskNoise {
   const StepNumber* number;
   index first_image;
@@ -26,8 +26,7 @@ struct GivenMaskNoise {
   }
 };
 
-// Added to the variance of a patch's pixels.
-inline constexpr double patch_epsilon = 1e-6;
+inline constexpr double patch_epsilon = 1e-6;  // added to the variance of normalised targets
 
 }  // namespace TESSERA_ABI
 }  // namespace tessera

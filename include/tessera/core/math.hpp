@@ -1,4 +1,4 @@
-// Element-wise mathematics, written once for packs (CPU) and scalars (any device).
+// Element-wise mathematical functions of packs (CPU) and scalars (CPU and devices).
 #pragma once
 
 #include <bit>
@@ -19,7 +19,7 @@ inline constexpr bool is_float_pack = std::is_same_v<Value, simd::Pack<float>>;
 template <class Value>
 inline constexpr bool is_double_pack = std::is_same_v<Value, simd::Pack<double>>;
 
-// Calls a scalar function for every lane of a pack.
+// f of every element of a pack.
 template <class Pack, class Function>
 [[gnu::always_inline]] inline Pack each_lane(Pack x, Function f) {
   Pack y;
@@ -37,7 +37,8 @@ template <class Value>
   }
 }
 
-// e^x. Float packs: relative error below 2e-7 for x in [-87, 88]; below that range 0, above it infinity, NaN for NaN.
+// e^x. Float packs: the relative error is below 2e-7 for x in [-87, 88]; the result is 0 below this range, infinity
+// above it, and NaN for NaN.
 template <class Value>
 [[gnu::always_inline]] constexpr inline Value exp(Value x) {
   if constexpr (is_float_pack<Value>) {
@@ -63,14 +64,14 @@ template <class Value>
   }
 }
 
-// The standard normal distribution: cdf(x) = (1 + erf(x / sqrt 2)) / 2 and pdf(x) = e^(-x^2/2) / sqrt(2 pi).
+// Standard normal distribution: cdf(x) = (1 + erf(x / sqrt 2)) / 2, pdf(x) = e^(-x^2/2) / sqrt(2 pi).
 template <class Value>
 struct Normal {
   Value cdf, pdf;
 };
 
-// e^(-x^2/2) and 1 / x. For a float a CUDA device has an instruction each, 2^x and 1 / x, with relative errors of at
-// most 2^-22 (PTX ISA, "ex2" and "rcp") and zero in place of results below the normal range.
+// bell(x) = e^(-x^2/2) and reciprocal(x) = 1 / x. On a CUDA device the floats use the instructions ex2.approx and
+// rcp.approx: their relative error is at most 2^-22, and results below the normal range are zero (PTX ISA).
 template <class Value>
 [[gnu::always_inline]] constexpr inline Value bell(Value x) {
   return exp(x * x * -0.5f);
@@ -99,9 +100,9 @@ TESSERA_HOST_DEVICE inline float reciprocal(float x) {
 #endif
 }
 
-// Float packs and floats: the lower tail is e^(-x^2/2) times a polynomial in 1 / (1 + 0.4 |x|) that was fitted to
-// e^(x^2/2) erfc(|x| / sqrt 2) / 2 with relative error 8e-8, so the tail keeps its relative accuracy. The CPU backend
-// has packs, the CUDA backend floats; there the absolute error is below 1e-6.
+// cdf and pdf of the standard normal distribution at x. Float packs (CPU) and floats (CUDA): cdf(-|x|) is e^(-x^2/2)
+// times a polynomial in 1 / (1 + 0.4 |x|), fitted to e^(x^2/2) erfc(|x| / sqrt 2) / 2 with the relative error 8e-8, so
+// that small values keep their relative accuracy. The absolute error on a CUDA device is below 1e-6.
 template <class Value>
 [[gnu::always_inline]] constexpr inline Normal<Value> normal(Value x) {
   if constexpr (is_float_pack<Value> || std::is_same_v<Value, float>) {
@@ -128,8 +129,8 @@ template <class Value>
   }
 }
 
-// True when no bit pattern in `values` is a NaN or an infinity. Looks at the exponent bits, so that -ffast-math, which
-// lets a compiler assume that NaN does not exist, cannot remove it.
+// True if none of the `count` values (float or double) is NaN or infinite. The test reads exponent bits: under
+// -ffast-math a compiler may remove comparisons that only NaN fails.
 template <class Scalar>
 [[nodiscard]] bool all_finite(const Scalar* values, index count) {
   using Bits = std::conditional_t<sizeof(Scalar) == 4, std::uint32_t, std::uint64_t>;

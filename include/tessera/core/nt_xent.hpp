@@ -7,7 +7,7 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// p(i): the place of the other view of row `row` of `rows`.
+// p(row): the number of the row that is the other view of the same image, among `rows` = 2n rows.
 [[nodiscard]] TESSERA_HOST_DEVICE constexpr index other_view(index row, index rows) {
   const index images = rows / 2;
   return row < images ? row + images : row - images;

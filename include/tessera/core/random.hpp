@@ -1,4 +1,5 @@
-// Counter-based random numbers: what is drawn depends on what it is for, never on who draws it or when.
+// Counter-based random numbers: a number depends on the name of its stream and its place in it, not on the thread, rank
+// or time that draws it (docs/method.md, 1.4).
 #pragma once
 
 #include <array>
@@ -12,8 +13,8 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// Philox-4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): a bijection of the 128-bit
-// counter for every 64-bit key.
+// Philox-4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): for each 64-bit key a
+// bijection of the 128-bit counter.
 [[nodiscard]] TESSERA_HOST_DEVICE constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
                                                                                 std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
@@ -26,19 +27,19 @@ inline namespace TESSERA_ABI {
   return counter;
 }
 
-// What a stream of random numbers is drawn for; part of its name.
+// The use of a stream of random numbers; part of its name (docs/method.md, 1.4).
 enum class Purpose : std::uint32_t {
   initial_value = 1,
   permutation = 2,
   view = 3,
-  evaluation = 4,
   drop_path = 5,
   mixing = 6,
   mask = 7,
   test = 255
 };
 
-// Names the random numbers of a step; in memory of the backend, since a recorded step reads it anew.
+// Seed and number of a step, which name its random numbers. Lies in memory of the backend, so that each replay of a
+// recording reads new values.
 struct StepNumber {
   std::uint64_t seed = 0;
   std::int64_t step = 0;  // 0, 1, ...
@@ -61,13 +62,13 @@ class Random {
     return block_[used_++];
   }
 
-  // The next number is number 4 `block` of the stream.
+  // Moves to number 4 * block of the stream, counted from 0.
   TESSERA_HOST_DEVICE constexpr void start_at(std::uint32_t block) {
     counter_[0] = block;
     used_ = 4;
   }
 
-  // Uniform in [0, 1): a multiple of 2^-24.
+  // Uniform in [0, 1), a multiple of 2^-24.
   [[nodiscard]] TESSERA_HOST_DEVICE constexpr float uniform() { return static_cast<float>(bits() >> 8) * 0x1p-24f; }
 
   // Uniform in [low, high).
@@ -75,7 +76,7 @@ class Random {
     return low + (high - low) * uniform();
   }
 
-  // Uniform integer in [0, bound), without bias (Lemire 2019). bound > 0.
+  // Uniform integer in [0, bound) without bias (Lemire, arXiv 1805.10941). bound > 0.
   [[nodiscard]] TESSERA_HOST_DEVICE constexpr std::uint32_t below(std::uint32_t bound) {
     std::uint64_t product = std::uint64_t{bits()} * bound;
     if (static_cast<std::uint32_t>(product) < bound) {

@@ -1,4 +1,4 @@
-// Cubic interpolation of grids, for position tables.
+// Cubic interpolation of position tables.
 #pragma once
 
 #include "tessera/core/abi.hpp"
@@ -7,20 +7,20 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// A grid of patches, row by row.
+// Extents of a grid of patches, which are numbered row by row.
 struct Grid {
   int rows, columns;
   [[nodiscard]] constexpr int size() const { return rows * columns; }
   constexpr bool operator==(const Grid&) const = default;
 };
 
-// Along one axis, the four inputs of every output and their weights.
+// Interpolation along one axis: output i is the sum over its four taps of weight[i][tap] * input[source[i][tap]].
 template <class Scalar, int outputs>
 struct CubicTaps {
   int source[outputs][4];
   Scalar weight[outputs][4];
 
-  // The weight of input `source_` in `output`: inputs at the ends may stand for several taps.
+  // The weight of `input` in `output`: the sum over its taps, since the first or last input may serve several of them.
   [[nodiscard]] TESSERA_HOST_DEVICE constexpr Scalar weight_of(int output, int input) const {
     Scalar sum = 0;
     for (int tap = 0; tap < 4; ++tap) sum += source[output][tap] == input ? weight[output][tap] : Scalar(0);
@@ -28,9 +28,9 @@ struct CubicTaps {
   }
 };
 
-// `outputs` samples of `inputs` values by cubic convolution with a = -0.75, half-pixel centres, no antialiasing and
-// repeated ends, as PyTorch's bicubic interpolate does it (docs/method.md, 2.5). Output i lies at (i + 0.5) / scale -
-// 0.5 with scale = (outputs + extra) / inputs. DINO's extra is 0.1; 0 is the exact ratio.
+// Taps that resample `inputs` values to `outputs` by cubic convolution with a = -0.75, half-pixel centres, repeated
+// ends and no antialiasing, as PyTorch's bicubic interpolate (docs/method.md, 2.5). Output i lies at
+// (i + 0.5) / scale - 0.5 with scale = (outputs + extra) / inputs. DINO uses extra = 0.1; 0 is the exact ratio.
 template <class Scalar, int inputs, int outputs>
 [[nodiscard]] constexpr CubicTaps<Scalar, outputs> cubic_taps(double extra) {
   constexpr double a = -0.75;

@@ -1,4 +1,4 @@
-// Views of activations: row-major matrices whose number of columns is a constant.
+// References to activations: row-major matrices with a constant number of columns.
 #pragma once
 
 #include <type_traits>
@@ -9,8 +9,9 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// A row-major matrix that somebody else owns: run-time rows, compile-time columns. An image batch is Rows<S, C*H*W>, a
-// batch of token sequences is Rows<S, D> with B*tokens rows. No rows at all stand for "absent" or "not wanted".
+// A reference to a row-major matrix (rows x columns), which it does not own. A batch of images is
+// Rows<Scalar, channels * height * width> with a row for each image; their tokens are Rows<Scalar, width> with
+// images*tokens rows. An argument of 0 rows means "absent" or "not wanted".
 template <class Scalar, int columns_>
 struct Rows {
   static constexpr index columns = columns_;
@@ -24,12 +25,6 @@ struct Rows {
 
   // Rows [first, first + count).
   [[nodiscard]] constexpr Rows part(index first, index count) const { return {data + first * columns, count}; }
-
-  // The same elements with another number of columns, which must divide size().
-  template <int other>
-  [[nodiscard]] constexpr Rows<Scalar, other> reshape() const {
-    return {data, size() / other};
-  }
 
   template <class Fixed>
   requires(!std::is_const_v<Scalar> && std::is_same_v<Fixed, const Scalar>) constexpr operator Rows<Fixed, columns_>()

@@ -1,4 +1,4 @@
-// What numbers are stored in, and what they are added up in.
+// Types of activations, sums and parameters (docs/method.md, 1.3).
 #pragma once
 
 #include <bit>
@@ -10,7 +10,7 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// Brain floating point: the upper half of a float. Storage only; arithmetic is done in float.
+// Brain floating point: the upper 16 bits of a float. A storage type; arithmetic is done in float.
 struct bf16 {
   std::uint16_t bits = 0;
 
@@ -24,8 +24,8 @@ struct bf16 {
   TESSERA_HOST_DEVICE explicit operator float() const { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
 };
 
-// A tensor or flat buffer of master values with a copy in the type that matrix products read. Used as a pointer to
-// the master values wherever one is expected.
+// A tensor or flat buffer of master values, and its copy in the type Low that matrix products read; `copy` may be null.
+// Converts to the pointer to the master values.
 template <class Low>
 struct MasterAndCopy {
   float* master = nullptr;
@@ -59,7 +59,7 @@ struct ScalarTraits<bf16> {
 template <class Scalar>
 using Accumulator = typename detail::ScalarTraits<Scalar>::Accumulator;
 
-// How layers are handed a parameter: a pointer, or a pair of them where products read a copy of lower precision.
+// The form in which a layer receives a parameter: a pointer for float and double, MasterAndCopy for bf16.
 template <class Scalar>
 using Parameter = typename detail::ScalarTraits<Scalar>::Parameter;
 

@@ -1,7 +1,7 @@
-// Packs: as many scalars as one vector register of the target holds, with the compiler's own operators.
+// Packs: GCC vector types of one register of the target.
 //
-// An element-wise function is written once as a generic functor; it is called with packs on the CPU and with scalars on
-// a device. Packs support + - * / and comparisons, element by element, also with a scalar on one side.
+// An element-wise function is written once, as a generic functor: the CPU calls it with packs, a device with scalars.
+// Packs have + - * / and comparisons, element by element, also with a scalar on one side.
 #pragma once
 
 #include <cstddef>
@@ -32,10 +32,11 @@ struct PackOf {
 template <class Scalar>
 using Pack = typename PackOf<Scalar>::type;
 
+// Elements of a pack.
 template <class Scalar>
 inline constexpr index lanes = bytes / sizeof(Scalar);
 
-// A value of the scalar type of a pack or a scalar; for decltype only.
+// decltype(scalar_of(x)) is the scalar type of the pack or scalar x. Declarations only.
 float scalar_of(Pack<float>);
 double scalar_of(Pack<double>);
 float scalar_of(float);
@@ -57,18 +58,19 @@ template <class Scalar>
   std::memcpy(to, &pack, bytes);
 }
 
+// A pack with `value` in every element.
 template <class Scalar>
 [[gnu::always_inline]] inline Pack<Scalar> fill(Scalar value) {
   return Pack<Scalar>{} + value;
 }
 
-// Bytes of `count` lanes, at most a pack's: the bound is for the compiler, which else sees copies beyond the pack.
+// Bytes of `count` elements, at most those of a pack. Without the bound the compiler warns of a copy beyond the pack.
 template <class Scalar>
 [[gnu::always_inline]] inline std::size_t part_bytes(index count) {
   return count < lanes<Scalar> ? static_cast<std::size_t>(count) * sizeof(Scalar) : bytes;
 }
 
-// The first `count` lanes from memory, zero in the others. 0 <= count <= lanes.
+// The first `count` elements from memory, the others zero. 0 <= count <= lanes.
 template <class Scalar>
 [[gnu::always_inline]] inline Pack<Scalar> load_part(const Scalar* from, index count) {
   Pack<Scalar> pack{};
@@ -76,12 +78,13 @@ template <class Scalar>
   return pack;
 }
 
+// Stores the first `count` elements. 0 <= count <= lanes.
 template <class Scalar>
 [[gnu::always_inline]] inline void store_part(Scalar* to, Pack<Scalar> pack, index count) {
   std::memcpy(to, &pack, part_bytes<Scalar>(count));
 }
 
-// The sum of all lanes, in a fixed order.
+// The sum of all elements, in a fixed order.
 template <class Scalar>
 [[gnu::always_inline]] inline Scalar sum(Pack<Scalar> pack) {
   Scalar values[lanes<Scalar>];
@@ -91,12 +94,13 @@ template <class Scalar>
   return values[0];
 }
 
-// The larger of each two lanes.
+// The maximum of a and b, element by element.
 template <class Scalar>
 [[gnu::always_inline]] inline Pack<Scalar> larger(Pack<Scalar> a, Pack<Scalar> b) {
   return a > b ? a : b;
 }
 
+// The largest element.
 template <class Scalar>
 [[gnu::always_inline]] inline Scalar largest(Pack<Scalar> pack) {
   Scalar values[lanes<Scalar>];

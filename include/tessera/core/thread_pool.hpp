@@ -1,4 +1,4 @@
-// A pool of threads for loops whose pieces are independent. Running a loop allocates nothing.
+// A pool of threads for loops over independent pieces.
 #pragma once
 
 #include <atomic>
@@ -15,11 +15,11 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// `threads` workers, the calling thread included. Pieces are handed out as threads become free; since a piece's bounds
-// depend on the loop alone, results do not depend on the number of threads as long as pieces write to different places.
+// `threads` workers, the calling thread included. A worker takes the next piece when it is free. The bounds of a piece
+// depend on the loop alone, so results do not depend on the number of threads if pieces write to different places.
 class ThreadPool {
  public:
-  // threads = 0 takes every processor of the machine.
+  // threads = 0: one thread for each processor of the machine.
   explicit ThreadPool(int threads = 0) {
     const int wanted = threads > 0 ? threads : static_cast<int>(std::thread::hardware_concurrency());
     for (int worker = 1; worker < wanted; ++worker) workers_.emplace_back([this, worker] { serve(worker); });
@@ -36,8 +36,9 @@ class ThreadPool {
 
   [[nodiscard]] int threads() const noexcept { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(first, last, worker) for [0, count) cut into pieces of `grain`; worker in [0, threads()).
-  // The first exception of a piece is rethrown here. Loops must not be nested, nor have more than 2^32 - 1 pieces.
+  // Calls body(first, last, worker) for the pieces of [0, count), each of `grain` elements, the last of fewer; worker
+  // is in [0, threads()). Returns when all pieces are done, and rethrows the first exception of a piece. Allocates
+  // nothing. Loops must not be nested, nor have more than 2^32 - 1 pieces.
   template <class Body>
   void for_pieces(index count, index grain, Body&& body) {
     using Bare = std::remove_reference_t<Body>;
@@ -80,11 +81,11 @@ class ThreadPool {
     if (error_) std::rethrow_exception(error_);
   }
 
-  static constexpr int spins = 4000;  // some microseconds: a step's loops follow each other closely
+  static constexpr int spins = 4000;  // a few microseconds of polling before a thread sleeps: the next loop is near
 
-  // Takes pieces until none is left. The loop is over when all pieces are done, whoever did them: a worker that the
-  // system holds up is not waited for. One that comes late finds no ticket, or a later loop's; the generation in the
-  // tickets keeps it from taking an old one for a new one.
+  // Takes pieces until none is left. A loop ends when all of its pieces are done, so it does not wait for a worker that
+  // the system has not scheduled. Such a worker finds no ticket left, or the tickets of a later loop. The upper half of
+  // tickets_ is the loop's generation: it lets compare_exchange fail for a ticket that was read in an earlier loop.
   void work(int worker) {
     for (std::uint64_t ticket = tickets_.load(std::memory_order_acquire); static_cast<std::uint32_t>(ticket) != 0;) {
       if (!tickets_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
@@ -128,8 +129,8 @@ class ThreadPool {
   }
 
   Job job_;
-  std::atomic<std::uint64_t> tickets_{0};  // the loop's generation, and how many of its pieces nobody has taken
-  std::atomic<std::uint32_t> done_{0};     // pieces
+  std::atomic<std::uint64_t> tickets_{0};  // generation of the loop << 32 | number of pieces not yet taken
+  std::atomic<std::uint32_t> done_{0};     // number of pieces done
   std::atomic<std::uint32_t> generation_{0};
   std::atomic<bool> stopping_{false};
   std::exception_ptr error_;

@@ -1,4 +1,4 @@
-// A data set whose kind is known when the program runs.
+// A data set whose type is chosen at run time.
 #pragma once
 
 #include <memory>
@@ -11,7 +11,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
-// Holds any data set. A call costs a virtual function, against the work of decoding an image.
+// Owns any data set. Each call is a virtual call, which is little beside the decoding of an image. AnyDataset always
+// models LabelledDataset: ask labelled() before an objective reads labels.
 class AnyDataset {
  public:
   template <Dataset Images>
@@ -20,7 +21,7 @@ class AnyDataset {
   [[nodiscard]] int size() const { return held_->size(); }
   [[nodiscard]] ImageView decode(int i, Image& scratch) const { return held_->decode(i, scratch); }
   [[nodiscard]] bool labelled() const { return held_->labelled(); }
-  // 0 for every image of a data set without labels.
+  // The label of image i; 0 if the data set has none.
   [[nodiscard]] int label(int i) const { return held_->label(i); }
 
  private:

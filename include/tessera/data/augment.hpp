@@ -1,4 +1,4 @@
-// The random views of an image that contrastive learning compares (docs/method.md, 3.1, 3.2).
+// Views of an image: random ones for training (docs/method.md, 3.1, 3.2 and 3.8) and that of evaluation (3.7).
 #pragma once
 
 #include <array>
@@ -20,19 +20,19 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
-// Probabilities and strengths of one view. An operation of strength or probability 0 does not take part.
+// The augmentation of one view. An operation of strength or probability 0 is left out.
 struct ViewAugmentation {
-  double crop_min = 0.08, crop_max = 1.0;               // area of the crop as a share of the image's
-  double ratio_min = 3.0 / 4.0, ratio_max = 4.0 / 3.0;  // width over height of the crop
-  float jitter = 0.8f;                                  // probability of the four colour operations
+  double crop_min = 0.08, crop_max = 1.0;               // area of the crop, as a fraction of the area of the image
+  double ratio_min = 3.0 / 4.0, ratio_max = 4.0 / 3.0;  // width / height of the crop
+  float jitter = 0.8f;                                  // probability of the colour jitter, whose strengths follow
   float brightness = 0.4f, contrast = 0.4f, saturation = 0.2f, hue = 0.1f;
-  float grayscale = 0.2f;
-  float blur = 1.0f, blur_sigma_min = 0.1f, blur_sigma_max = 2.0f;
-  float solarize = 0.0f;
-  float flip = 0.5f;
-  Filter filter = Filter::bilinear;  // of the resize
+  float grayscale = 0.2f;                                           // probability
+  float blur = 1.0f, blur_sigma_min = 0.1f, blur_sigma_max = 2.0f;  // probability; sigma in pixels
+  float solarize = 0.0f;                                            // probability
+  float flip = 0.5f;                                                // probability
+  Filter filter = Filter::bilinear;                                 // of the resize
 
-  // Random resized crops and flips alone: of supervised training, probes and MAE.
+  // Random crop and horizontal flip alone, as in supervised training, probes and MAE.
   [[nodiscard]] static constexpr ViewAugmentation crop_and_flip(double crop_min = 0.08,
                                                                 Filter filter = Filter::bilinear) {
     ViewAugmentation view;
@@ -42,9 +42,9 @@ struct ViewAugmentation {
     return view;
   }
 
-  // Throws Error that names the wrong value, as a member of `name`.
+  // Throws Error if a value is out of its range; the message names it as `name`.member.
   void check(const std::string& name) const {
-    const auto share = [&](const char* member, double value) {
+    const auto fraction = [&](const char* member, double value) {
       if (!(value >= 0 && value <= 1)) fail("{}.{} must lie between 0 and 1, not {}", name, member, value);
     };
     const auto strength = [&](const char* member, double value) {
@@ -56,22 +56,22 @@ struct ViewAugmentation {
              high);
     };
     range("crop", crop_min, crop_max);
-    share("crop_max", crop_max);
+    fraction("crop_max", crop_max);
     range("ratio", ratio_min, ratio_max);
-    share("jitter", jitter);
+    fraction("jitter", jitter);
     strength("brightness", brightness);
     strength("contrast", contrast);
     strength("saturation", saturation);
     if (!(hue >= 0 && hue <= 0.5f)) fail("{}.hue must lie between 0 and 0.5, not {}", name, hue);
-    share("grayscale", grayscale);
-    share("blur", blur);
+    fraction("grayscale", grayscale);
+    fraction("blur", blur);
     range("blur_sigma", blur_sigma_min, blur_sigma_max);
-    share("solarize", solarize);
-    share("flip", flip);
+    fraction("solarize", solarize);
+    fraction("flip", flip);
   }
 };
 
-// MoCo v3's two views: the first is always blurred, the second sometimes, and sometimes solarized.
+// The two views of MoCo v3 (docs/method.md, 3.1); crop_min is the smallest area of the crop, as a fraction.
 [[nodiscard]] constexpr std::array<ViewAugmentation, 2> moco_v3_views(double crop_min) {
   ViewAugmentation first, second;
   first.crop_min = second.crop_min = crop_min;
@@ -84,29 +84,30 @@ enum class ColorOperation : std::int32_t { brightness, contrast, saturation, hue
 
 struct ColorStep {
   ColorOperation operation;
-  float amount;  // the factor, or the shift of the hue; grayscale has none
+  float amount;  // the factor; the shift of the hue as a fraction of the circle; unused for grayscale
 };
 
-// Everything about one view that was drawn at random: plain numbers that any device can make the view from.
+// The random choices of one view: plain numbers from which a host or a device makes the view.
 struct ViewParameters {
   Box crop;
-  std::array<ColorStep, 5> colors{};  // the first color_steps of them, in this order
+  std::array<ColorStep, 5> colors{};  // the first color_steps are applied, in this order
   std::int32_t color_steps = 0;
-  float blur_sigma = 0;  // 0 does not blur
+  float blur_sigma = 0;  // in pixels; 0: no blur
   bool solarize = false, flip = false;
   Filter filter = Filter::bilinear;
 
   void add(ColorStep step) { colors[static_cast<std::size_t>(color_steps++)] = step; }
 };
 
-// What a thread reuses from image to image.
+// Scratch for views, one for each thread.
 struct AugmentScratch {
   ResizeScratch resize;
   BlurScratch blur;
   Image decoded, view;
 };
 
-// The crop of torchvision's RandomResizedCrop: ten tries, then the largest centred one of an allowed ratio.
+// A random crop within an image of height x width pixels, as torchvision's RandomResizedCrop: ten tries, then the
+// largest centred crop of an allowed ratio (docs/method.md, 3.2).
 [[nodiscard]] inline Box random_crop(int height, int width, const ViewAugmentation& a, Random& random) {
   const double area = static_cast<double>(height) * width;
   const float log_min = static_cast<float>(std::log(a.ratio_min)), log_max = static_cast<float>(std::log(a.ratio_max));
@@ -130,7 +131,7 @@ struct AugmentScratch {
 
 namespace detail {
 
-// The colour operations that take part, in random order, each with a random factor.
+// Draws the colour jitter: operations of strength > 0 in random order, each with a random amount (docs/method.md, 3.4).
 inline void draw_color_jitter(const ViewAugmentation& a, Random& random, ViewParameters& view) {
   std::array<std::size_t, 4> order{0, 1, 2, 3};
   for (std::uint32_t last = 3; last > 0; --last) std::swap(order[last], order[random.below(last + 1)]);
@@ -163,7 +164,7 @@ inline void apply(ColorStep step, Image& image) {
 
 }  // namespace detail
 
-// Draws a view of an image of height x width pixels.
+// Draws the random choices of a view of an image of height x width pixels (docs/method.md, 3.1).
 [[nodiscard]] inline ViewParameters draw_view(int height, int width, const ViewAugmentation& a, Random& random) {
   ViewParameters view;
   view.filter = a.filter;
@@ -176,7 +177,7 @@ inline void apply(ColorStep step, Image& image) {
   return view;
 }
 
-// The view of size x size pixels that `parameters` describe, in scratch.view.
+// Makes the view of size x size pixels with the choices `parameters`, in scratch.view.
 inline const Image& apply_view(ImageView image, const ViewParameters& parameters, int size, AugmentScratch& scratch) {
   Image& view = scratch.view;
   crop_resize(image, parameters.crop, size, size, parameters.filter, scratch.resize, view);
@@ -194,8 +195,9 @@ inline const Image& random_view(ImageView image, const ViewAugmentation& a, int 
   return apply_view(image, draw_view(image.height, image.width, a, random), size, scratch);
 }
 
-// What a network is shown at evaluation: the shorter side resized to `resize` >= size, then the centre of size x size;
-// an image that has the size already is taken as it is.
+// Makes the view of evaluation in scratch.view (docs/method.md, 3.7): the shorter side is resized to `resize` pixels,
+// bilinear, and the centre of size x size pixels is cut out. resize must be at least size. An image of size x size
+// pixels is taken as it is.
 inline const Image& evaluation_view(ImageView image, int resize, int size, AugmentScratch& scratch) {
   Image& view = scratch.view;
   const bool wide = image.width > image.height;

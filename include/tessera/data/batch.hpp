@@ -1,4 +1,4 @@
-// What a step reads: the crops of a batch of images, and their labels.
+// The data of a step: the crops of a batch of images, and their labels.
 #pragma once
 
 #include <array>
@@ -26,16 +26,17 @@ struct RowsOf<Scalar, std::tuple<Groups...>> {
 
 }  // namespace detail
 
-// Views of a batch in somebody else's memory, that of a backend or of the host. Group g of the crops has
-// Group<g>::count * images rows of channels*size*size normalised values: crop 1 of all images, then crop 2.
+// References to the crops and labels of a batch, in memory of a backend or of the host that others own. Group g of the
+// crops is count*images x channels*size*size, with count = Group<g>::count and normalised planar values: crop 1 of all
+// images, then crop 2.
 template <class Scalar_, class Reads_>
 struct Batch {
   using Scalar = Scalar_;
   using Reads = Reads_;
   typename detail::RowsOf<const Scalar, typename Reads::Groups>::type crops;
-  const int* labels = nullptr;  // one of each image; null if Reads does not name Labels
+  const int* labels = nullptr;  // one for each image; null if Reads does not name Labels
 
-  // A batch of `images` images in no memory: for planning.
+  // A batch of `images` images without memory, for planning.
   [[nodiscard]] static Batch planned(index images) {
     Batch batch;
     [&]<std::size_t... g>(std::index_sequence<g...>) {
@@ -47,7 +48,7 @@ struct Batch {
 
   [[nodiscard]] index images() const { return std::get<0>(crops).rows / Reads::template Group<0>::count; }
 
-  // The addresses, which a recording of a step keeps.
+  // The addresses of the crops and labels. A recording is valid for these addresses alone.
   [[nodiscard]] auto addresses() const {
     std::array<const void*, Reads::groups + 1> all{};
     [&]<std::size_t... g>(std::index_sequence<g...>) {

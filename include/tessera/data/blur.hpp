@@ -1,4 +1,4 @@
-// Gaussian blur by three box blurs per axis, as Pillow does it (docs/method.md, 3.5).
+// Gaussian blur by three box blurs for each axis, bitwise equal to Pillow's (docs/method.md, 3.5).
 #pragma once
 
 #include <algorithm>
@@ -14,13 +14,14 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
-// A box of fractional radius: weights in units of 2^-24 of the whole pixels and of the two at its ends.
+// A box blur of fractional radius, in pixels: `whole` is its integer part, weight that of the 2 * whole + 1 inner
+// pixels, edge_weight that of the two pixels next to them, both in units of 2^-24.
 struct BoxBlur {
   float radius;
   int whole;
   std::uint32_t weight, edge_weight;
 
-  // The box that, applied three times, approximates a Gaussian of this standard deviation in pixels. sigma > 0.
+  // The box that, applied three times, approximates a Gaussian with standard deviation sigma in pixels. sigma > 0.
   [[nodiscard]] TESSERA_HOST_DEVICE static BoxBlur for_gaussian(float sigma) {
     const float s = sigma * sigma / 3.0f;
     const float length = static_cast<float>(std::sqrt(12.0 * static_cast<double>(s) + 1.0));
@@ -34,20 +35,21 @@ struct BoxBlur {
     return {radius, whole, weight, ((1u << 24) - static_cast<std::uint32_t>(2 * whole + 1) * weight) / 2};
   }
 
-  // What a value becomes, of the sums over the whole pixels and over the two at the ends.
+  // The blurred value, from the sum of the inner pixels and the sum of the two edge pixels.
   [[nodiscard]] TESSERA_HOST_DEVICE std::uint8_t value(std::uint32_t sum, std::uint32_t edges) const {
     return static_cast<std::uint8_t>((weight * sum + edge_weight * edges + (1u << 23)) >> 24);
   }
 };
 
-// Memory that blurring reuses from image to image.
+// Scratch of gaussian_blur, one for each thread.
 struct BlurScratch {
   std::vector<std::uint8_t> first, second;
 };
 
 namespace detail {
 
-// One pass down the columns of a (length x stride) matrix: y may not be x. Runs along memory, whatever the axis.
+// One box blur along the columns of x (length x stride bytes) to y, which must not be x. The inner loop runs along a
+// row, in memory order.
 inline void blur_columns(const BoxBlur& box, int length, int stride, const std::uint8_t* x, std::uint8_t* y) {
   in_pieces(stride, [=](int column, auto size) {
     const auto row = [=](int i) { return x + (i < 0 ? 0 : i >= length ? length - 1 : i) * stride + column; };
@@ -71,7 +73,7 @@ inline void blur_columns(const BoxBlur& box, int length, int stride, const std::
 
 }  // namespace detail
 
-// Blurs in place; sigma in pixels, > 0.
+// Blurs the image in place. sigma is the standard deviation in pixels, > 0.
 inline void gaussian_blur(Image& image, float sigma, BlurScratch& scratch) {
   const BoxBlur box = BoxBlur::for_gaussian(sigma);
   const int height = image.height, width = image.width, channels = image.channels;

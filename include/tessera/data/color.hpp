@@ -1,5 +1,5 @@
-// Colour operations on 8-bit images, equal to torchvision's on Pillow images (docs/method.md, 3.4, 3.6). All work in
-// place. Grey images keep to Pillow's mode "L": saturation, hue and grayscale leave them as they are.
+// Colour operations on 8-bit images, in place, bitwise equal to torchvision's on Pillow images (docs/method.md, 3.4 and
+// 3.6). Saturation, hue and grayscale do not change a grey image, as in Pillow's mode "L".
 #pragma once
 
 #include <algorithm>
@@ -15,14 +15,15 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
+// The luma of a pixel (docs/method.md, 3.4).
 [[nodiscard]] TESSERA_HOST_DEVICE constexpr std::uint8_t luminance(int red, int green, int blue) {
   return static_cast<std::uint8_t>((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16);
 }
 
 namespace detail {
 
-// factor * difference rounded to float once, as Pillow does it, which no compiler may fuse with a sum that follows: the
-// product is exact in double. Devices have an instruction for it.
+// factor * difference, rounded to float before the sum that follows, as in Pillow. The product is exact in double, so a
+// compiler cannot fuse it with that sum; on a device __fmul_rn is never fused.
 [[nodiscard]] TESSERA_HOST_DEVICE inline float rounded_product(float factor, int difference) {
 #if defined(__CUDA_ARCH__)
   return __fmul_rn(factor, static_cast<float>(difference));
@@ -31,13 +32,13 @@ namespace detail {
 #endif
 }
 
-// degenerate + factor * (value - degenerate), truncated and clipped.
+// degenerate + factor * (value - degenerate), truncated and clipped to 0 .. 255.
 [[nodiscard]] TESSERA_HOST_DEVICE inline std::uint8_t blend(int degenerate, int value, float factor) {
   const float mixed = static_cast<float>(degenerate) + rounded_product(factor, value - degenerate);
   return static_cast<std::uint8_t>(mixed <= 0 ? 0.0f : mixed >= 255 ? 255.0f : mixed);
 }
 
-// Blends every value with one constant.
+// Blends every value of the image with `degenerate`.
 inline void blend_constant(Image& image, int degenerate, float factor) {
   if (factor == 1) return;
   std::array<std::uint8_t, 256> table;
@@ -45,13 +46,13 @@ inline void blend_constant(Image& image, int degenerate, float factor) {
   for (std::uint8_t& pixel : image.pixels) pixel = table[pixel];
 }
 
-// Some pixels, channel by channel: loops over them run in vector registers.
+// Pixels of an RGB image, channel by channel, so that loops over them become vector code.
 struct Block {
   static constexpr int size = 64;
   int red[size], green[size], blue[size];
 };
 
-// Calls change(block) for all pixels of an RGB image, and puts back what it leaves in the block.
+// Calls change(block) for blocks of an RGB image and stores the changed pixels.
 template <class Function>
 void for_each_block(Image& image, Function change) {
   Block block{};
@@ -76,8 +77,8 @@ struct Hsv {
   int hue, saturation, value;  // 0 .. 255
 };
 
-// Pillow's conversion in its own steps and precisions, without branches. The hue starts as a number of sixths of the
-// circle, -1 .. 5.
+// Pillow's conversion with its own steps and precisions, without branches (docs/method.md, 3.4). `sixths` is the hue in
+// sixths of the circle, -1 .. 5.
 [[nodiscard]] TESSERA_HOST_DEVICE inline Hsv to_hsv(int red, int green, int blue) {
   const int high = red > green ? (red > blue ? red : blue) : (green > blue ? green : blue);
   const int low = red < green ? (red < blue ? red : blue) : (green < blue ? green : blue);
@@ -102,9 +103,10 @@ struct Hsv {
           high};
 }
 
-// The channel that is full around the hue of `center` sixths of the circle. Going away from there it keeps `value` for
-// one sixth, falls for one, and is least in the other half. Pillow's three formulas in floating point round to the same
-// integers: the exact quotient is never a tie, as its divisor is odd, and always further from one than their error.
+// The channel (red, green or blue) whose maximum is at the hue of `center` = 0, 2 or 4 sixths of the circle. With the
+// distance of the hue from there the channel is `value` up to one sixth, falls linearly up to two sixths, and has its
+// minimum beyond. The result equals that of Pillow's formulas in floating point: the divisor is odd, so the exact
+// quotient is never halfway between two integers, and it is farther from there than the error of floating point.
 [[nodiscard]] TESSERA_HOST_DEVICE inline int from_hsv(Hsv hsv, int center) {
   constexpr int sixth = 85;  // in units of 2 * hue
   const int away = 2 * hsv.hue - center * sixth, distance = away < 0 ? -away : away;
@@ -114,7 +116,7 @@ struct Hsv {
   return (hsv.value * (divisor - hsv.saturation * fallen) + divisor / 2) / divisor;
 }
 
-// A shift of the hue, as a share of the circle, in units of Hsv::hue.
+// The shift of the hue, a fraction of the circle, in units of Hsv::hue.
 [[nodiscard]] TESSERA_HOST_DEVICE constexpr int hue_turn(float shift) {
   return static_cast<int>(static_cast<double>(shift) * 255.0);
 }
@@ -123,19 +125,19 @@ struct Hsv {
   return static_cast<std::uint8_t>(value < 128 ? value : 255 - value);
 }
 
-// The mean of `pixels` luminances, rounded.
+// The mean of `pixels` luminances with the sum `sum`, rounded.
 [[nodiscard]] TESSERA_HOST_DEVICE constexpr int mean_luminance(std::uint64_t sum, int pixels) {
   return static_cast<int>(static_cast<double>(sum) / static_cast<double>(pixels) + 0.5);
 }
 
 }  // namespace detail
 
-// factor 0 gives black, 1 the image.
+// Blends with black: factor 0 gives black, 1 the image. factor >= 0.
 inline void adjust_brightness(Image& image, float factor) {
   detail::blend_constant(image, 0, factor);
 }
 
-// factor 0 gives the mean luminance everywhere, 1 the image.
+// Blends with the mean luminance of the image: factor 0 gives the mean everywhere, 1 the image. factor >= 0.
 inline void adjust_contrast(Image& image, float factor) {
   std::uint64_t sum = 0;
   if (image.channels == 1) {
@@ -147,7 +149,7 @@ inline void adjust_contrast(Image& image, float factor) {
   detail::blend_constant(image, detail::mean_luminance(sum, image.height * image.width), factor);
 }
 
-// factor 0 gives the grey image, 1 the image.
+// Blends with the luminance of each pixel: factor 0 gives the grey image, 1 the image. factor >= 0.
 inline void adjust_saturation(Image& image, float factor) {
   if (image.channels == 1 || factor == 1) return;
   detail::for_each_block(image, [factor](detail::Block& block) {
@@ -175,7 +177,7 @@ inline void adjust_hue(Image& image, float shift) {
   });
 }
 
-// Every channel becomes the luminance.
+// Assigns the luminance to every channel.
 inline void to_grayscale(Image& image) {
   if (image.channels == 1) return;
   detail::for_each_block(image, [](detail::Block& block) {
@@ -184,7 +186,7 @@ inline void to_grayscale(Image& image) {
   });
 }
 
-// Values of 128 and more are inverted.
+// Inverts values of 128 and more: v becomes 255 - v.
 inline void solarize(Image& image) {
   for (std::uint8_t& value : image.pixels) value = detail::solarized(value);
 }
@@ -195,7 +197,7 @@ inline void flip_horizontally(Image& image) {
   for (int y = 0; y < image.height; ++y) {
     std::uint8_t* const row = image.row(y);
     std::reverse(row, row + bytes);
-    if (image.channels == 3)  // the bytes of each pixel are reversed, too
+    if (image.channels == 3)  // std::reverse has also reversed the channels of each pixel
       for (int x = 0; x < bytes; x += 3) std::swap(row[x], row[x + 2]);
   }
 }

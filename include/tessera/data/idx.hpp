@@ -1,4 +1,4 @@
-// MNIST's IDX files, plain or gzip'ed. Needs zlib (tessera::data).
+// IDX files, the format of MNIST, plain or compressed by gzip. Needs zlib (CMake target tessera::data).
 #pragma once
 
 #include <zlib.h>
@@ -24,7 +24,7 @@ namespace data {
 
 namespace detail {
 
-// Reads a file from its start to its end, unpacked if it is gzip'ed.
+// Reads a file from start to end, and unpacks it if it is a gzip file.
 class PackedFile {
  public:
   explicit PackedFile(const std::filesystem::path& path) : path_(path.string()), file_(path, O_RDONLY) {
@@ -37,7 +37,8 @@ class PackedFile {
     if (packed_) inflateEnd(&stream_);
   }
 
-  // Up to `count` bytes, fewer only where the file ends; returns how many.
+  // Reads `count` bytes, or fewer at the end of the file, and returns their number. Throws Error if gzip data are
+  // damaged or incomplete.
   std::size_t read(std::uint8_t* to, std::size_t count) {
     stream_.next_out = to;
     stream_.avail_out = static_cast<uInt>(count);
@@ -46,7 +47,7 @@ class PackedFile {
   }
 
  private:
-  // Whether there are bytes of the file to work on.
+  // Refills the buffer if it is empty. Returns false at the end of the file.
   bool more() {
     if (stream_.avail_in > 0) return true;
     const std::uintmax_t left = file_.size() - offset_;
@@ -55,13 +56,13 @@ class PackedFile {
     offset_ += count;
     stream_.next_in = buffer_.data();
     stream_.avail_in = static_cast<uInt>(count);
-    if (count == 0 && unpacking_) fail("{}: ends in the middle of its gzip data", path_);
+    if (count == 0 && unpacking_) fail("{}: ends in the middle of its gzip data; copy the file again", path_);
     return count > 0;
   }
 
   void unpack() {
     const int status = inflate(&stream_, Z_NO_FLUSH);
-    if (status != Z_OK && status != Z_STREAM_END) fail("{}: its gzip data are damaged", path_);
+    if (status != Z_OK && status != Z_STREAM_END) fail("{}: its gzip data are damaged; copy the file again", path_);
     unpacking_ = status == Z_OK;
     if (!unpacking_) inflateReset(&stream_);  // another gzip file may be appended
   }
@@ -76,18 +77,19 @@ class PackedFile {
 
   std::string path_;
   io::detail::Descriptor file_;
-  std::uintmax_t offset_ = 0;  // in the file, of what comes into the buffer next
+  std::uintmax_t offset_ = 0;  // in the file, of the next byte to read into the buffer
   std::array<std::uint8_t, 1 << 16> buffer_;
   z_stream stream_{};
   bool packed_ = false, unpacking_ = false;
 };
 
-// A file of unsigned bytes with big-endian extents in front: 00 00 08 rank, extents, values.
+// An IDX file of unsigned bytes: 00 00 08 and the number of dimensions, then the extents as big-endian 32-bit integers,
+// then the values.
 class IdxFile {
  public:
   explicit IdxFile(const std::filesystem::path& path) : path_(path.string()), file_(path) {}
 
-  // The extents of a file of `rank` dimensions; each must be in 1 .. INT_MAX.
+  // Reads the extents of a file of `rank` dimensions. Throws Error unless each is in 1 .. INT_MAX.
   std::vector<int> header(int rank) {
     const std::uint32_t magic = number();
     if (magic != 0x800u + static_cast<std::uint32_t>(rank))
@@ -96,13 +98,15 @@ class IdxFile {
     std::vector<int> extents;
     for (int axis = 0; axis < rank; ++axis) {
       const std::uint32_t extent = number();
-      if (extent == 0 || extent > INT_MAX) fail("{}: dimension {} has the size {}", path_, axis, extent);
+      if (extent == 0 || extent > INT_MAX)
+        fail("{}: dimension {} has the size {}; it must lie between 1 and {}", path_, axis, extent, INT_MAX);
       extents.push_back(static_cast<int>(extent));
     }
     return extents;
   }
 
-  // Exactly `count` values, which must end the file. Memory grows with what is really there.
+  // Reads `count` values. Throws Error unless the file ends with them. Allocates as it reads, so that a wrong header of
+  // a short file does not take memory for `count` values.
   std::vector<std::uint8_t> values(std::uint64_t count) {
     constexpr std::uint64_t chunk = 1 << 20;
     std::vector<std::uint8_t> bytes;
@@ -130,6 +134,7 @@ class IdxFile {
   PackedFile file_;
 };
 
+// `path`, or if there is no such file `path`.gz. Throws Error if there is neither.
 inline std::filesystem::path plain_or_gzip(const std::filesystem::path& path) {
   if (std::filesystem::exists(path)) return path;
   std::filesystem::path zipped = path;
@@ -140,11 +145,11 @@ inline std::filesystem::path plain_or_gzip(const std::filesystem::path& path) {
 
 }  // namespace detail
 
-// Grey images with labels, in memory.
+// A data set of grey images with labels, held in memory.
 class IdxDataset {
  public:
-  // Reads `folder`/`split`-images-idx3-ubyte[.gz] and -labels-idx1-ubyte[.gz]; the splits of MNIST and its relatives
-  // are "train" and "t10k". Throws Error that names the file and the value that is wrong.
+  // Reads `folder`/`split`-images-idx3-ubyte[.gz] and `folder`/`split`-labels-idx1-ubyte[.gz]. The splits of MNIST and
+  // Fashion-MNIST are "train" and "t10k". Throws Error with the file and the wrong value.
   IdxDataset(const std::filesystem::path& folder, const std::string& split) {
     const auto images_path = detail::plain_or_gzip(folder / (split + "-images-idx3-ubyte"));
     const auto labels_path = detail::plain_or_gzip(folder / (split + "-labels-idx1-ubyte"));
@@ -153,7 +158,9 @@ class IdxDataset {
     height_ = extents[1];
     width_ = extents[2];
     const std::uint64_t area = static_cast<std::uint64_t>(height_) * static_cast<std::uint64_t>(width_);
-    if (area > (1u << 26)) fail("{}: states images of {} x {} pixels", images_path.string(), height_, width_);
+    if (area > (1u << 26))
+      fail("{}: states images of {} x {} pixels; at most {} pixels are supported", images_path.string(), height_,
+           width_, 1u << 26);
     pixels_ = images.values(static_cast<std::uint64_t>(extents[0]) * area);
     detail::IdxFile labels(labels_path);
     const int count = labels.header(1)[0];
@@ -163,7 +170,8 @@ class IdxDataset {
     labels_ = labels.values(static_cast<std::uint64_t>(count));
   }
 
-  // From memory: labels.size() images of height x width bytes one after the other.
+  // From memory: pixels has labels.size() images of height x width bytes one after the other. Throws Error if the sizes
+  // do not fit.
   IdxDataset(int height, int width, std::vector<std::uint8_t> pixels, std::vector<std::uint8_t> labels)
       : height_(height), width_(width), pixels_(std::move(pixels)), labels_(std::move(labels)) {
     if (height <= 0 || width <= 0 ||
@@ -176,7 +184,7 @@ class IdxDataset {
   [[nodiscard]] int width() const { return width_; }
   [[nodiscard]] static constexpr int channels() { return 1; }
 
-  // Image i, 0 <= i < size(), in the data set's own memory.
+  // Image i, 0 <= i < size(), in memory of the data set.
   [[nodiscard]] ImageView decode(int i, Image&) const {
     return {pixels_.data() + static_cast<std::size_t>(i) * static_cast<std::size_t>(height_ * width_), height_, width_,
             1};

@@ -1,4 +1,4 @@
-// 8-bit images, rows of interleaved channels: 1 (grey) or 3 (red, green, blue).
+// 8-bit images (height x width x channels, row-major) with 1 channel (grey) or 3 (red, green, blue).
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
-// Somebody else's pixels: height x width x channels.
+// A reference to the pixels of an image (height x width x channels), which others own.
 struct ImageView {
   const std::uint8_t* pixels = nullptr;
   int height = 0, width = 0, channels = 0;
@@ -21,7 +21,7 @@ struct ImageView {
   [[nodiscard]] const std::uint8_t* row(int y) const { return pixels + y * width * channels; }
 };
 
-// Own pixels. Assigning a smaller image keeps the memory.
+// An image that owns its pixels. resize() keeps the memory for smaller images.
 struct Image {
   int height = 0, width = 0, channels = 0;
   std::vector<std::uint8_t> pixels;
@@ -40,8 +40,8 @@ namespace detail {
 
 inline constexpr int largest_piece = 64;
 
-// Calls function(first, size) for pieces that cover [0, count), the last two of which may overlap. The size is a
-// constant, for which compilers make straight vector code, unless count < 16.
+// Calls function(first, size) for pieces that cover [0, count); the last two may overlap. size is a compile-time
+// constant, so that loops over it become vector code, unless count < 16.
 template <class Function>
 [[gnu::always_inline]] inline void in_pieces(int count, Function function) {
   constexpr std::integral_constant<int, largest_piece> large;
@@ -66,7 +66,7 @@ void transpose_pixels(int rows, int columns, const std::uint8_t* from, int strid
           for (int k = 0; k < channels; ++k) to[(c * rows + r) * channels + k] = from[r * stride + c * channels + k];
 }
 
-// (rows x columns) pixels, whose rows start `stride` bytes apart, to (columns x rows).
+// Transposes rows x columns pixels to columns x rows. The rows of `from` start `stride` bytes apart.
 inline void transpose(int rows, int columns, int channels, const std::uint8_t* from, int stride, std::uint8_t* to) {
   const auto transpose_them = channels == 1 ? transpose_pixels<1> : transpose_pixels<3>;
   transpose_them(rows, columns, from, stride, to);

@@ -1,4 +1,4 @@
-// Batches of augmented crops, made ahead of time by threads.
+// The loader: batches of augmented crops, made ahead by threads.
 #pragma once
 
 #include <algorithm>
@@ -28,22 +28,22 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
-// The batches of one rank: their size, their augmentation, and where they start.
+// The batches of one rank: size, augmentation, seed, threads, and the first batch.
 struct LoaderOptions {
-  int batch = 256;                           // images on this rank
-  std::vector<ViewAugmentation> views = {};  // one for each crop of an image; empty: random crops and flips
+  int batch = 256;                           // the local batch, in images
+  std::vector<ViewAugmentation> views = {};  // one for each crop of an image; empty: crop_and_flip() for all
   Normalization normalization = imagenet_normalization;
   std::uint64_t seed = 0;
   int threads = 1;
-  int prefetch = 3;              // batches that may wait
-  int epoch = 0, iteration = 0;  // where to start
+  int prefetch = 3;              // finished batches that may wait
+  int epoch = 0, iteration = 0;  // of the first batch
   int rank = 0, ranks = 1;
 
-  // The batch of all ranks, and how many whole ones a data set has.
+  // The batch of all ranks, in images, and the number of whole batches of `images` images.
   [[nodiscard]] index global_batch() const { return index{batch} * ranks; }
   [[nodiscard]] int iterations_per_epoch(int images) const { return static_cast<int>(images / global_batch()); }
 
-  // Throws Error that names the option which is wrong, by itself or for a data set of `images` images.
+  // Throws Error if an option is wrong, by itself or for a data set of `images` images; the message names it.
   void check(int images) const {
     const auto at_least = [](const char* option, int value, int low) {
       if (value < low) fail("the loader's {} must be at least {}, not {}", option, low, value);
@@ -70,19 +70,20 @@ struct LoaderOptions {
   }
 };
 
-// The samples of a batch and its place in the run.
+// The samples of a batch, and its place in the run.
 struct BatchInfo {
-  std::vector<int> labels, samples;  // of each image; labels are 0 where the data set has none
+  std::vector<int> labels, samples;  // one for each image; labels are 0 if the data set has none
   int epoch = 0, iteration = 0;
 };
 
-// The random numbers that crop `crop` of an image's `crops` is drawn from.
+// The stream of random numbers of crop `crop` of 0 .. crops - 1 of a sample in an epoch (docs/method.md, 1.4).
 [[nodiscard]] inline Random view_random(std::uint64_t seed, int epoch, int crops, int crop, int sample) {
   return Random(seed, Purpose::view, static_cast<std::uint32_t>(epoch * crops + crop),
                 static_cast<std::uint32_t>(sample));
 }
 
-// Calls body(group, crop of the group, crop of all) for every crop that is read of an image; group is a constant.
+// Calls body(group, crop, number) for every crop of an image: `crop` counts within its group, `number` over all groups.
+// group is a compile-time constant.
 template <class Reads, class Body>
 constexpr void for_crops(Body&& body) {
   [&]<std::size_t... group>(std::index_sequence<group...>) {
@@ -97,7 +98,7 @@ constexpr void for_crops(Body&& body) {
   (std::make_index_sequence<Reads::groups>{});
 }
 
-// Finished crops in memory of the host: of each group count * batch rows of channels*size*size floats.
+// A batch of finished crops in memory of the host: for each group count*batch x channels*size*size floats (Batch).
 template <class Reads_>
 struct MadeBatch : BatchInfo {
   using Reads = Reads_;
@@ -110,7 +111,7 @@ struct MadeBatch : BatchInfo {
                           Group::Image::values);
     });
   }
-  // Makes all crops of the batch's image i.
+  // Makes all crops of image i of the batch.
   void make(const LoaderOptions& options, std::size_t i, ImageView image, AugmentScratch& scratch) {
     for_crops<Reads>([&](auto group, int crop, int all) {
       using Crop = typename Reads::template Group<group>::Image;
@@ -128,8 +129,8 @@ struct MadeBatch : BatchInfo {
   }
 };
 
-// Crops that were drawn and not made: a device makes them. pixels[i] is image i of the batch, views[crop * batch + i]
-// its crop number `crop` of all groups.
+// A batch of decoded images and the random choices of their crops, from which a device makes the crops. pixels[i] is
+// image i of the batch; views[crop * batch + i] its crop number `crop` of all groups.
 template <class Reads_>
 struct DrawnBatch : BatchInfo {
   using Reads = Reads_;
@@ -151,9 +152,9 @@ struct DrawnBatch : BatchInfo {
   }
 };
 
-// The epoch's order of samples: a permutation by (seed, epoch). Batches are consecutive pieces of it, and every rank
-// has a consecutive part of each, so that a batch holds the same images whatever the number of ranks. (The reference
-// deals them to the ranks in turn: the same batches in another order, but for the padding of the last one.)
+// The order of the samples in an epoch: a permutation of 0 .. size - 1 that depends on seed and epoch alone. A batch is
+// a consecutive range of it and a rank has a consecutive part of the batch, so that a batch has the same images for any
+// number of ranks (docs/method.md, 1.4).
 [[nodiscard]] inline std::vector<int> epoch_order(int size, std::uint64_t seed, int epoch) {
   std::vector<int> permutation(static_cast<std::size_t>(size));
   for (int i = 0; i < size; ++i) permutation[static_cast<std::size_t>(i)] = i;
@@ -163,9 +164,9 @@ struct DrawnBatch : BatchInfo {
   return permutation;
 }
 
-// Endless batches of what Reads names over a data set, epoch after epoch; the last incomplete batch of an epoch is
-// dropped. A batch depends on the seed, the epoch and the position alone, never on the number of threads.
-// Made: MadeBatch<Reads>, or DrawnBatch<Reads>.
+// Batches of the data that Reads names, epoch after epoch without end; an incomplete last batch of an epoch is left
+// out. A batch depends on seed, epoch and iteration alone, not on the number of threads. Made is MadeBatch<Reads> or
+// DrawnBatch<Reads>.
 template <class Images, class Reads, class Made = MadeBatch<Reads>>
 class Loader {
   static_assert(Dataset<Images>, "tessera: a data set needs size() and decode(i, scratch); data/dataset.hpp says more");
@@ -173,7 +174,7 @@ class Loader {
                 "tessera: this objective reads labels, but the data set has no label(i)");
 
  public:
-  // The data set must outlive the loader. Throws Error that names a wrong option.
+  // The data set must outlive the loader. Throws Error if an option is wrong.
   Loader(const Images& images, Reads, const LoaderOptions& options)
       : images_(images),
         options_(checked(options, images.size())),
@@ -193,8 +194,8 @@ class Loader {
 
   [[nodiscard]] int iterations_per_epoch() const { return options_.iterations_per_epoch(images_.size()); }
 
-  // The next batch; valid until the following call. Rethrows what a thread threw, then and ever after. For one thread
-  // at a time.
+  // The next batch, valid until the following call. If a loader thread has thrown, this call and all later ones rethrow
+  // that exception. Call it from one thread at a time.
   const Made& next() {
     std::unique_lock lock(mutex_);
     if (error_) std::rethrow_exception(error_);
@@ -207,7 +208,7 @@ class Loader {
     return ready.batch;
   }
 
-  // The same batches without end, for a loop with `for`.
+  // Makes the loader a range without end: for (const auto& batch : loader).
   class Iterator {
    public:
     explicit Iterator(Loader& loader) : loader_(loader), made_(&loader.next()) {}
@@ -228,21 +229,22 @@ class Loader {
  private:
   struct Slot {
     Made batch;
-    long number = -1;  // which batch it holds
-    int done = -1;     // finished samples of it; -1: free
+    long number = -1;  // of its batch
+    int done = -1;     // finished samples of the batch; -1: the slot is free
   };
 
   [[nodiscard]] static LoaderOptions checked(LoaderOptions options, int images) {
     constexpr auto crops = static_cast<std::size_t>(Reads::crops);
     if (options.views.empty()) options.views.assign(crops, ViewAugmentation::crop_and_flip());
     if (options.views.size() != crops)
-      fail("the loader has {} views, but {} crops of an image are read", options.views.size(), crops);
+      fail("the loader has {} views, but {} crops of an image are read; give one view for each crop",
+           options.views.size(), crops);
     options.check(images);
     return options;
   }
   [[nodiscard]] Slot& slot(long number) { return slots_[static_cast<std::size_t>(number) % slots_.size()]; }
 
-  // Prepares the batch `produced_` if its slot is free. The lock is held, or no thread runs yet.
+  // Prepares batch number `produced_` if its slot is free. Call it with the lock held, or before the threads start.
   bool open_batch() {
     Slot& next = slot(produced_);
     if (next.done >= 0) return false;
@@ -272,15 +274,15 @@ class Loader {
     }
   }
 
-  // Until another thread fails, or the loader is destroyed.
+  // Makes samples until another thread fails or the loader is destroyed.
   void make_batches(const std::stop_token& stop) {
     AugmentScratch scratch;
-    constexpr int share = 8;  // samples that a thread takes at once
+    constexpr int grain = 8;  // samples that a thread takes at once
     for (std::unique_lock lock(mutex_);;) {
       room_.wait(lock, stop, [&] { return error_ || taken_ < options_.batch || open_batch(); });
       if (error_ || stop.stop_requested()) return;
       Slot& target = slot(produced_);
-      const int first = taken_, last = options_.batch - first < share ? options_.batch : first + share;
+      const int first = taken_, last = options_.batch - first < grain ? options_.batch : first + grain;
       taken_ = last;
       if (taken_ == options_.batch) {
         ++produced_;
@@ -308,15 +310,15 @@ class Loader {
   int order_epoch_ = -1;
   long first_ = 0, produced_ = 0, consumed_ = 0;  // numbers of batches since the start of training
   int taken_ = 0;                                 // samples of batch `produced_` that threads have taken
-  std::exception_ptr error_;                      // the first; all threads stop at it
+  std::exception_ptr error_;                      // the first exception of a thread; all threads then stop
   std::mutex mutex_;
   std::condition_variable_any room_;
   std::condition_variable filled_;
   std::vector<std::jthread> threads_;  // the last member: stopped and joined first
 };
 
-// Images [first, first + count) of a data set as a network sees them at evaluation: `to` receives count rows of
-// channels*size*size floats. Images of that size are taken as they are, others resized by 256/224 and centre-cropped.
+// Assigns to `to` (count x channels*size*size) the evaluation views of images [first, first + count) of a data set,
+// normalised (docs/method.md, 3.7). The shorter side is resized to size * 8 / 7 pixels, which is 256 for 224.
 template <Dataset Images>
 void evaluation_batch(const Images& images, int first, int count, int size, int channels,
                       const Normalization& normalization, float* to, AugmentScratch& scratch) {

@@ -1,4 +1,4 @@
-// From 8-bit pixels to the floats that a network sees.
+// Normalisation: from 8-bit pixels to the floats that enter a network (docs/method.md, 3.6).
 #pragma once
 
 #include <fmt/format.h>
@@ -19,19 +19,20 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
-// Channel means and standard deviations of pixels in 0..1.
+// Mean and standard deviation of each channel, for values in 0 .. 1. A network with 1 channel uses the first.
 struct Normalization {
   std::array<float, 3> mean, deviation;
 };
 inline constexpr Normalization imagenet_normalization{{0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
 
-// What an 8-bit value of a channel becomes: (value / 255 - mean) / deviation.
+// (value / 255 - mean) / deviation, for an 8-bit value of a channel.
 [[nodiscard]] TESSERA_HOST_DEVICE constexpr float normalized(int value, int channel, const Normalization& by) {
   const auto at = static_cast<std::size_t>(channel);
   return (static_cast<float>(value) / 255.0f - by.mean[at]) / by.deviation[at];
 }
 
-// Planar floats (channels, height, width), normalized. A grey image fills all `channels`.
+// Assigns to `to` (channels x height x width) the normalised image. The image has `channels` channels or is grey; a
+// grey image fills all of them.
 inline void to_float(ImageView image, int channels, const Normalization& normalization, float* to) {
   const int pixels = image.height * image.width;
   for (int c = 0; c < channels; ++c) {
@@ -43,8 +44,8 @@ inline void to_float(ImageView image, int channels, const Normalization& normali
   }
 }
 
-// Mean and standard deviation over all pixels of a data set, in one pass; a grey image counts for every channel.
-// Constant channels get the deviation 1.
+// Mean and standard deviation of each channel over all pixels of a data set, decoded once; a grey image counts for
+// every channel. A constant channel gets the deviation 1.
 template <Dataset Images>
 [[nodiscard]] Normalization measure_normalization(const Images& images) {
   std::array<std::array<std::uint64_t, 256>, 3> counts{};
@@ -59,10 +60,10 @@ template <Dataset Images>
   for (std::size_t c = 0; c < 3; ++c) {
     double count = 0, sum = 0, squares = 0;
     for (std::size_t value = 0; value < 256; ++value) {
-      const double share = static_cast<double>(value) / 255, times = static_cast<double>(counts[c][value]);
+      const double level = static_cast<double>(value) / 255, times = static_cast<double>(counts[c][value]);
       count += times;
-      sum += times * share;
-      squares += times * share * share;
+      sum += times * level;
+      squares += times * level * level;
     }
     const double mean = sum / count, variance = squares / count - mean * mean;
     normalization.mean[c] = static_cast<float>(mean);
@@ -71,13 +72,13 @@ template <Dataset Images>
   return normalization;
 }
 
-// "mean mean mean deviation deviation deviation", which reads back to the same bits.
+// The text "mean mean mean deviation deviation deviation", from which normalization_from reads the same bits.
 [[nodiscard]] inline std::string to_text(const Normalization& n) {
   return fmt::format("{} {} {} {} {} {}", n.mean[0], n.mean[1], n.mean[2], n.deviation[0], n.deviation[1],
                      n.deviation[2]);
 }
 
-// The inverse of to_text. Throws Error for anything else, as what `where` holds.
+// The inverse of to_text. Throws Error for any other text; `where` names its source in the message, as a path.
 [[nodiscard]] inline Normalization normalization_from(const std::string& text, const std::string& where) {
   Normalization n{};
   char end = 0;

@@ -1,4 +1,4 @@
-// What an objective reads of a data set, said as a type: loaders, batches and memory follow from it.
+// The data that an objective reads, as a type. Loaders, batches and memory follow from it.
 #pragma once
 
 #include <cstddef>
@@ -37,8 +37,8 @@ using GroupOf = std::conditional_t<is_crops<Part>, std::tuple<Part>, std::tuple<
 
 }  // namespace detail
 
-// Reads<Crops<2, image<224>>, Crops<6, image<96>>, Labels>: groups of crops, in their order, and labels if they are
-// named. Crops of one group are stacked: crop 1 of all images, then crop 2.
+// Groups of crops, in order, and labels if named: Reads<Crops<2, image<224>>, Crops<6, image<96>>, Labels>. The crops
+// of a group lie in one matrix: crop 1 of all images, then crop 2.
 template <class... Parts>
 struct Reads {
   static_assert(((detail::is_crops<Parts> || std::is_same_v<Parts, Labels>)&&...),
@@ -50,7 +50,7 @@ struct Reads {
 
   static constexpr bool labels = (std::is_same_v<Parts, Labels> || ...);
   static constexpr std::size_t groups = std::tuple_size_v<Groups>;
-  // Crops of an image, of all groups together.
+  // The number of crops of an image in all groups.
   static constexpr int crops = [] {
     int sum = 0;
     (
@@ -71,7 +71,7 @@ inline constexpr bool is_reads<Reads<Parts...>> = true;
 
 }  // namespace detail
 
-// The value that stands for Objective's Reads in calls: Loader(pictures, reads<MoCo>(), options).
+// A value of type Objective::Reads, for calls that deduce it: Loader(pictures, reads<MoCo>(), options).
 template <class Objective>
 [[nodiscard]] constexpr typename Objective::Reads reads() {
   return {};

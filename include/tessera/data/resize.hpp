@@ -1,4 +1,4 @@
-// Crop and antialiased resize of 8-bit images, equal to Pillow's pixel for pixel (docs/method.md, 3.3).
+// Crop and antialiased resize of 8-bit images, bitwise equal to Pillow's (docs/method.md, 3.3).
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace data {
 
 enum class Filter { bilinear, bicubic };
 
-// A rectangle of pixels.
+// A rectangle of an image, in pixels.
 struct Box {
   int top = 0, left = 0, height = 0, width = 0;
 };
@@ -31,7 +31,7 @@ namespace detail {
   return 0;
 }
 
-// The input positions [first, last) that one output position is a weighted sum of.
+// The taps of one output position: a weighted sum over the input positions [first, last).
 struct Taps {
   double center, shrink;
   int first, last;
@@ -41,7 +41,7 @@ struct Taps {
   }
 };
 
-// How `in` positions become `out`.
+// The resampling of `in` positions to `out` along one axis.
 struct Resampling {
   Filter filter;
   int in;
@@ -61,13 +61,14 @@ struct Resampling {
   }
 };
 
-// A share of the sum of weights in units of 2^-22.
+// weight / sum, rounded to units of 2^-22.
 [[nodiscard]] TESSERA_HOST_DEVICE inline int fixed_weight(double weight, double sum) {
-  const double share = sum != 0 ? weight / sum : 0;
-  return static_cast<int>(share * (1 << 22) + (share < 0 ? -0.5 : 0.5));
+  const double fraction = sum != 0 ? weight / sum : 0;
+  return static_cast<int>(fraction * (1 << 22) + (fraction < 0 ? -0.5 : 0.5));
 }
 
-// For each output position, the first input position that counts and the weights in units of 2^-22.
+// The taps of all output positions along one axis: first input position, number of inputs, and their weights in units
+// of 2^-22 (out x taps).
 struct Weights {
   int taps = 0;
   std::vector<int> first, count, values;
@@ -100,7 +101,8 @@ struct Weights {
   return static_cast<std::uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-// `out` rows of `bytes` bytes, each a weighted sum of rows that start `stride` bytes apart. Runs along memory.
+// Resizes along the columns: assigns `out` rows of `bytes` bytes, each a weighted sum of rows of `from`, which start
+// `stride` bytes apart. The inner loop runs along a row, in memory order.
 inline void resize_rows(const Weights& w, int out, int bytes, const std::uint8_t* from, int stride, std::uint8_t* to) {
   for (int y = 0; y < out; ++y, to += bytes) {
     const int* const weight = w.values.data() + y * w.taps;
@@ -118,14 +120,15 @@ inline void resize_rows(const Weights& w, int out, int bytes, const std::uint8_t
 
 }  // namespace detail
 
-// Memory that resizing reuses from image to image; one for each thread.
+// Scratch of crop_resize, one for each thread.
 struct ResizeScratch {
   detail::Weights weights;
   std::vector<std::uint8_t> turned, resized, middle;
 };
 
-// `out` = the part `box` of `in`, resized to height x width. Only pixels of the box count. box must lie within `in`.
-// First the width, as the height of the turned image, then the height; what has the size already is left alone.
+// Assigns out (height x width): the pixels of `box` in `in`, resized. Pixels outside the box do not count; box must lie
+// within `in`. The width is resized first, on the transposed image, then the height; a pass that does not change the
+// size is left out.
 inline void crop_resize(ImageView in, Box box, int height, int width, Filter filter, ResizeScratch& scratch,
                         Image& out) {
   const int channels = in.channels;

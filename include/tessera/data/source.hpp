@@ -1,4 +1,4 @@
-// Brings a loader's batches to a backend whose memory is the host's.
+// The source of batches for a backend in memory of the host.
 #pragma once
 
 #include <array>
@@ -13,12 +13,12 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
-// A source: next() gives the batch of the next step, valid until the following call; prepare() is called while a step
-// runs. cuda::DeviceSource is the other one.
+// A source: next() returns the batch of the next step, valid until the following call; prepare() is called while a step
+// runs and may start on the next batch. cuda::DeviceSource is the source of the CUDA backend.
 template <class Scalar, class Reads, class Images>
 class HostSource {
  public:
-  // The data set must outlive the source. Throws Error that names a wrong option.
+  // The data set must outlive the source. Throws Error if an option is wrong.
   template <class Backend>
   HostSource(Backend&, const Images& images, const LoaderOptions& options) : loader_(images, Reads{}, options) {}
 
@@ -42,7 +42,7 @@ class HostSource {
 
  private:
   Loader<Images, Reads> loader_;
-  std::array<std::vector<Scalar>, Reads::groups> converted_;  // where the scalar is not float
+  std::array<std::vector<Scalar>, Reads::groups> converted_;  // the crops if Scalar is not float
 };
 
 }  // namespace data

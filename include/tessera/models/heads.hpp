@@ -17,7 +17,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace heads {
 
-// What stands behind the last linear map of a head.
+// The layer behind the last linear map of a head; batch_norm has no weight and bias.
 enum class LastNorm { none, batch_norm, affine_batch_norm };
 
 namespace detail {
@@ -36,7 +36,7 @@ constexpr auto finished(List<Layers...>) {
     return std::type_identity<nn::Sequential<Layers..., nn::BatchNorm<out, norm == LastNorm::affine_batch_norm>>>{};
 }
 
-// `hidden_layers` times linear map, BatchNorm, ReLU in front of the last linear map.
+// `hidden_layers` times (linear map, BatchNorm, ReLU), then the last linear map.
 template <int hidden_layers, int in, int hidden, int out, LastNorm norm, class... Layers>
 constexpr auto mlp_layers(List<Layers...>) {
   if constexpr (hidden_layers == 0)
@@ -48,9 +48,9 @@ constexpr auto mlp_layers(List<Layers...>) {
 
 }  // namespace detail
 
-// `layers` linear maps without bias, each but the last followed by BatchNorm and ReLU; the last one by `last_norm`:
-// MoCo v3's projector is Mlp<3, 4096, 256>, its predictor Mlp<2, 4096, 256>; with a ResNet Mlp<2, 4096, 256> and
-// Mlp<2, 4096, 256, LastNorm::none> (docs/method.md, "Heads").
+// `layers` linear maps without bias; BatchNorm and ReLU follow each but the last, which `last_norm` follows. The
+// projector of MoCo v3 is Mlp<3, 4096, 256> for a ViT and Mlp<2, 4096, 256> for a ResNet; its predictor is
+// Mlp<2, 4096, 256> and Mlp<2, 4096, 256, LastNorm::none> (docs/method.md, 2.7).
 template <int layers, int hidden, int out_, LastNorm last_norm = LastNorm::batch_norm>
 struct Mlp {
   static_assert(layers > 0 && hidden > 0 && out_ > 0, "tessera: a head needs at least one layer and one feature");
@@ -59,7 +59,7 @@ struct Mlp {
   using Layer = typename decltype(detail::mlp_layers<layers - 1, in, hidden, out, last_norm>(detail::List<>{}))::type;
 };
 
-// One linear map with bias to `classes` logits; weight N(0, 0.02^2) unless Init says otherwise (docs/method.md, 9.1).
+// A linear map with bias to `classes` logits; by default weight N(0, 0.02^2) and bias 0 (docs/method.md, 9.1).
 template <int classes, class Init = nn::Normal<2, 100>>
 struct Classifier {
   static_assert(classes > 0, "tessera: a classifier needs at least one class");
@@ -70,7 +70,7 @@ struct Classifier {
 
 }  // namespace heads
 
-// An encoder with a head on its features. Tensors: the encoder's, then head.*.
+// An encoder with a head: images (images x in) to y (images x out). Tensors: those of the encoder, then head.*.
 template <class Encoder_, class Head_>
 struct WithHead {
   static_assert(Backbone<Encoder_>,
@@ -112,7 +112,7 @@ struct WithHead {
     return saved;
   }
 
-  // y without what backward would need.
+  // Assigns y and saves nothing for backward.
   template <class Context, class Scalar>
   static void encode(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                      Rows<Scalar, out> y) {

@@ -1,4 +1,4 @@
-// Activation functions: policies of Mlp, and layers of their own in heads.
+// Activation functions: policies of nn::Mlp, and layers of heads (nn::Activation).
 #pragma once
 
 #include <numbers>
@@ -10,13 +10,14 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// An activation gives its value and, at once, its value and slope; both for packs and for scalars.
+// The result of value_and_slope(x): f(x) and f'(x). An activation function has value(x) and value_and_slope(x), each
+// for packs and for scalars.
 template <class Value>
 struct ValueAndSlope {
   Value value, slope;
 };
 
-// x Phi(x), exact: PyTorch's F.gelu. Not the tanh form.
+// GELU in its exact form, x Phi(x), as PyTorch's F.gelu (docs/method.md, 2.2).
 struct Gelu {
   template <class Value>
   [[gnu::always_inline]] static constexpr Value value(Value x) {
@@ -29,7 +30,7 @@ struct Gelu {
   }
 };
 
-// The tanh form, x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2: PyTorch's F.gelu(approximate="tanh").
+// GELU in its tanh form, x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2, as PyTorch's F.gelu(approximate="tanh").
 struct GeluTanh {
   template <class Value>
   [[gnu::always_inline]] static constexpr Value value(Value x) {
@@ -44,6 +45,7 @@ struct GeluTanh {
   }
 };
 
+// max(x, 0); the slope at 0 is 0.
 struct Relu {
   template <class Value>
   [[gnu::always_inline]] static constexpr Value value(Value x) {

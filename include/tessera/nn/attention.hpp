@@ -1,4 +1,4 @@
-// Multi-head self-attention: a policy between two linear maps.
+// Multi-head self-attention: an attention policy between two linear maps.
 #pragma once
 
 #include "tessera/concepts.hpp"
@@ -10,15 +10,16 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace attention {
 
-// softmax(q k^T / sqrt(head width)) v, docs/method.md, 2.3. Keeps one number per query and head; the weights are
-// computed again in backward.
+// softmax(q k^T / sqrt(width of a head)) v (docs/method.md, 2.3). Saves one number for each query and head; backward
+// computes the attention weights again.
 struct SoftmaxAttention {
   template <class Scalar, int tokens, int heads>
   struct Saved {
-    Rows<Accumulator<Scalar>, tokens> log_sums;  // images*heads rows
+    Rows<Accumulator<Scalar>, tokens> log_sums;  // images*heads x tokens: log sum exp of a query's scores
   };
 
-  // out (images*tokens x width) from qkv (images*tokens x 3 width): q, k, v, each with its heads side by side.
+  // Assigns out (images*tokens x width). qkv (images*tokens x 3 width) has the columns q, k, v, each with its heads
+  // side by side.
   template <int tokens, int heads, class Context, class Scalar, int width>
   static Saved<Scalar, tokens, heads> forward(Context& context, Rows<const Scalar, 3 * width> qkv,
                                               Rows<Scalar, width> out) {
@@ -28,7 +29,7 @@ struct SoftmaxAttention {
     return saved;
   }
 
-  // Assigns d_qkv. out is what forward gave.
+  // Assigns d_qkv. out is the result of forward.
   template <int tokens, int heads, class Context, class Scalar, int width>
   static void backward(Context& context, Rows<const Scalar, 3 * width> qkv, Rows<const Scalar, width> out,
                        const Saved<Scalar, tokens, heads>& saved, Rows<const Scalar, width> d_out,
@@ -37,7 +38,7 @@ struct SoftmaxAttention {
                                       Rows<const Accumulator<Scalar>, tokens>(saved.log_sums), d_out, d_qkv);
   }
 
-  // The softmax itself (images*heads*tokens x tokens), for drawing.
+  // Assigns the attention weights softmax(q k^T / sqrt(width of a head)), images*heads*tokens x tokens.
   template <int tokens, int heads, class Context, class Scalar, int columns>
   static void weights(Context& context, Rows<const Scalar, columns> qkv, Rows<Scalar, tokens> weights) {
     attention_weights<tokens, heads, columns / 3>(context.backend, qkv, weights);
@@ -52,7 +53,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// The tensors of Attention: they depend neither on the number of tokens nor on that of heads.
+// The tensors of Attention, which depend neither on the number of tokens nor on the number of heads.
 template <int width>
 struct AttentionTensors {
   using Qkv = Linear<width, 3 * width, true, XavierUniform<3>>;
@@ -73,7 +74,7 @@ struct AttentionTensors {
   }
 };
 
-// qkv projection, Policy, output projection with the residual added. Rows of tokens: images * tokens x width.
+// Linear map to q, k and v; Policy; output projection. x and y are images*tokens x width (docs/method.md, 2.3).
 template <int width_, int tokens_, int heads_, class Policy_ = attention::SoftmaxAttention>
 struct Attention : AttentionTensors<width_> {
   static_assert(heads_ > 0 && width_ % heads_ == 0,
@@ -113,7 +114,7 @@ struct Attention : AttentionTensors<width_> {
     return forward(context, p, x, Rows<const Scalar, width>{}, y);
   }
 
-  // dx = gradient through attention alone; the caller adds the residual's.
+  // Assigns g and dx, the gradient through attention alone; the caller adds that of the residual.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,
@@ -124,7 +125,7 @@ struct Attention : AttentionTensors<width_> {
     mix_backward(context, p, g, x, saved, Rows<const Scalar, width>(d_out), dx);
   }
 
-  // What comes before the output projection: saved.out, in which tokens have seen each other.
+  // forward without the output projection: its input is saved.out.
   template <class Context, class Scalar>
   static Saved<Scalar> mix(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x) {
     Saved<Scalar> saved{context.template take<3 * width>(x.rows), context.template take<width>(x.rows), {}};
@@ -134,7 +135,7 @@ struct Attention : AttentionTensors<width_> {
     return saved;
   }
 
-  // The gradient of mix.
+  // The backward pass of mix: assigns g.qkv and dx.
   template <class Context, class Scalar>
   static void mix_backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                            const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,

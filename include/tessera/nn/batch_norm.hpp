@@ -8,8 +8,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// Over the rows of each feature, on all ranks, each view a batch of its own; epsilon 1e-5 unless said otherwise,
-// running statistics move by 0.1 (docs/method.md, 2.8). affine = false leaves gain and bias out.
+// Normalises each feature over the rows of one view on all ranks (docs/method.md, 2.8): epsilon = 1 / inverse_epsilon,
+// running <- 0.9 running + 0.1 batch. affine = false: no weight and bias.
 template <int features, bool affine = true, int inverse_epsilon = 100000>
 struct BatchNorm {
   static constexpr int in = features, out = features;
@@ -22,6 +22,7 @@ struct BatchNorm {
   };
   template <class Scalar>
   struct Saved {
+    // A row for each view: the means, then 1 / sqrt(variance + epsilon).
     Rows<Accumulator<Scalar>, 2 * features> statistics;
   };
 
@@ -52,7 +53,7 @@ struct BatchNorm {
     return saved;
   }
 
-  // dx = residual + gradient; residual may be absent.
+  // Assigns g and dx = residual + gradient of x; residual may be absent.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x, const Saved<Scalar>& saved,

@@ -39,14 +39,14 @@ struct BlockTensors {
 
 namespace detail {
 
-// Completes y = residual + branch: with drop path the branch alone is in y.
+// y = residual + scale * y, with one scale for each image, if drop path is on. Without it y already has the residual.
 template <int tokens, class Context, class Scalar, int width>
 void add_branch(Context& context, bool dropping, const Accumulator<Scalar>* scales, Rows<const Scalar, width> residual,
                 Rows<Scalar, width> y) {
   if (dropping) scale_branch<tokens>(context.backend, Rows<const Scalar, width>(y), scales, residual, y);
 }
 
-// The gradient of the branch in y = residual + branch; in the arena with drop path, else dy itself.
+// The gradient of the branch in y = residual + scale * branch: dy, or with drop path scale * dy in the arena.
 template <int tokens, class Context, class Scalar, int width>
 [[nodiscard]] Rows<const Scalar, width> branch_gradient(Context& context, bool dropping,
                                                         const Accumulator<Scalar>* scales,
@@ -59,8 +59,8 @@ template <int tokens, class Context, class Scalar, int width>
 
 }  // namespace detail
 
-// x2 = x + attention(norm1(x)); y = x2 + mlp(norm2(x2)). MlpNorm is LayerNorm or, in ViT-BN, BatchNorm
-// (docs/method.md, 2.4).
+// middle = x + attention(norm1(x)); y = middle + mlp(norm2(middle)) (docs/method.md, 2.2). x and y are images*tokens x
+// width. MlpNorm is LayerNorm or, in ViT-BN, BatchNorm (2.4). With drop path each branch has its scales (9.4).
 template <class Attention_, class Mlp_, template <int> class MlpNorm = LayerNorm>
 struct Block : BlockTensors<typename Attention_::Tensors, Mlp_, MlpNorm> {
   static_assert(Attention_::width == Mlp_::width, "tessera: attention and MLP of a block must have the same width");
@@ -94,7 +94,7 @@ struct Block : BlockTensors<typename Attention_::Tensors, Mlp_, MlpNorm> {
     return saved;
   }
 
-  // What forward keeps, without its result.
+  // Computes what forward saves, but not y.
   template <class Context, class Scalar>
   static Saved<Scalar> save(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x,
                             BranchScales<Scalar> scales = {}) {
@@ -103,7 +103,7 @@ struct Block : BlockTensors<typename Attention_::Tensors, Mlp_, MlpNorm> {
     return saved;
   }
 
-  // dx may be dy.
+  // Assigns g and dx; dx may be dy.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,
@@ -147,8 +147,8 @@ struct Block : BlockTensors<typename Attention_::Tensors, Mlp_, MlpNorm> {
   }
 };
 
-// Block, of which nothing but its input is kept for backward: there what forward kept is computed again, for two thirds
-// of forward's multiply-adds. The same gradients, bit for bit.
+// Block_ that saves nothing for backward but its input (activation checkpointing). Backward computes the saved
+// activations again, which costs about two thirds of forward's multiply-adds; the gradients are bitwise the same.
 template <class Block_>
 struct RecomputedBlock : Block_ {
   using Block = Block_;
@@ -168,7 +168,7 @@ struct RecomputedBlock : Block_ {
     return {};
   }
 
-  // dx may be dy.
+  // Assigns g and dx; dx may be dy.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x, const Nothing&,
@@ -178,9 +178,10 @@ struct RecomputedBlock : Block_ {
   }
 };
 
-// The last block of an encoder of which only the class token, the first of an image's, is wanted. Behind the attention
-// no token sees another, so that everything there is done for the class tokens alone: the same tensors, features and
-// gradients as Block's for a quarter of its multiply-adds. x: images*tokens rows; y: one row per image.
+// The last block of an encoder whose features are the class token, token 0 of an image (docs/method.md, 2.3). Only
+// attention mixes tokens, so the output projection, norm2 and the MLP run on the class tokens alone: the tensors,
+// features and gradients are those of Block, for about a quarter of its multiply-adds. x is images*tokens x width, y
+// images x width.
 template <class Block>
 struct ClassTokenBlock {
   using Attention = typename Block::Attention;
@@ -235,7 +236,7 @@ struct ClassTokenBlock {
     return saved;
   }
 
-  // dx must not be dy.
+  // Assigns g and dx; dx must not be dy.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,

@@ -1,4 +1,4 @@
-// Two-dimensional convolution of square images, channels last: one row per pixel.
+// Two-dimensional convolution of square images, channels last: a row is a pixel.
 #pragma once
 
 #include "tessera/core/context.hpp"
@@ -9,7 +9,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// images of size x size pixels with `in` channels to out_size x out_size with `out`. weight (out, in, kernel, kernel).
+// x (images*size^2 x in) to y (images*out_size^2 x out). weight is (out, in, kernel, kernel), bias (out).
 template <int in_, int out_, int size, int kernel, int stride, int padding, bool has_bias, class Init = FanInUniform>
 struct Conv2d {
   static constexpr int in = in_, out = out_, patch = in * kernel * kernel;
@@ -41,7 +41,8 @@ struct Conv2d {
     return Product::forward(context, p, Rows<const Scalar, patch>(patches), y);
   }
 
-  // The patches are unfolded again: they are kernel^2 / stride^2 times as large as the image.
+  // Assigns g and, if dx is wanted, dx. Unfolds x again: saving its patches would take kernel^2 / stride^2 times the
+  // memory of x.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x, const Nothing&,

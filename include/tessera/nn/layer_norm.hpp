@@ -8,7 +8,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// Over the features of each row; epsilon 1e-6 as everywhere in ViT (docs/method.md, 2.2).
+// Normalises each row over its features, epsilon 1e-6 (docs/method.md, 2.2).
 template <int features>
 struct LayerNorm {
   static constexpr int in = features, out = features;
@@ -21,7 +21,7 @@ struct LayerNorm {
   };
   template <class Scalar>
   struct Saved {
-    Rows<Accumulator<Scalar>, 2> statistics;
+    Rows<Accumulator<Scalar>, 2> statistics;  // of each row: mean, 1 / sqrt(variance + epsilon)
   };
 
   [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
@@ -42,7 +42,7 @@ struct LayerNorm {
     return saved;
   }
 
-  // dx = residual + gradient; residual may be absent.
+  // Assigns g and dx = residual + gradient of x; residual may be absent.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x, const Saved<Scalar>& saved,

@@ -9,10 +9,10 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// What a layer keeps from forward for backward when its input is enough.
+// Saved of a layer whose backward needs its input alone.
 struct Nothing {};
 
-// Rows of `in` features to rows of `out`. weight (out, in) as in PyTorch; bias (out).
+// y (rows x out) = x (rows x in) weight^T + bias. weight is (out, in), bias (out), as in PyTorch.
 template <int in_, int out_, bool has_bias = true, class Init = XavierUniform<>>
 struct Linear {
   static_assert(in_ > 0 && out_ > 0, "tessera: Linear needs at least one input and one output feature");
@@ -35,7 +35,7 @@ struct Linear {
     return p;
   }
 
-  // y = x W^T + b + residual; residual may be absent.
+  // y = x weight^T + bias + residual; residual may be absent.
   template <class Context, class Scalar>
   static Nothing forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> x,
                          Rows<const Scalar, out> residual, Rows<Scalar, out> y) {

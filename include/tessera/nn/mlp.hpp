@@ -11,7 +11,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// fc2(Activation(fc1(x))) with the residual added.
+// y = fc2(Activation(fc1(x))), both with bias. x and y are rows x width (docs/method.md, 2.2).
 template <int width_, int hidden_, class Activation = Gelu>
 struct Mlp {
   static_assert(ActivationFunction<Activation>,
@@ -27,7 +27,7 @@ struct Mlp {
   };
   template <class Scalar>
   struct Saved {
-    Rows<Scalar, hidden> before;  // fc1(x); the activation is computed again in backward
+    Rows<Scalar, hidden> before;  // fc1(x); backward computes the activation again
   };
 
   [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
@@ -58,7 +58,7 @@ struct Mlp {
     return forward(context, p, x, Rows<const Scalar, width>{}, y);
   }
 
-  // What forward keeps, without its result.
+  // Computes what forward saves, but not y.
   template <class Context, class Scalar>
   static Saved<Scalar> save(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, width> x) {
     const Saved<Scalar> saved{context.template take<hidden>(x.rows)};
@@ -66,7 +66,7 @@ struct Mlp {
     return saved;
   }
 
-  // dx = gradient through the perceptron alone; the caller adds the residual's.
+  // Assigns g and dx, the gradient through the perceptron alone; the caller adds that of the residual.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,

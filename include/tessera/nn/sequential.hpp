@@ -1,4 +1,4 @@
-// Layers one after the other, numbered as PyTorch's nn.Sequential numbers them.
+// A sequence of layers.
 #pragma once
 
 #include <tuple>
@@ -14,7 +14,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace nn {
 
-// An activation as a layer of its own.
+// The activation Function as a layer.
 template <class Function, int features>
 struct Activation {
   static constexpr int in = features, out = features;
@@ -42,7 +42,8 @@ struct Activation {
   }
 };
 
-// y = last(...(second(first(x)))). Keeps every layer's output, which is the next one's input, for backward.
+// y = last(...(second(first(x)))). Tensors are named by the number of their layer from 0, as in PyTorch's
+// nn.Sequential. Saves the output of every layer for backward.
 template <class... Layers>
 struct Sequential {
   static_assert(

@@ -1,5 +1,5 @@
-// Linear probe with views drawn anew: classifiers on the features of a frozen encoder, one for each learning rate
-// (docs/method.md, 5.3). eval/linear_probe.hpp is faster where features may be computed once.
+// Linear probe with random views: classifiers on the features of a frozen encoder, one for each learning rate
+// (docs/method.md, 5.3). eval/linear_probe.hpp computes the features once, without random views, and is faster.
 #pragma once
 
 #include <array>
@@ -21,7 +21,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace objectives {
 
-// Model whose tensors are never trained.
+// Model with all its trained tensors frozen.
 template <class Model>
 struct Frozen {
   template <class Leaf>
@@ -43,14 +43,15 @@ struct Frozen {
   };
 };
 
-// MAE's BatchNorm in front of the classifiers, or nothing.
+// The norm in front of the classifiers: none, or MAE's BatchNorm without weight and bias.
 enum class ProbeNorm { none, batch_norm };
 
-// Tensors: the encoder's under its own names, head.0.weight, head.0.bias, head.1.weight, ..., and with a norm
-// head.norm.running_mean and head.norm.running_var. The encoder is in evaluation mode throughout. It starts from the
-// seed: assign a trained one before the first step, by load_encoder (train/pretrained.hpp) or through
-// trainer.resume(...), which shows all tensors by name. The loss is the sum of those of the classifiers; the buffer
-// `losses` has each one's. Classifier k has the rate of the step times rate_of(settings, k).
+// Trains `classifiers_` linear classifiers at once; classifier k has the rate of the step times rate_of(settings, k).
+// The encoder stays in evaluation mode. It has initial values: load a trained one before the first step, by
+// load_encoder (train/pretrained.hpp) or trainer.resume(...). The loss is the sum of the classifiers' losses; the
+// buffer `losses` has each of them, averaged over the batch of all ranks. Tensors: those of the encoder, head.0.weight,
+// head.0.bias, head.1.weight, ..., and with a norm head.norm.running_mean, head.norm.running_var,
+// head.norm.num_batches_tracked.
 template <class Encoder_, int classes_, int classifiers_ = 8, ProbeNorm norm_ = ProbeNorm::none>
 struct LinearProbe {
   static_assert(classifiers_ > 0, "tessera: a linear probe needs at least one classifier");
@@ -96,7 +97,7 @@ struct LinearProbe {
     recipe.epochs = 90;
     recipe.warmup_epochs = 0;
   }
-  // The factor of classifier k: from lowest to highest in equal ratios.
+  // The factor of the rate of classifier k: geometric from `lowest` to `highest`.
   [[nodiscard]] static double rate_of(const Settings& settings, int k) {
     const double low = settings.lowest.start, high = settings.highest.start;
     return classifiers == 1 ? low : low * std::pow(high / low, static_cast<double>(k) / (classifiers - 1));
@@ -130,7 +131,8 @@ struct LinearProbe {
                 s.loss(), s.template buffer<0>());
   }
 
-  // logits (images x classes) of classifier k; evaluation, with a context of that mode. online: all tensors.
+  // Assigns logits (images x classes) of classifier k. For evaluation: the context has Mode::evaluate. online: the
+  // Parameters of Networks::Online.
   template <class Context, class Scalar>
   static void classify(Context& context, const auto& online, int k, Rows<const Scalar, Image::values> images,
                        Rows<Scalar, classes> logits) {
@@ -143,7 +145,7 @@ struct LinearProbe {
   }
 
  private:
-  // What the classifiers see.
+  // The input of the classifiers (images x width): features, normalised if there is a norm.
   template <class Step>
   static Rows<const typename Step::Scalar, width> featurize(Step& s) {
     auto& context = s.context;
@@ -165,7 +167,7 @@ struct LinearProbe {
     }
   }
 
-  // Adds this rank's loss of one classifier to *loss and assigns the classifier's gradients.
+  // Adds this rank's part of the loss of one classifier to *loss and assigns the gradients g.
   template <class Step, class Parameters, class Gradients, class Scalar>
   static void train(Step& s, const Parameters& p, const Gradients& g, Rows<const Scalar, width> features,
                     double* loss) {

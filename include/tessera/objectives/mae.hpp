@@ -1,5 +1,5 @@
-// MAE: the pixels of removed patches from those that stay (He, Chen, Xie, Li, Dollar, Girshick, "Masked Autoencoders
-// Are Scalable Vision Learners", 2021; docs/method.md, "MAE").
+// MAE (He, Chen, Xie, Li, Dollar, Girshick, "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377;
+// docs/method.md, 10).
 #pragma once
 
 #include <array>
@@ -24,20 +24,20 @@ namespace objectives {
 
 namespace mae {
 
-// `depth` blocks of width `width`.
+// The shape of the decoder: `depth` blocks of width `width` with `heads` heads.
 template <int width_, int depth_, int heads_>
 struct Decoder {
   static constexpr int width = width_, depth = depth_, heads = heads_;
 };
 
-// The patches that stay (images x kept) and every patch's place in the order of their noise (images x patches), as
-// core/masking.hpp says.
+// The mask of a batch (core/masking.hpp): keep (images x kept) has the numbers of the kept patches, restore (images x
+// patches) the place of each patch in the order of the noise.
 struct Mask {
   int* keep;
   int* restore;
 };
 
-// The noise depends on the seed, the step and the image alone.
+// The source of masks whose noise depends on the seed, the step and the image alone.
 struct CounterBased {
   template <int patches, int kept, class Step>
   static void draw(Step& s, Mask mask) {
@@ -45,7 +45,7 @@ struct CounterBased {
   }
 };
 
-// Passes tensors on to Visit with MAE's initial values and position tables, whatever the encoder's own are
+// A visitor that passes the tensors of a layer on to Visit with the initial values of MAE in place of the encoder's own
 // (docs/method.md, 10.2). A patch has `pixels` values.
 template <class Visit, int pixels>
 struct Initialized {
@@ -65,9 +65,9 @@ struct Initialized {
   }
 };
 
-// The encoder of the patches that stay and the decoder of all of them, with the names of MAE's checkpoints. Predictions
-// (images*tokens x out) are the pixels of every patch, in the order of patch_targets; the row of the class token, if
-// there is one, has no meaning.
+// The encoder of the kept patches and the decoder of all patches, with the names of MAE's checkpoints. Maps images
+// (images x in) to predictions (images*tokens x out) of the pixels of each patch, in the order of patch_targets
+// (core/masking.hpp). The row of the class token, if there is one, does not count.
 template <class Encoder_, class Decoder, int kept_>
 struct Autoencoder {
   using Encoder = Encoder_;
@@ -90,8 +90,8 @@ struct Autoencoder {
   };
   template <class Scalar>
   struct Saved {
-    Rows<Scalar, Encoder::width> latent;    // leaves the encoder
-    Rows<Scalar, width> sequence, decoded;  // enters the decoder's blocks, leaves its norm
+    Rows<Scalar, Encoder::width> latent;    // output of the encoder
+    Rows<Scalar, width> sequence, decoded;  // input of the decoder's blocks, output of its norm
     typename Visible::template Saved<Scalar> encoder;
     typename Trunk::template Saved<Scalar> decoder;
   };
@@ -130,7 +130,7 @@ struct Autoencoder {
     return saved;
   }
 
-  // Assigns all gradients g.
+  // Assigns g.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> images, Mask mask,
@@ -159,8 +159,9 @@ struct Autoencoder {
 
 }  // namespace mae
 
-// percent: the share of patches that are removed; the number that stays is rounded down. norm_pixels: each patch's
-// pixels are normalized before they are compared.
+// The pixels of removed patches are predicted from the kept ones. percent of the patches are removed; the number of
+// kept patches is rounded down (docs/method.md, 10.1). norm_pixels: the targets are the normalised pixels of a patch
+// (10.3).
 template <class Encoder_, class Decoder = mae::Decoder<512, 8, 16>, int percent = 75, bool norm_pixels = true,
           class Noise = mae::CounterBased>
 struct MAE {

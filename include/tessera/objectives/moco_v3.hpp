@@ -1,5 +1,5 @@
-// MoCo v3: predictions of one view against the momentum encoder's projections of the other (Chen, Xie, He, "An
-// Empirical Study of Training Self-Supervised Vision Transformers", 2021; docs/method.md, "MoCo v3").
+// MoCo v3 (Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers", arXiv 2104.02057;
+// docs/method.md, 7).
 #pragma once
 
 #include <array>
@@ -16,7 +16,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace objectives {
 
-// Trained are the encoder with its projector (base_encoder) and the predictor; the momentum encoder follows the first.
+// The predictions of one view are compared with the momentum encoder's projections of the other view. Trained: encoder
+// and projector (base_encoder), and predictor. momentum_encoder is the moving average of base_encoder.
 template <class Encoder_, class Projector = heads::Mlp<3, 4096, 256>, class Predictor = heads::Mlp<2, 4096, 256>>
 struct MoCoV3 {
   static_assert(Projector::out == Predictor::out,
@@ -26,7 +27,7 @@ struct MoCoV3 {
   using Branch = WithHead<Encoder, Projector>;
   using PredictorLayer = typename Predictor::template Layer<Branch::out>;
   static constexpr int out = Branch::out, views = 2;
-  static constexpr index smallest_batch = 2;  // for BatchNorm
+  static constexpr index smallest_batch = 2;  // images on all ranks; BatchNorm needs two rows
 
   struct Online {
     template <class Leaf>
@@ -57,8 +58,8 @@ struct MoCoV3 {
     return std::get<0>(online).base_encoder.encoder;
   }
 
-  // The momentum encoder moves towards the weights as they are and encodes the keys, which travel to all ranks while
-  // the queries are computed. (The reference computes the queries first; neither depends on the other.)
+  // Moving average, keys, queries, loss, gradients (docs/method.md, 7.1). The keys of all ranks are gathered while the
+  // queries are computed.
   template <class Step>
   static void step(Step& s) {
     using Scalar = typename Step::Scalar;
@@ -85,8 +86,8 @@ struct MoCoV3 {
   }
 
  private:
-  // keys receives the unit keys of all ranks: those of view 1 in the order of ranks, then those of view 2. They are
-  // there after join().
+  // Starts to gather keys (views*all_images x out), the unit keys of all ranks: view 1 in the order of ranks, then
+  // view 2. They are complete after join().
   template <class Step, class Scalar>
   static void encode_keys(Step& s, Rows<Scalar, out> keys) {
     const auto frame = s.frame();
@@ -101,10 +102,10 @@ struct MoCoV3 {
     for (index view = 0; view < views; ++view) s.start_gathering(keys.part(view * all, all));
   }
 
-  // 2 temperature times a cross entropy (algorithm 1 of the paper).
+  // 2 tau times the cross entropy (docs/method.md, 7.2).
   static constexpr InfoNce loss_term{.weight = 2, .times_temperature = true};
 
-  // The loss is ctr(q1, k2) + ctr(q2, k1); dq is its gradient with respect to q. keys have unit rows.
+  // Assigns the loss ctr(q1, k2) + ctr(q2, k1) and dq, its gradient with respect to q. keys has unit rows.
   template <class Step, class Scalar>
   static void contrast(Step& s, Rows<const Scalar, out> q, Rows<const Scalar, out> keys, Rows<Scalar, out> dq) {
     const auto frame = s.frame();

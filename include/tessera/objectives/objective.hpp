@@ -1,5 +1,5 @@
-// What an objective declares: what it reads, which networks and buffers it has, and its step. Loader, trainer, flags,
-// checkpoint and metrics follow from the declaration.
+// The declaration of an objective: its data, networks, buffers, settings and step. Loader, trainer, flags, checkpoint
+// and metrics follow from it (docs/writing-an-objective.md).
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@ struct Text {
   [[nodiscard]] constexpr std::string_view view() const { return {letters.data(), size - 1}; }
 };
 
-// Model with `name` in front of its tensors' names.
+// Model with `name` in front of the names of its tensors.
 template <Text name, class Model>
 struct Named : Model {
   template <class Visit>
@@ -36,14 +36,14 @@ struct Named : Model {
   }
 };
 
-// A network whose tensors have gradients and are updated by the optimizer.
+// A network that the optimizer trains.
 template <class Model_>
 struct Trained {
   using Model = Model_;
 };
 
-// A network that follows the first tensors of the first trained network as a moving average: it has their shapes,
-// under its own names, starts with their values, and has BatchNorm statistics of its own.
+// A moving average of the first tensors of the first trained network. Model has their shapes and roles, in their order,
+// under names of its own. The parameters start as copies of theirs; the BatchNorm statistics are its own.
 template <class Model_>
 struct Average {
   using Model = Model_;
@@ -53,7 +53,8 @@ namespace detail {
 struct BufferTag {};
 }  // namespace detail
 
-// A tensor that lives through training, such as a queue or a centre: kept in checkpoints, zero at first.
+// A buffer, such as a queue or a centre: an array of the accumulation type that lives through training and is stored in
+// checkpoints. Zero at first.
 template <Text name, int... extents>
 struct Buffer : detail::BufferTag {
   struct Model {
@@ -79,11 +80,11 @@ template <class>
 inline constexpr bool is_average = false;
 template <class Model>
 inline constexpr bool is_average<Average<Model>> = true;
-// (By a base class: nvcc 13.0 does not match Buffer<name, extents...>.)
+// Tests for a base class, since nvcc 13.0 does not match a specialisation for Buffer<name, extents...>.
 template <class Set>
 inline constexpr bool is_buffer = std::is_base_of_v<BufferTag, Set>;
 
-// Several models one after the other in one layout: the trained networks share one flat buffer.
+// Several models one after the other in one layout, so that the trained networks share one flat buffer.
 template <class... Models>
 struct Joined {
   template <class Leaf>
@@ -101,7 +102,7 @@ struct Join<std::tuple<Sets...>> {
   using type = Joined<typename Sets::Model...>;
 };
 
-// Where each of several joined models begins in the flat buffer of parameters.
+// The offset of each of several joined models in the flat buffer of parameters.
 template <class... Sets>
 consteval auto starts_of(std::type_identity<std::tuple<Sets...>>) {
   std::array<index, sizeof...(Sets)> starts{};
@@ -111,7 +112,7 @@ consteval auto starts_of(std::type_identity<std::tuple<Sets...>>) {
   return starts;
 }
 
-// Whether the tensors of Part have the shapes and roles of the first ones of Whole, in their order.
+// True if the tensors of Part have the shapes, roles and offsets of the first tensors of Whole, in their order.
 template <class Part, class Whole>
 consteval bool is_first_part() {
   const auto part = Layout<Part>::entries;
@@ -125,7 +126,8 @@ consteval bool is_first_part() {
 
 }  // namespace detail
 
-// The named sets of tensors of an objective: Networks<Trained<Online>, Average<Target>, Buffer<"queue", 4096, 256>>.
+// The network set of an objective, as Networks<Trained<Online>, Average<Target>, Buffer<"queue", 4096, 256>>; at least
+// one network is trained.
 template <class... Sets>
 struct Networks {
   static_assert(((detail::is_trained<Sets> || detail::is_average<Sets> || detail::is_buffer<Sets>)&&...),
@@ -139,9 +141,9 @@ struct Networks {
   using BufferSets =
       decltype(std::tuple_cat(std::conditional_t<detail::is_buffer<Sets>, std::tuple<Sets>, std::tuple<>>{}...));
 
-  // All trained networks in one layout; their parameters are a tuple.
+  // All trained networks in one layout; its Parameters are a tuple with one element for each network.
   using Online = typename detail::Join<TrainedSets>::type;
-  // The places of the trained networks in the flat buffer of Online's parameters.
+  // The offsets of the trained networks in the flat buffer of Online's parameters.
   static constexpr auto starts = detail::starts_of(std::type_identity<TrainedSets>{});
 
  private:
@@ -178,21 +180,24 @@ concept HasEncoder = requires {
 
 }  // namespace detail
 
+// An objective. It may also have augmentation(), defaults(recipe), groups(settings) and smallest_batch, as the
+// objectives of this folder.
+//
 // struct Mine {
 //   static constexpr std::string_view name = "mine";
-//   using Encoder = vit::Small<>;                                        // what is kept after training
+//   using Encoder = vit::Small<>;                                     // the network that is used after training
 //   using Reads = data::Reads<data::Crops<2, Encoder::Image>>;
 //   using Networks = objectives::Networks<objectives::Trained<objectives::Named<"base_encoder", Encoder>>>;
 //   using Settings = objectives::NoSettings;
-//   static constexpr std::string_view encoder_name = "base_encoder";     // in front of the encoder's tensors
-//   static const auto& encoder(const auto& online);                      // its parameters among those of Online
-//   template <class Step> static void step(Step& s);                     // assigns gradients and the loss
+//   static constexpr std::string_view encoder_name = "base_encoder";  // prefix of the encoder's tensors
+//   static const auto& encoder(const auto& online);                   // the encoder's Parameters in those of Online
+//   template <class Step> static void step(Step& s);                  // assigns gradients and the loss
 // };
 template <class Candidate>
 concept Objective = detail::HasName<Candidate> && detail::HasReads<Candidate> && detail::HasNetworks<Candidate> &&
     detail::HasSettings<Candidate> && detail::HasEncoder<Candidate>;
 
-// Fails in the user's line, with a sentence for each thing that Candidate lacks.
+// Fails by static_assert, with a sentence for each missing member of Candidate.
 template <class Candidate>
 consteval bool check_objective() {
   static_assert(detail::HasName<Candidate>, "tessera: an objective has a static constexpr std::string_view name");

@@ -1,4 +1,4 @@
-// Numbers of an objective that may be turned, each with a schedule.
+// Settings of an objective, each a constant or a schedule.
 #pragma once
 
 #include <fmt/format.h>
@@ -17,7 +17,8 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// A number over a run: constant, or from `start` to `end` along half a cosine.
+// The value of a setting over a run: `start` throughout, or from `start` to `end` along half a cosine (docs/method.md,
+// 4.6).
 struct Schedule {
   double start = 0, end = 0;
   bool cosine = false;
@@ -26,7 +27,7 @@ struct Schedule {
   constexpr Schedule(double value) : start(value), end(value) {}
   constexpr Schedule(double from, double to, bool moves) : start(from), end(to), cosine(moves) {}
 
-  // After `epoch` of `epochs` epochs.
+  // The value at the fractional epoch `epoch` of `epochs`.
   [[nodiscard]] double at(double epoch, double epochs) const {
     if (!cosine) return start;
     return end - (end - start) * 0.5 * (1.0 + std::cos(std::numbers::pi * epoch / epochs));
@@ -40,12 +41,12 @@ struct Schedule {
 [[nodiscard]] constexpr Schedule cosine(double start, double end) {
   return {start, end, true};
 }
-// Constant unless a run turns the cosine on.
+// `start` throughout, until the user sets `cosine`; then to `end` along half a cosine.
 [[nodiscard]] constexpr Schedule constant_or_cosine(double start, double end) {
   return {start, end, false};
 }
 
-// The numbers that a schedule may take.
+// The values that a setting may take: [low, high].
 struct Range {
   double low, high;
 };
@@ -58,8 +59,8 @@ struct NoSettings {
   constexpr void visit(Visit&&) {}
 };
 
-// An objective's Settings list themselves: visit(v) calls v(name, schedule, range, help) for each member in order; a
-// name is that of the flag, without dashes in front.
+// The number of settings. Settings::visit(v) calls v(name, schedule, range, help) for each member in order; programs
+// offer each as the flag --name.
 template <class Settings>
 [[nodiscard]] constexpr std::size_t settings_count() {
   std::size_t count = 0;
@@ -68,10 +69,11 @@ template <class Settings>
   return count;
 }
 
+// The values of all settings in one step, in the order of visit.
 template <class Settings>
 using SettingsValues = std::array<double, settings_count<Settings>()>;
 
-// The values after `epoch` of `epochs` epochs, in the order of the list.
+// The values at the fractional epoch `epoch` of `epochs`.
 template <class Settings>
 [[nodiscard]] SettingsValues<Settings> values_at(Settings settings, double epoch, double epochs) {
   SettingsValues<Settings> values{};
@@ -82,7 +84,7 @@ template <class Settings>
   return values;
 }
 
-// The place of a member in the list.
+// The place of a member in the order of visit, from 0.
 template <class Settings>
 [[nodiscard]] std::size_t place_of(Schedule Settings::*member) {
   Settings settings{};
@@ -94,7 +96,7 @@ template <class Settings>
   return place;
 }
 
-// "moco-m" as a key of metadata and metrics: "moco_m".
+// The key of a setting in metadata and metrics: "moco_m" for "moco-m".
 [[nodiscard]] inline std::string key_of(std::string_view name) {
   std::string key(name);
   for (char& letter : key)
@@ -102,7 +104,7 @@ template <class Settings>
   return key;
 }
 
-// Throws Error that names a setting outside its range, with `prefix` in front: "--" for a program's flags.
+// Throws Error if a setting is outside its range. The message puts `prefix` in front of the name: programs pass "--".
 template <class Settings>
 void check_settings(Settings settings, std::string_view prefix = "") {
   settings.visit([&](std::string_view name, const Schedule& schedule, Range range, std::string_view) {
@@ -112,7 +114,8 @@ void check_settings(Settings settings, std::string_view prefix = "") {
   });
 }
 
-// The settings as a checkpoint keeps them: a value under each name, and whether it follows a cosine where it may.
+// The settings as a checkpoint stores them: key -> start, and for settings that can follow a cosine key_cos -> "0" or
+// "1".
 template <class Settings>
 [[nodiscard]] std::map<std::string, std::string> identity_of(Settings settings) {
   std::map<std::string, std::string> identity;

@@ -1,5 +1,5 @@
-// SimCLR: the two views of an image against all other views of the batch (Chen, Kornblith, Norouzi, Hinton, "A Simple
-// Framework for Contrastive Learning of Visual Representations", 2020; docs/method.md, "SimCLR").
+// SimCLR (Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual Representations",
+// arXiv 2002.05709; docs/method.md, 8).
 #pragma once
 
 #include <string_view>
@@ -15,17 +15,18 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace objectives {
 
-// The rows that are one batch of BatchNorm: both views, as in the authors' code, or each view by itself.
+// The rows of a BatchNorm batch: those of both views, as in the authors' code, or those of each view.
 enum class NormBatch { both_views, each_view };
 
-// Trained is the encoder with its projector (base_encoder); there is no other network.
+// Each view is compared with all other views of the batch; its positive is the other view of its image. Trained:
+// encoder and projector (base_encoder).
 template <class Encoder_, class Projector = heads::Mlp<3, 4096, 256>, NormBatch norm_batch = NormBatch::both_views>
 struct SimCLR {
   static constexpr std::string_view name = "simclr", encoder_name = "base_encoder";
   using Encoder = Encoder_;
   using Branch = WithHead<Encoder, Projector>;
   static constexpr int out = Branch::out, views = 2;
-  static constexpr index smallest_batch = 2;  // an image needs another one as its negative
+  static constexpr index smallest_batch = 2;  // images on all ranks; a view needs a negative
 
   using Reads = data::Reads<data::Crops<views, typename Encoder::Image>>;
   using Networks = objectives::Networks<Trained<Named<"base_encoder", Branch>>>;
@@ -33,7 +34,8 @@ struct SimCLR {
     Schedule temperature = 0.2;
     constexpr void visit(auto&& v) { v("temperature", temperature, Range{1e-3, 1e3}, "softmax temperature"); }
   };
-  // The views of MoCo v3, and the rate that its paper gives for SimCLR on a ViT (docs/method.md, "SimCLR").
+  // The views of MoCo v3, and the base rate and decay that its paper gives for SimCLR on a ViT (docs/method.md, 3.8 and
+  // 8.3).
   [[nodiscard]] static constexpr auto augmentation() { return data::moco_v3_views(0.08); }
   static void defaults(auto& recipe) {
     recipe.lr = 2e-4;
@@ -57,8 +59,8 @@ struct SimCLR {
   }
 
  private:
-  // The loss is NT-Xent; dz is its gradient with respect to z. The unit rows and then the log-sums of all ranks are
-  // gathered: those of view 1 in the order of ranks, then those of view 2.
+  // Assigns the loss, NT-Xent, and dz, its gradient with respect to z (docs/method.md, 8.2; core/nt_xent.hpp). Gathers
+  // the unit rows and then the log-sums of all ranks: view 1 in the order of ranks, then view 2.
   template <class Step, class Scalar>
   static void contrast(Step& s, Rows<const Scalar, out> z, Rows<Scalar, out> dz) {
     using Sums = Rows<const Accumulator<Scalar>, 1>;

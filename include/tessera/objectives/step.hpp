@@ -1,4 +1,4 @@
-// What an objective's step is given: its batch, its networks, its settings, and what ranks share.
+// The argument of an objective's step: batch, networks, settings, and the calls between ranks.
 #pragma once
 
 #include <cstddef>
@@ -17,14 +17,14 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace objectives {
 
-// A network as a step sees it: pointers to its tensors and, if it is trained, to their gradients.
+// A trained network in a step: pointers to its tensors and to their gradients.
 template <class Parameters, class Gradients>
 struct Bound {
   Parameters p;
   Gradients g;
 };
 
-// The flat buffers of an objective's networks, in memory of the backend.
+// The flat buffers of the network set of an objective, in memory of the backend.
 template <class Scalar, class Networks>
 struct State {
   Parameter<Scalar> online{};
@@ -37,7 +37,7 @@ struct State {
 
 using tessera::StepNumber;
 
-// Passed to Objective::step(Step& s). All pointers are to memory of the backend, and null while memory is planned.
+// Passed to Objective::step(Step& s). All pointers are to memory of the backend, and null while planning.
 template <class Objective_, class Context_>
 class Step {
  public:
@@ -58,23 +58,24 @@ class Step {
        const StepNumber* number, double* loss)
       : context(of), batch_(batch), state_(state), values_(values), number_(number), loss_(loss) {}
 
-  // Images of this rank, their place in the batch of all ranks, and how many those are.
+  // The number of images of this rank, the number of the first of them in the batch of all ranks, and the size of that
+  // batch.
   [[nodiscard]] index images() const { return batch_.images(); }
   [[nodiscard]] index first_image() const { return images() * context.communicator.rank(); }
   [[nodiscard]] index all_images() const { return images() * context.communicator.size(); }
 
-  // The crops of group `group`: crop 1 of all images, then crop 2 (count*images x channels*size*size).
+  // The crops of group `group` (count*images x channels*size*size): crop 1 of all images, then crop 2.
   template <std::size_t group = 0>
   [[nodiscard]] auto crops() const {
     return std::get<group>(batch_.crops);
   }
-  // The label of each image.
+  // The labels (images).
   [[nodiscard]] const int* labels() const {
     static_assert(Reads::labels, "tessera: an objective that asks for labels names data::Labels in its Reads");
     return batch_.labels;
   }
 
-  // The tensors of the trained network number `which`, and their gradients, which the step must assign.
+  // Trained network number `which`: its tensors p, and their gradients g, which the step must assign.
   template <std::size_t which = 0>
   [[nodiscard]] auto trained() const {
     using Online = typename Networks::Online;
@@ -94,15 +95,16 @@ class Step {
     return state_.buffers[which];
   }
 
-  // Tells that all gradients of the trained network number `which` are final, so that they may travel. Those of a
-  // network that is not told of, and of the networks in front of it, travel at the end of the step.
+  // The step calls this when all gradients of trained network number `which` are final, so that they are summed over
+  // the ranks while the step goes on. Without the call, they and those of the networks in front are summed at the end
+  // of the step.
   template <std::size_t which = 0>
   void gradients_final() {
     context.gradients_final(state_.gradient + Networks::starts[which]);
   }
 
-  // average = m average + (1 - m) trained, for the parameters, not for BatchNorm's statistics. Ranks that share states
-  // move a part each.
+  // average <- m average + (1 - m) trained, for the parameters, not for BatchNorm's statistics (docs/method.md, 7.3).
+  // With ZeRO 1 each rank computes its part and gathers the others.
   template <std::size_t which = 0>
   void move_average(const double* m) {
     using Model = typename std::tuple_element_t<which, typename Networks::AverageSets>::Model;
@@ -113,25 +115,28 @@ class Step {
     });
   }
 
-  // The value of a setting in this step.
+  // The value of a setting in this step, in memory of the backend.
   [[nodiscard]] const double* value(Schedule Settings::*member) const {
     return values_ == nullptr ? nullptr : values_ + place_of(member);
   }
 
-  // Where this rank's share of the loss goes: the sum over ranks is the loss of the whole batch. The step assigns it.
+  // The loss, which the step must assign: this rank's part of it, so that the sum over the ranks is the loss of the
+  // batch of all ranks.
   [[nodiscard]] double* loss() const { return loss_; }
 
-  // Seed and number of the step: Random(seed, purpose, step, image) does not depend on ranks or backends.
+  // Seed and number of the step. Random(seed, purpose, step, image of the batch of all ranks) gives the same numbers
+  // for any number of ranks and any backend.
   [[nodiscard]] const StepNumber* number() const { return number_; }
 
+  // Uninitialised activations (rows x columns), valid until the enclosing frame() ends.
   template <int columns, class Element = Scalar>
   [[nodiscard]] Rows<Element, columns> take(index rows) {
     return context.template take<columns, Element>(rows);
   }
   [[nodiscard]] auto frame() { return context.frame(); }
 
-  // `all` has equally many rows of every rank, in the order of ranks, and this rank's are in place: starts to fetch the
-  // others'. They are there after join().
+  // Starts an all_gather beside the backend's work. `all` has equally many rows of every rank, in the order of ranks;
+  // this rank's are in place, the others' after join().
   template <class Element, int columns>
   void start_gathering(Rows<Element, columns> all) {
     if constexpr (Context::shared) {

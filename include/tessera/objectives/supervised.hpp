@@ -1,5 +1,5 @@
-// Supervised training of a classifier, from the start or from a pre-trained encoder, as DeiT and MAE do it (Touvron et
-// al., "Training data-efficient image transformers", 2021; docs/method.md, "Supervised training").
+// Supervised training of a classifier, from initial values or from a pre-trained encoder (fine-tuning), as DeiT and MAE
+// do it (Touvron et al., "Training data-efficient image transformers", arXiv 2012.12877; docs/method.md, 9).
 #pragma once
 
 #include <array>
@@ -18,14 +18,15 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace objectives {
 
-// Where the random numbers of a supervised step come from: from the seed, the step and the image alone.
+// The random numbers of a supervised step, which depend on the seed, the step and the image alone.
 struct CounterBased {
-  // Assigns scales (2 depth x images): the factor of each branch for each image.
+  // Assigns scales (2 depth x images), the factors of Context::branch_scales.
   template <class Step>
   static void drop_path(Step& s, int depth, Accumulator<typename Step::Scalar>* scales) {
     draw_drop_path(s.context.backend, s.number(), s.value(&Step::Settings::drop_path), s.first_image(), depth,
                    s.images(), scales);
   }
+  // Assigns *mixing: how this step's batch is mixed.
   template <class Step>
   static void mixing(Step& s, Mixing* mixing) {
     using Settings = typename Step::Settings;
@@ -35,8 +36,8 @@ struct CounterBased {
   }
 };
 
-// The encoder's tensors and head.weight, head.bias: timm's names, without a prefix. Ranks mix the images of their own
-// share; all else does not depend on their number.
+// An encoder with a linear classifier. Tensors, without a prefix: those of the encoder, head.weight, head.bias. Mixup
+// and CutMix pair the images of one rank (docs/method.md, 3.11), so results with them depend on the number of ranks.
 template <class Encoder_, int classes_, class Draws = CounterBased>
 struct Supervised {
   static constexpr std::string_view name = "supervised";
@@ -63,7 +64,7 @@ struct Supervised {
     }
   };
   [[nodiscard]] static constexpr auto augmentation() { return std::array{data::ViewAugmentation::crop_and_flip()}; }
-  // DeiT's.
+  // The recipe of DeiT (docs/method.md, 9.3); lr is its 5e-4 B / 512 as a base rate for B / 256.
   static void defaults(auto& recipe) {
     recipe.optimizer = "adamw";
     recipe.lr = 2.5e-4;
@@ -104,7 +105,7 @@ struct Supervised {
     Classifier::backward(context, p, g, input, saved, Logits(d_logits));
   }
 
-  // logits (images x classes) of images; evaluation, with a context of that mode. p: the classifier's tensors.
+  // Assigns logits (images x classes). For evaluation: the context has Mode::evaluate. p: the tensors of Classifier.
   template <class Context, class Scalar>
   static void classify(Context& context, const typename Classifier::template Parameters<Parameter<Scalar>>& p,
                        Rows<const Scalar, Image::values> images, Rows<Scalar, classes> logits) {
@@ -112,7 +113,8 @@ struct Supervised {
   }
 
  private:
-  // Draws the factors of the residual branches, for encoders that have some: they stay until the frame's end.
+  // Draws the factors of the residual branches, if the encoder has blocks; they are valid until the frame of the step
+  // ends.
   template <class Step>
   static void drop_paths(Step& s) {
     if constexpr (requires { Encoder::depth; }) {

@@ -1,4 +1,4 @@
-// AdamW: Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101; docs/method.md, AdamW).
+// AdamW: Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101; docs/method.md, 4.1).
 #pragma once
 
 #include <cmath>
@@ -11,7 +11,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace optim {
 
-// Of AdamW and LAMB at step t = 1, 2, ...
+// The coefficients of AdamW and LAMB in step t = 1, 2, ...
 struct AdamCoefficients {
   double learning_rate, weight_decay, beta1, beta2, epsilon;
   double correction1, correction2;  // 1 / (1 - beta1^t) and 1 / (1 - beta2^t)
@@ -24,7 +24,7 @@ struct AdamCoefficients {
   }
 };
 
-// Adam's moments: averages of the gradient and of its square.
+// Adam's moments: moving averages of the gradient and of its square. other1 = 1 - beta1, other2 = 1 - beta2.
 template <class Number>
 struct AdamMoments {
   Number beta1, other1, beta2, other2;
@@ -42,7 +42,7 @@ struct AdamMoments {
   }
 };
 
-// Every trained tensor decays, biases and weights of norms included, unless its group says otherwise.
+// Every trained tensor decays, biases and weights of norms too, unless its group sets decay = 0.
 struct AdamW {
   static constexpr std::string_view name = "adamw";
   static constexpr int states = 2;

@@ -1,5 +1,5 @@
-// Groups: a table by name gives each tensor a factor of the learning rate, a factor of the weight decay, and whether it
-// is frozen (docs/method.md, Groups).
+// Groups: a function gives each tensor, by name and shape, its factors of the learning rate and the weight decay, and
+// freezes tensors (docs/method.md, 4.5).
 #pragma once
 
 #include <charconv>
@@ -19,7 +19,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace optim {
 
-// The properties that the tensors of a group have of their own.
+// The properties of the tensors of one group.
 struct Group {
   double rate = 1;      // multiplies the learning rate
   double decay = 1;     // multiplies the weight decay
@@ -27,7 +27,7 @@ struct Group {
   bool operator==(const Group&) const = default;
 };
 
-// Gives a tensor its group by its name and shape. It is called while a trainer is made, never in a step.
+// The group of a tensor, by its name and shape. A trainer calls it when it is made, never in a step.
 using Grouping = std::function<Group(const Entry&)>;
 
 // The group of each entry.
@@ -40,7 +40,7 @@ using Grouping = std::function<Group(const Entry&)>;
 
 namespace detail {
 
-// True for tensors of at most one dimension (biases, weights of norms) and those whose name ends with one of `names`.
+// True for tensors of at most one dimension (biases, weights of norms) and for names that end with one of `names`.
 [[nodiscard]] inline bool vector_or_named(const Entry& entry, std::span<const std::string> names) {
   if (entry.shape.rank <= 1) return true;
   for (const std::string& name : names)
@@ -48,8 +48,8 @@ namespace detail {
   return false;
 }
 
-// The layer of a tensor of a Vision Transformer with `depth` blocks: 0 the class token, the position embedding and the
-// patch embedding, i + 1 block i, depth + 1 everything else. Throws Error if there is no such block.
+// The layer of a tensor of a Vision Transformer with `depth` blocks: 0 for the class token, the position table and the
+// patch embedding, i + 1 for block i, depth + 1 for all others. Throws Error if the name has a block beyond depth - 1.
 [[nodiscard]] inline int layer_of(std::string_view name, int depth) {
   if (name == "cls_token" || name == "pos_embed" || name.starts_with("patch_embed")) return 0;
   constexpr std::string_view blocks = "blocks.";
@@ -63,12 +63,12 @@ namespace detail {
 
 }  // namespace detail
 
-// Every tensor alike.
+// One group for all tensors.
 [[nodiscard]] inline Grouping uniform() {
   return [](const Entry&) { return Group{}; };
 }
 
-// No decay of tensors of at most one dimension and of those whose name ends with one of `undecayed`, as in MAE and
+// No decay of tensors of at most one dimension, nor of those whose name ends with one of `undecayed`, as in MAE and
 // DeiT.
 [[nodiscard]] inline Grouping no_decay_of_vectors(std::vector<std::string> undecayed = {}) {
   return [undecayed = std::move(undecayed)](const Entry& entry) {
@@ -76,12 +76,13 @@ namespace detail {
   };
 }
 
-// Layer-wise rates of a Vision Transformer with `depth` blocks (Clark et al., arXiv 2003.10555; Bao et al., arXiv
-// 2106.08254): factor^(depth + 1 - layer) for a tensor of `layer`, 1 for the head. `prefix` is skipped where a name
-// starts with it. Decay as no_decay_of_vectors. Throws Error if the factor is not in (0, 1].
+// Layer-wise rates of a Vision Transformer with `depth` blocks (docs/method.md, 4.5; Clark et al., arXiv 2003.10555;
+// Bao et al., arXiv 2106.08254): the factor of a tensor of layer l is factor^(depth + 1 - l), and 1 for the head. A
+// name that starts with `prefix` is taken without it. Decay as no_decay_of_vectors. Throws Error if factor is not in
+// (0, 1].
 [[nodiscard]] inline Grouping layer_decay(int depth, double factor, std::string prefix = "encoder.",
                                           std::vector<std::string> undecayed = {"cls_token", "pos_embed"}) {
-  if (!(factor > 0 && factor <= 1)) fail("layer_decay: a factor of {} is not above 0 and at most 1", factor);
+  if (!(factor > 0 && factor <= 1)) fail("layer_decay: the factor must be above 0 and at most 1, not {}", factor);
   return [depth, factor, prefix = std::move(prefix), undecayed = std::move(undecayed)](const Entry& entry) {
     std::string_view name = entry.name.view();
     if (name.starts_with(prefix)) name.remove_prefix(prefix.size());

@@ -1,4 +1,4 @@
-// LAMB: Adam with a rate for each tensor (You et al., arXiv 1904.00962; docs/method.md, LAMB).
+// LAMB: Adam with a rate for each tensor (You et al., arXiv 1904.00962; docs/method.md, 4.4).
 #pragma once
 
 #include <string_view>
@@ -12,8 +12,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace optim {
 
-// Adam's bias-corrected direction + weight_decay * weight, multiplied by |weight| / |direction|. timm's variant also
-// clips the norm of all gradients; this one does not.
+// direction = Adam's bias-corrected step + weight_decay * weight; weight <- weight - rate |weight| / |direction| *
+// direction. Gradients are not clipped, unlike in timm's variant.
 struct Lamb {
   static constexpr std::string_view name = "lamb";
   static constexpr int states = 3;  // two moments and the direction
@@ -26,7 +26,7 @@ struct Lamb {
   }
 
   [[nodiscard]] static constexpr bool adapts(const Shape&) { return true; }
-  // 1 if either norm is zero.
+  // |weight| / |direction|, or 1 if a norm is zero.
   [[nodiscard]] static constexpr double ratio(const Coefficients&, double weight_norm, double direction_norm) {
     return weight_norm > 0 && direction_norm > 0 ? weight_norm / direction_norm : 1.0;
   }

@@ -1,4 +1,4 @@
-// LARS: momentum SGD with a rate for each tensor (You, Gitman, Ginsburg, arXiv 1708.03888; docs/method.md, LARS).
+// LARS: momentum SGD with a rate for each tensor (You, Gitman, Ginsburg, arXiv 1708.03888; docs/method.md, 4.3).
 #pragma once
 
 #include <string_view>
@@ -11,8 +11,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace optim {
 
-// The gradient with decay, d = gradient + weight_decay * weight, is multiplied by trust |weight| / |d|. Tensors of at
-// most one dimension have neither decay nor this ratio.
+// The direction d = gradient + weight_decay * weight is multiplied by trust * |weight| / |d|. Tensors of at most one
+// dimension have neither decay nor this factor. trust is the eta of docs/method.md.
 struct Lars {
   static constexpr std::string_view name = "lars";
   static constexpr int states = 1;
@@ -25,7 +25,7 @@ struct Lars {
   }
 
   [[nodiscard]] static constexpr bool adapts(const Shape& shape) { return shape.rank > 1; }
-  // 1 if either norm is zero.
+  // trust * |weight| / |direction|, or 1 if a norm is zero.
   [[nodiscard]] static constexpr double ratio(const Coefficients& c, double weight_norm, double direction_norm) {
     return weight_norm > 0 && direction_norm > 0 ? c.trust * (weight_norm / direction_norm) : 1.0;
   }

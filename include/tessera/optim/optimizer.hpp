@@ -1,4 +1,4 @@
-// Optimizers as values: any rule for a backend, and those of the library by name.
+// Optimizers as values: the library's by name, and any rule for a backend.
 #pragma once
 
 #include <concepts>
@@ -28,7 +28,7 @@ namespace optim {
 // One of the library's optimizers, chosen at run time.
 using Optimizer = std::variant<AdamW, Lars, Lamb, Sgd>;
 
-// Hyper-parameters that replace a rule's defaults.
+// Hyper-parameters of a rule; without a value the rule's default holds.
 struct HyperParameters {
   std::optional<double> beta1 = std::nullopt, beta2 = std::nullopt, epsilon = std::nullopt, momentum = std::nullopt,
                         trust = std::nullopt;
@@ -43,11 +43,11 @@ template <class... Rules>
   return names;
 }
 
-// Assigns `value`, if there is one, to the member of that name, which `member(rule)` returns or is null.
+// Assigns `value`, if there is one, to *member, the hyper-parameter `name`. Throws Error if the rule has none (null).
 template <class Rule>
 void assign(const Rule&, std::string_view name, const std::optional<double>& value, double* member) {
   if (!value) return;
-  if (member == nullptr) fail("the optimizer {} has no {}, which is to be {}; leave it out", Rule::name, name, *value);
+  if (member == nullptr) fail("the optimizer {} has no {}, but {} is given; leave it out", Rule::name, name, *value);
   *member = *value;
 }
 
@@ -83,7 +83,7 @@ template <class... Rules>
   return detail::names_of(std::type_identity<Optimizer>{});
 }
 
-// The optimizer of that name. Throws Error if there is none, or if it has no such hyper-parameter.
+// The optimizer `name`. Throws Error if there is none, or if `values` has a hyper-parameter that it does not have.
 [[nodiscard]] inline Optimizer optimizer_named(std::string_view name, double weight_decay,
                                                const HyperParameters& values = {}) {
   const auto found = detail::find_optimizer(std::type_identity<Optimizer>{}, name, weight_decay, values);
@@ -97,8 +97,8 @@ namespace detail {
   return entry.role == Role::trained && !group.frozen;
 }
 
-// Calls body(offset, size, state offset, group) for every stretch of updated entries of one group, the zero gaps
-// between them included, as far as it lies in the parts.
+// Calls body(offset, size, state offset, group) for every range of consecutive updated entries of one group, cut to the
+// parts. A range includes the gaps between its entries, which hold zeros.
 template <class Body>
 void for_stretches(std::span<const Entry> entries, std::span<const Group> groups, std::span<const Part> parts,
                    Body&& body) {
@@ -108,26 +108,27 @@ void for_stretches(std::span<const Entry> entries, std::span<const Group> groups
       if (first < last) body(first, last - first, part.state + first - part.first, group);
     }
   };
-  const Group* open = nullptr;
+  const Group* current = nullptr;  // the group of the range [first, end), null without a range
   index first = 0, end = 0;
   for (std::size_t i = 0; i < entries.size(); ++i) {
     if (entries[i].role == Role::statistic) continue;
-    const bool continues = updated(entries[i], groups[i]);
-    if (open != nullptr && !(continues && groups[i] == *open)) {
-      within_parts(first, end, *open);
-      open = nullptr;
+    const bool is_updated = updated(entries[i], groups[i]);
+    if (current != nullptr && !(is_updated && groups[i] == *current)) {
+      within_parts(first, end, *current);
+      current = nullptr;
     }
-    if (!continues) continue;
-    if (open == nullptr) {
-      open = &groups[i];
+    if (!is_updated) continue;
+    if (current == nullptr) {
+      current = &groups[i];
       first = entries[i].offset;
     }
     end = entries[i].offset + entries[i].size();
   }
-  if (open != nullptr) within_parts(first, end, *open);
+  if (current != nullptr) within_parts(first, end, *current);
 }
 
-// Calls body(offset, size, state offset, shape, group) for every updated entry in the parts, which end between entries.
+// Calls body(offset, size, state offset, shape, group) for every updated entry in the parts. Parts must end between
+// entries.
 template <class Body>
 void for_tensors(std::span<const Entry> entries, std::span<const Group> groups, std::span<const Part> parts,
                  Body&& body) {
@@ -141,7 +142,7 @@ void for_tensors(std::span<const Entry> entries, std::span<const Group> groups, 
 
 }  // namespace detail
 
-// Any rule, for one backend: AdamW{...}, Lars{...}, a user's own, or an Optimizer. A step makes one virtual call.
+// Any rule for one backend: AdamW{...}, Lars{...}, a user's own, or an Optimizer. A step makes one virtual call.
 template <class Backend>
 class Updater {
  public:
@@ -151,14 +152,15 @@ class Updater {
   explicit Updater(Rule rule) requires(!std::same_as<Rule, Updater>) : rule_(make(std::move(rule))) {}
 
   [[nodiscard]] std::string_view name() const { return rule_->name(); }
-  // The number of flat buffers that the rule keeps beside the weights.
+  // The number of moments of the rule: flat buffers beside the weights.
   [[nodiscard]] int states() const { return rule_->states(); }
-  // True if the rule needs norms of whole tensors: then the parts of an update must end between tensors.
+  // True if the rule needs norms of whole tensors, so that the parts of an update must end between entries.
   [[nodiscard]] bool whole_tensors() const { return rule_->whole_tensors(); }
-  // Of step 1, 2, ...
+  // The coefficients of step number `step` = 1, 2, ...
   [[nodiscard]] StepCoefficients coefficients(double learning_rate, long step) const {
     return rule_->coefficients(learning_rate, step);
   }
+  // Updates the weights and moments. Throws Error unless there is one group for each entry.
   void step(Backend& backend, const Update<Scalar>& update) const {
     if (update.groups.size() != update.entries.size())
       fail("an update of {} tensors has {} groups; give one group for each tensor", update.entries.size(),

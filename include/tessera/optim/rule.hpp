@@ -1,11 +1,10 @@
-// The rule of an optimizer, written once: for packs, as the CPU computes, and for scalars, as devices do. Backends run
-// it over flat buffers.
+// The rule of an optimizer, written once for packs (CPU) and scalars (devices). Backends run it over flat buffers.
 //
-// A rule of elements, such as AdamW:
+// A rule of elements, such as AdamW, updates each element by itself:
 //
 //   struct SignSgd {
 //     static constexpr std::string_view name = "sign_sgd";
-//     static constexpr int states = 0;                              // flat buffers beside the weights, zero at first
+//     static constexpr int states = 0;                              // number of moments, zero at first
 //     double weight_decay = 0;
 //     struct Coefficients { double learning_rate, weight_decay; };  // of one step: at most 8 doubles
 //     Coefficients coefficients(double learning_rate, long step) const { return {learning_rate, weight_decay}; }
@@ -22,16 +21,16 @@
 //     }
 //   };
 //
-// A rule of tensors, such as LARS, multiplies the rate of a tensor by a ratio of norms. It has in addition
+// A rule of tensors, such as LARS, multiplies the rate of a tensor by a ratio of norms. Its additional members:
 //
 //     static constexpr bool keeps_direction = false;
-//     static constexpr bool adapts(const Shape&);      // false: a ratio of 1 and no decay for tensors of this shape
+//     static constexpr bool adapts(const Shape&);      // false: ratio 1 and no decay for tensors of this shape
 //     static constexpr Value direction(const Factors&, Value weight, Value gradient);
 //     static constexpr double ratio(const Coefficients&, double weight_norm, double direction_norm);
 //
-// and its `factors` take the ratio as third argument: 1 for the direction, the tensor's for the update. With
-// keeps_direction, as in LAMB, the last state keeps the direction: `direction` takes the other states by reference,
-// moves them, and `update` takes the direction in place of gradient and states.
+// Its `factors` has the ratio as third argument: 1 for the direction, the tensor's ratio for the update. With
+// keeps_direction, as in LAMB, the last state holds the direction: `direction` takes the other states by reference and
+// updates them, and `update` takes the direction in place of gradient and states.
 #pragma once
 
 #include <array>
@@ -51,21 +50,21 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace optim {
 
-// The coefficients of one step, of whatever rule: its Coefficients lie at the start.
+// Memory for the coefficients of one step: the Coefficients of a rule lie at its start.
 using StepCoefficients = std::array<double, 8>;
 
-// The operands of one step. Only entries that are trained and whose group is not frozen change, and nothing does if
-// *blocked is not 0. Gradient and weight are whole flat buffers, the states are those of the parts.
+// The operands of one update. It changes the trained entries whose group is not frozen, within the parts; it changes
+// nothing if *blocked is not 0. gradient and weight are whole flat buffers; state has the moments of the parts alone.
 template <class Scalar>
 struct Update {
   std::span<const Entry> entries;
   std::span<const Group> groups;  // one for each entry
   std::span<const Part> parts;
-  const StepCoefficients* coefficients;  // memory of the backend, as everything below
+  const StepCoefficients* coefficients;  // in memory of the backend, as all that follow
   const double* blocked;
   const Accumulator<Scalar>* gradient;
   Parameter<Scalar> weight;
-  std::span<Accumulator<Scalar>* const> state;  // the pointers are the host's
+  std::span<Accumulator<Scalar>* const> state;  // the array of pointers is in memory of the host
 };
 
 // A rule whose update depends on norms of the whole tensor.
@@ -90,7 +89,7 @@ template <class Rule, class Number>
     return Rule::template factors<Number>(coefficients, group);
 }
 
-// True if update(factors, weight, gradient, states...) takes Values, and direction(...) if there is one.
+// moves: Rule has update(factors, weight, gradient, states...) for Value; directs: it has direction(...).
 template <class Rule, class Number, class Value, std::size_t... state>
 consteval bool moves(std::index_sequence<state...>) {
   using Factors = decltype(factors_of<Rule, Number>(std::declval<const typename Rule::Coefficients&>(), Group{}));
@@ -142,7 +141,7 @@ concept HasNorms = requires(const typename Rule::Coefficients& coefficients, con
 
 }  // namespace detail
 
-// A rule as the head of this file describes it.
+// A rule of elements or of tensors, as in the comment at the top of this file.
 template <class Candidate>
 concept OptimizerRule = requires {
   { Candidate::name } -> std::convertible_to<std::string_view>;

@@ -1,4 +1,4 @@
-// SGD with momentum and coupled weight decay; no dampening, no Nesterov term (docs/method.md, Momentum SGD).
+// SGD with momentum and coupled weight decay, without dampening and Nesterov term (docs/method.md, 4.2).
 #pragma once
 
 #include <string_view>
@@ -9,13 +9,13 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace optim {
 
-// Of SGD and LARS.
+// The coefficients of SGD and LARS in one step.
 struct MomentumCoefficients {
   double learning_rate, weight_decay, momentum;
-  double trust;  // multiplies gradient and decay: 1 for SGD; LARS's eta, which multiplies a ratio of norms
+  double trust;  // 1 for SGD; eta of LARS
 };
 
-// velocity <- momentum velocity + trust (gradient + weight decay * weight); weight <- weight - rate velocity.
+// velocity <- momentum * velocity + trust * (gradient + weight decay * weight); weight <- weight - rate * velocity.
 template <class Number>
 struct MomentumFactors {
   Number rate, momentum, trust, decay;  // decay = trust * weight decay
@@ -34,6 +34,7 @@ struct MomentumFactors {
   }
 };
 
+// The rule of SGD with momentum.
 struct Sgd {
   static constexpr std::string_view name = "sgd";
   static constexpr int states = 1;

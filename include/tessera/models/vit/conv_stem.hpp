@@ -1,4 +1,4 @@
-// Four strided convolutions in place of the patch projection.
+// The convolutional stem, in place of the patch projection.
 #pragma once
 
 #include "tessera/models/vit/embed.hpp"
@@ -10,8 +10,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace embed {
 
-// Convolution 3x3 stride 2, BatchNorm and ReLU four times, then a 1x1 convolution: total stride 16
-// (docs/method.md, 2.4).
+// Four times (convolution 3 x 3 with stride 2, BatchNorm, ReLU), then a convolution 1 x 1 with bias; total stride 16
+// (docs/method.md, 2.4). Layer: images (images x channels*size*size) to y (images*tokens x width).
 struct ConvStem {
   template <class Image, class Patch, int width>
   struct Layer {
@@ -56,7 +56,7 @@ struct ConvStem {
       return saved;
     }
 
-    // d_images may be absent.
+    // Assigns g and, if d_images is wanted, the gradient of the images.
     template <class Context, class Scalar>
     static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                          const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> images,

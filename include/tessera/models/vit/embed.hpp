@@ -1,4 +1,4 @@
-// Images cut into patches, each projected linearly.
+// Patch embeddings by a linear projection of each patch.
 #pragma once
 
 #include "tessera/core/context.hpp"
@@ -9,7 +9,7 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// Square patches: `size` pixels a side.
+// Square patches of size x size pixels.
 template <int size_>
 struct patch {
   static constexpr int size = size_;
@@ -17,7 +17,7 @@ struct patch {
 
 namespace embed {
 
-// The tensors of a patch projection: they do not depend on the image size.
+// The tensors of a patch projection, which do not depend on the image size.
 template <int channels, int cell, int width, Role role>
 struct PatchTensors {
   static constexpr int values = channels * cell * cell;  // of a patch
@@ -37,8 +37,8 @@ struct PatchTensors {
   }
 };
 
-// The projection that Patches and FrozenPatches share. Rows of images to images * grid^2 rows of `width`
-// (docs/method.md, 2.2).
+// The layer of Patches and FrozenPatches: images (images x channels*size*size) to y (images*tokens x width), the
+// patches row by row (docs/method.md, 2.2).
 template <class Image, class Patch, int width, Role role>
 struct PatchProjection : PatchTensors<Image::channels, Patch::size, width, role> {
   static_assert(Image::size % Patch::size == 0, "tessera: the patch size must divide the image size");
@@ -68,7 +68,8 @@ struct PatchProjection : PatchTensors<Image::channels, Patch::size, width, role>
     return {};
   }
 
-  // The patches are cut again rather than kept. d_images may be absent.
+  // Assigns g (of a frozen projection if frozen_gradients is set) and, if d_images is wanted, the gradient of the
+  // images. Cuts the patches again instead of saving them.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> images, const nn::Nothing&,
@@ -84,7 +85,8 @@ struct PatchProjection : PatchTensors<Image::channels, Patch::size, width, role>
     unpatchify<channels, size, cell>(context.backend, Rows<const Scalar, values>(patches), d_images);
   }
 
-  // The same for `kept` patches of each image, which keep (images x kept) names: the others are not projected.
+  // forward for `kept` patches of each image: keep (images x kept) has their numbers, y is images*kept x width. The
+  // other patches are not projected.
   template <int kept, class Context, class Scalar>
   static void forward_kept(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                            const int* keep, Rows<Scalar, out> y) {
@@ -111,7 +113,7 @@ struct PatchProjection : PatchTensors<Image::channels, Patch::size, width, role>
   }
 
  private:
-  // The pixels of the kept patches (images*kept rows), in the arena.
+  // The pixels of the kept patches (images*kept x values), in the arena.
   template <int kept, class Context, class Scalar>
   static Rows<const Scalar, values> kept_patches(Context& context, Rows<const Scalar, in> images, const int* keep) {
     const auto chosen = context.template take<values>(images.rows * kept);
@@ -129,8 +131,8 @@ struct Patches {
   using Layer = PatchProjection<Image, Patch, width, Role::trained>;
 };
 
-// A random projection that stays as it was initialised: the study's remedy against instability, the reference's
-// --stop-grad-conv1 (docs/method.md, 2.4).
+// A random projection that keeps its initial values, which the MoCo v3 paper proposes against instability
+// (docs/method.md, 2.4 and 7.5).
 struct FrozenPatches {
   template <class Image, class Patch, int width>
   using Layer = PatchProjection<Image, Patch, width, Role::frozen>;

@@ -1,4 +1,4 @@
-// Images to tokens: patches, class token, positions.
+// From images to tokens: patch embedding, class token, position table.
 #pragma once
 
 #include <type_traits>
@@ -13,7 +13,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace vit {
 
-// The tensors in front of the blocks. Native: the image size that the position table is made for.
+// The tensors in front of the blocks. Native is the image size of the position table.
 template <class Native, class Patch, int width, class Policies>
 struct EmbeddingTensors {
   using NativeEmbed = typename Policies::Embed::template Layer<Native, Patch, width>;
@@ -40,7 +40,7 @@ struct EmbeddingTensors {
     return p;
   }
 
-  // Whether there is a position table.
+  // True if there is a position table.
   static constexpr bool has_positions = [] {
     layout::Count visit;
     Position::declare(visit, Name{}, 5, width);
@@ -48,9 +48,9 @@ struct EmbeddingTensors {
   }();
 };
 
-// Rows of images to images * tokens rows of `width`: the class token, if there is one, then the patches row by row,
-// each with its position added. For images of another size than Native the position table is resampled as DINO does
-// (Caron et al., 2021); its tensors stay the same.
+// Images (images x channels*size*size) to tokens (images*tokens x width): the class token, if there is one, then the
+// patches row by row, plus the position table. For images of another size than Native the table is resampled as in DINO
+// (docs/method.md, 2.5); the tensors stay the same.
 template <class Native, class Image, class Patch, int width, class Policies>
 struct Embedding : EmbeddingTensors<Native, Patch, width, Policies> {
   using Tensors = EmbeddingTensors<Native, Patch, width, Policies>;
@@ -84,7 +84,7 @@ struct Embedding : EmbeddingTensors<Native, Patch, width, Policies> {
     return saved;
   }
 
-  // Assigns the gradients g and, if d_images is wanted, that of the images.
+  // Assigns g and, if d_images is wanted, the gradient of the images.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> images,
@@ -101,8 +101,8 @@ struct Embedding : EmbeddingTensors<Native, Patch, width, Policies> {
                       d_images);
   }
 
-  // The same for `kept` patches of each image (images*(extra + kept) rows), which keep (images x kept) names. Each has
-  // the position that it has among all.
+  // forward for `kept` patches of each image: keep (images x kept) has their numbers, y is images*(extra + kept) x
+  // width. A patch gets the row of the position table of its number.
   template <int kept, class Context, class Scalar>
   static void forward_kept(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                            const int* keep, Rows<Scalar, out> y) {
@@ -144,7 +144,7 @@ struct Embedding : EmbeddingTensors<Native, Patch, width, Policies> {
   static constexpr int table_rows = NativeEmbed::tokens + extra;
   static constexpr double dino_extra = 0.1;
 
-  // The position table for this image size, or null.
+  // The position table for this image size (tokens x width), or null if there is none.
   template <class Scalar, class Context>
   static const Accumulator<Scalar>* positions(Context& context, const Accumulator<Scalar>* table) {
     if constexpr (resampled) {
@@ -157,7 +157,7 @@ struct Embedding : EmbeddingTensors<Native, Patch, width, Policies> {
     }
   }
 
-  // Where the gradient of that table goes, or null.
+  // The memory for the gradient of that table (tokens x width), or null if the table is not trained.
   template <class Scalar, class Context>
   static Accumulator<Scalar>* position_gradient(Context& context, Accumulator<Scalar>* d_table) {
     if constexpr (!Position::trained)
@@ -168,7 +168,8 @@ struct Embedding : EmbeddingTensors<Native, Patch, width, Policies> {
       return d_table;
   }
 
-  // From there to the gradient of the tensor.
+  // Assigns d_table, the gradient of the tensor, from that of the resampled table; without resampling they are the
+  // same.
   template <class Scalar, class Context>
   static void finish_position_gradient(Context& context, const Accumulator<Scalar>* d_positions,
                                        Accumulator<Scalar>* d_table) {

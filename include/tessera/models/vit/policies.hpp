@@ -1,4 +1,4 @@
-// The parts of a Vision Transformer that a user may swap.
+// The policies of a Vision Transformer.
 #pragma once
 
 #include <type_traits>
@@ -16,8 +16,8 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// The norm in front of a block's MLP: a layer for each number of features. `each_row_alone` tells whether it treats a
-// token without regard to the others.
+// The norm in front of the MLP of a block. Layer::each_row_alone is true if a token's result does not depend on the
+// other tokens.
 namespace mlp_norm {
 struct LayerNorm {
   template <int features>
@@ -29,8 +29,8 @@ struct BatchNorm {
 };
 }  // namespace mlp_norm
 
-// The activations that a block keeps for backward: all of them, or its input alone (activation checkpointing: nearly
-// two thirds of a forward pass more work, a twelfth of the memory).
+// The activations that a block saves for backward. None: all that backward needs. Blocks: its input alone (activation
+// checkpointing), which adds about two thirds of a forward pass and takes a twelfth of the memory.
 namespace recompute {
 struct None {
   template <class Block>
@@ -47,7 +47,8 @@ namespace detail {
 
 enum class Kind { none, embed, position, attention, pooling, mlp_norm, activation, recompute };
 
-// Members by which an incomplete policy is still recognised. The composition then says which parts are missing.
+// Members by which an incomplete policy is still recognised. The static_assert of the layer that uses it then names the
+// missing ones.
 template <class Policy>
 concept HasSaved = requires {
   typename Policy::template Saved<float, 4, 2>;
@@ -106,8 +107,8 @@ struct Chosen<kind, Default, First, Rest...>
 
 }  // namespace detail
 
-// The policies of a Vision Transformer, in any order: each is recognised by what it offers (concepts.hpp). A kind that
-// is left out takes MoCo v3's choice.
+// The policies of a Vision Transformer, in any order: the concept that a type models (concepts.hpp) gives its kind. The
+// default of a kind is MoCo v3's choice.
 template <class... Policies>
 struct policies {
  private:

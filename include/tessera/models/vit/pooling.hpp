@@ -1,4 +1,4 @@
-// From the tokens of the last block to one feature vector per image (docs/method.md, 2.4).
+// Pooling: from the tokens of the last block to the features of an image (docs/method.md, 2.2 and 2.4).
 #pragma once
 
 #include "tessera/core/abi.hpp"
@@ -7,7 +7,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace pooling {
 
-// The class token after the final norm.
+// The class token behind the final norm.
 struct ClassToken {
   static constexpr bool class_token = true, final_norm = true;
 };
@@ -22,8 +22,8 @@ struct Mean {
   static constexpr bool class_token = false, final_norm = false;
 };
 
-// The mean over the patches of a model that has a class token, then a LayerNorm of its own, `fc_norm`; no final norm.
-// For fine-tuning what MAE pre-trained (docs/method.md, 9.1).
+// The mean over the patches, the class token left out, then LayerNorm `fc_norm`; no final norm. For fine-tuning an
+// encoder that MAE pre-trained (docs/method.md, 9.1).
 struct MeanPatchesNorm {
   static constexpr bool class_token = true, final_norm = false, fc_norm = true;
 };

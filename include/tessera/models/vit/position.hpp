@@ -1,4 +1,5 @@
-// Position embeddings: what is added to the tokens (docs/method.md, 2.5).
+// Position embeddings: policies that declare the table (1, tokens, width) which is added to the tokens
+// (docs/method.md, 2.5).
 #pragma once
 
 #include "tessera/core/layout.hpp"
@@ -7,7 +8,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace position {
 
-// The fixed two-dimensional sine-cosine table. The first half of the features encodes the ROW of a patch.
+// The fixed sine-cosine table. The first half of the features encodes the ROW of a patch.
 struct SinCos2d {
   static constexpr bool trained = false;
   template <int width>
@@ -32,7 +33,7 @@ struct SinCos2dColumnsFirst {
   }
 };
 
-// A trained table, started as timm starts it.
+// A trained table with initial values N(0, 0.02^2), as in timm.
 struct Learned {
   static constexpr bool trained = true;
   template <int>
@@ -44,7 +45,7 @@ struct Learned {
   }
 };
 
-// Nothing is added: the model does not know where a patch was.
+// No table: the model does not know the places of the patches.
 struct None {
   static constexpr bool trained = false;
   template <int>

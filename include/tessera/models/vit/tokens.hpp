@@ -1,4 +1,4 @@
-// All tokens of an encoder, or those of a subset of the patches, in place of one feature vector.
+// Encoders whose result is the tokens, of all patches or of some, in place of the features of an image.
 #pragma once
 
 #include "tessera/core/context.hpp"
@@ -8,8 +8,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace vit {
 
-// Images to all tokens of the encoder Model (images*tokens x width), behind the final norm if it has one. The tensors
-// are Model's; backward starts from the tokens.
+// Images (images x in) to all tokens of the encoder Model (images*tokens x width), behind its final norm if it has one.
+// The tensors are those of Model.
 template <class Model>
 struct AllTokens {
   using Embedding = typename Model::Embedding;
@@ -67,10 +67,10 @@ struct AllTokens {
   }
 };
 
-// Images to the tokens of `kept` patches of each, behind the class token if there is one (images*tokens x width): the
-// other patches are neither projected nor seen by any block, as in MAE's encoder (docs/method.md, 10.2). keep
-// (images x kept, in memory of the backend) holds the numbers of the patches that stay, row by row of the grid, each at
-// most once for an image, in any order. The tensors are Model's.
+// Images (images x in) to the class token, if there is one, and the tokens of `kept` patches of each image
+// (images*tokens x width). The other patches are not projected and enter no block, as in MAE's encoder
+// (docs/method.md, 10.2). keep (images x kept, in memory of the backend) has the numbers of the kept patches, counted
+// row by row, in any order; a number must not occur twice for an image. The tensors are those of Model.
 template <class Model, int kept_>
 struct VisibleTokens {
   static constexpr int kept = kept_;  // patches

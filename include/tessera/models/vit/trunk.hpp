@@ -1,4 +1,4 @@
-// The blocks of a transformer, with the norm behind them: tokens in, tokens out.
+// The trunk of a transformer, from tokens to tokens: its blocks and the final norm.
 #pragma once
 
 #include <array>
@@ -18,7 +18,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace vit {
 
-// The tensors of Trunk: they do not depend on the number of tokens.
+// The tensors of Trunk, which do not depend on the number of tokens.
 template <int width, int depth, int mlp_ratio, class Policies, bool final_norm>
 struct TrunkTensors {
   using Block =
@@ -32,7 +32,7 @@ struct TrunkTensors {
     typename Norm::template Parameters<Leaf> norm;
   };
 
-  // blocks.i.* and norm.*, or other names in their place.
+  // Declares blocks.i.* and norm.* under `name`, or under the two names given.
   template <class Visit>
   static constexpr auto declare(Visit& visit, const Name& name) {
     return declare(visit, name / "blocks", name / "norm");
@@ -46,8 +46,8 @@ struct TrunkTensors {
   }
 };
 
-// `depth` blocks one after the other. LastBlock, which has Block's tensors, stands for the last of them. Drop path
-// scales the branches of block i by the factors of number i in the context.
+// depth - 1 times Block, then LastBlock, which has the tensors of Block. x is images*tokens x width; y has
+// LastBlock::out_rows rows. With drop path block i takes the scales of number i from the context.
 template <class Block, class LastBlock, int depth>
 struct BlockStack {
   static_assert(depth > 0, "tessera: a transformer needs at least one block");
@@ -78,7 +78,7 @@ struct BlockStack {
     return saved;
   }
 
-  // y without what backward would need, and without drop path. x is overwritten.
+  // Assigns y, saves nothing for backward and applies no drop path. Overwrites x.
   template <class Context, class Scalar>
   static void encode(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<Scalar, width> x,
                      Rows<Scalar, width> y) {
@@ -86,7 +86,7 @@ struct BlockStack {
     LastBlock::forward(context, p[last], Rows<const Scalar, width>(run(context, p, x, last)), y);
   }
 
-  // The input of block number `blocks`, in x or in the arena. x is overwritten.
+  // The output of the first `blocks` blocks, in x or in the arena. Overwrites x.
   template <class Context, class Scalar>
   static Rows<Scalar, width> run(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<Scalar, width> x,
                                  std::size_t blocks) {
@@ -99,7 +99,7 @@ struct BlockStack {
     return x;
   }
 
-  // dx may be dy if the last block is like the others.
+  // Assigns g and dx; dx may be dy if LastBlock allows it (Block does, ClassTokenBlock does not).
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, width> x,
@@ -124,14 +124,14 @@ struct BlockStack {
   }
 };
 
-// The block of an encoder with these policies, on `tokens` tokens.
+// The block of an encoder with Policies, without recomputation.
 template <int width, int heads, int tokens, int mlp_ratio, class Policies>
 using PlainBlock =
     nn::Block<nn::Attention<width, tokens, heads, typename Policies::Attention>,
               nn::Mlp<width, width * mlp_ratio, typename Policies::Activation>, Policies::MlpNorm::template Layer>;
 
-// All tokens of each image (images*tokens x width) through `depth` blocks and the final norm, if there is one. Usable
-// on its own: MAE's decoder is one, declared under its own names.
+// `depth` blocks, then LayerNorm if final_norm. x and y are images*tokens x width. MAE's decoder is a Trunk declared
+// under names of its own.
 template <int width_, int depth_, int heads_, int tokens_, int mlp_ratio = 4, class Policies = policies<>,
           bool final_norm = true>
 struct Trunk : TrunkTensors<width_, depth_, mlp_ratio, Policies, final_norm> {
@@ -163,7 +163,7 @@ struct Trunk : TrunkTensors<width_, depth_, mlp_ratio, Policies, final_norm> {
     return saved;
   }
 
-  // y without what backward would need, and without drop path. x is overwritten.
+  // Assigns y, saves nothing for backward and applies no drop path. Overwrites x.
   template <class Context, class Scalar>
   static void encode(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<Scalar, in> x,
                      Rows<Scalar, out> y) {
@@ -173,7 +173,7 @@ struct Trunk : TrunkTensors<width_, depth_, mlp_ratio, Policies, final_norm> {
     if constexpr (final_norm) Norm::forward(context, p.norm, Rows<const Scalar, width>(last), y);
   }
 
-  // Assigns g and dx, which may be dy.
+  // Assigns g and dx; dx may be dy.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> x, const Saved<Scalar>& saved,

@@ -22,8 +22,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace vit {
 
-// The tensors of a Vision Transformer, with the names and in the order of timm's and MoCo v3's checkpoints. They depend
-// on the image size in one place: the position table is made for images of size Native.
+// The tensors of a Vision Transformer, with the names and in the order of timm's and MoCo v3's checkpoints
+// (docs/method.md, 2.11). Of these only the position table depends on the image size, which is Native.
 template <class Native, class Patch, int width, int depth, int mlp_ratio, class Policies>
 struct Tensors {
   using Embedding = EmbeddingTensors<Native, Patch, width, Policies>;
@@ -45,8 +45,9 @@ struct Tensors {
 
 }  // namespace vit
 
-// Images to feature vectors (docs/method.md, 2.2): patch embedding, class token and positions, `depth` blocks, norm,
-// pooling. Native is for `at` alone.
+// A Vision Transformer (docs/method.md, 2.2): images (images x channels*size*size, planar, normalised) to features
+// (images x width). Patch embedding, class token and position table, `depth` blocks, final norm, pooling. Do not give
+// Native: `at` sets it.
 template <class Image_, class Patch, int width_, int depth_, int heads_, int mlp_ratio = 4,
           class Policies = vit::policies<>, class Native = Image_>
 struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio, Policies> {
@@ -56,8 +57,8 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
   using Tensors::declare;
   using Embedding = vit::Embedding<Native, Image, Patch, width_, Policies>;
 
-  // The same encoder for images of another size: the same tensors, an identical layout. Its position table is resampled
-  // (vit::Embedding), forward and backward.
+  // The encoder for images of another size, with the same tensors and layout. forward and backward resample the
+  // position table (docs/method.md, 2.5).
   template <class Other>
   using at = VisionTransformer<Other, Patch, width_, depth_, heads_, mlp_ratio, Policies, Native>;
 
@@ -69,12 +70,12 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
       "tessera: a pooling needs class_token and final_norm; a class token needs the final norm, unless fc_norm "
       "stands in its place");
 
-  // All tokens in place of the features, and the tokens of `kept` patches of each image: the same tensors.
+  // The encoder with all tokens, or with the tokens of `kept` patches of each image, as its result; the same tensors.
   using Tokens = vit::AllTokens<VisionTransformer>;
   template <int kept>
   using Visible = vit::VisibleTokens<VisionTransformer, kept>;
 
-  // The blocks and the final norm on `count` tokens, all of which are wanted.
+  // The blocks and the final norm on `count` tokens of an image, with all of them as the result.
   template <int count>
   using TrunkOn = vit::Trunk<width, depth, heads, count, mlp_ratio, Policies, Pooling::final_norm>;
 
@@ -83,7 +84,7 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
   static constexpr bool class_token_alone =
       Pooling::class_token && !has_fc_norm<Pooling> && Block::Norm2::each_row_alone;
   using LastBlock = std::conditional_t<class_token_alone, nn::ClassTokenBlock<PlainBlock>, PlainBlock>;
-  static constexpr int last_tokens = class_token_alone ? 1 : tokens;  // of an image, behind the last block
+  static constexpr int last_tokens = class_token_alone ? 1 : tokens;  // tokens of an image behind the last block
   using Stack = vit::BlockStack<Block, LastBlock, depth>;
   using typename Tensors::Norm;
   static constexpr bool has_attention_maps = AttentionWeights<typename Policies::Attention>;
@@ -92,17 +93,17 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
   using Parameters = typename Tensors::template Parameters<Leaf>;
   template <class Scalar>
   struct Saved {
-    Rows<Scalar, width> x;     // enters the first block
-    Rows<Scalar, width> last;  // leaves the last one
+    Rows<Scalar, width> x;     // input of the first block
+    Rows<Scalar, width> last;  // output of the last block
     typename Embedding::template Saved<Scalar> embedding;
     typename Stack::template Saved<Scalar> stack;
-    Rows<Scalar, width> pooled;  // class tokens in front of the final norm, means in front of fc_norm
+    Rows<Scalar, width> pooled;  // input of the final norm (class tokens) or of fc_norm (means)
     typename Norm::template Saved<Scalar> norm;
   };
 
   [[nodiscard]] static constexpr index out_rows(index rows) { return rows; }
 
-  // features (images x width) from images (images x channels*size*size, normalised, planar).
+  // Assigns features (images x width).
   template <class Context, class Scalar>
   static Saved<Scalar> forward(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                                Rows<Scalar, out> features) {
@@ -115,7 +116,7 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
     return saved;
   }
 
-  // features without what backward would need: for the momentum encoder and for evaluation.
+  // Assigns features and saves nothing for backward: for the momentum encoder and for evaluation.
   template <class Context, class Scalar>
   static void encode(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                      Rows<Scalar, out> features) {
@@ -127,7 +128,8 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
     pool(context, p, Rows<const Scalar, width>(last), saved, features);
   }
 
-  // The attention weights of one block (images*heads*tokens x tokens), as the attention policy gives them.
+  // Assigns the attention weights of block number `block`, 0 to depth - 1: weights is images*heads*tokens x tokens. The
+  // attention policy must model AttentionWeights (concepts.hpp).
   template <class Context, class Scalar>
   static void encode_attention(Context& context, const Parameters<Parameter<Scalar>>& p, Rows<const Scalar, in> images,
                                int block, Rows<Scalar, tokens> weights) {
@@ -145,7 +147,7 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
     Policies::Attention::template weights<tokens, heads>(context, Rows<const Scalar, 3 * width>(qkv), weights);
   }
 
-  // Assigns all gradients g and, if d_images is wanted, that of the images.
+  // Assigns g and, if d_images is wanted, the gradient of the images.
   template <class Context, class Scalar>
   static void backward(Context& context, const Parameters<Parameter<Scalar>>& p,
                        const Parameters<Accumulator<Scalar>*>& g, Rows<const Scalar, in> images,
@@ -164,7 +166,8 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
     Embedding::backward(context, p, g, images, saved.embedding, Rows<const Scalar, width>(dx), d_images);
   }
 
-  // Zeroes the gradients of the tensors that only pooling has: for backward from tokens.
+  // Zeroes the gradients of fc_norm. Tokens and Visible call it, since their backward does not pass through the
+  // pooling.
   template <class Context, class Pointer>
   static void clear_pooling_gradients(Context& context, const Parameters<Pointer>& g) {
     if constexpr (has_fc_norm<Pooling>) {
@@ -231,7 +234,8 @@ struct VisionTransformer : vit::Tensors<Native, Patch, width_, depth_, mlp_ratio
 
 namespace vit {
 
-// The variants of docs/method.md, 2.1; Image, Patch and Policies are the user's. S has 12 heads (DeiT's has 6).
+// The models of docs/method.md, 2.1. Small has 12 heads, DeiT-S has 6: a checkpoint of DeiT-S loads into Small without
+// an error and gives wrong features.
 template <class Image = image<224>, class Patch = patch<16>, class Policies = policies<>>
 using Small = VisionTransformer<Image, Patch, 384, 12, 12, 4, Policies>;
 template <class Image = image<224>, class Patch = patch<16>, class Policies = policies<>>
@@ -241,13 +245,13 @@ using Large = VisionTransformer<Image, Patch, 1024, 24, 16, 4, Policies>;
 template <class Image = image<224>, class Patch = patch<14>, class Policies = policies<>>
 using Huge = VisionTransformer<Image, Patch, 1280, 32, 16, 4, Policies>;
 
-// One block fewer: the stem does its work (docs/method.md, 2.4).
+// The models with the convolutional stem have one block fewer (docs/method.md, 2.4).
 template <class Image = image<224>, class Policies = policies<embed::ConvStem>>
 using ConvSmall = VisionTransformer<Image, patch<16>, 384, 11, 12, 4, Policies>;
 template <class Image = image<224>, class Policies = policies<embed::ConvStem>>
 using ConvBase = VisionTransformer<Image, patch<16>, 768, 11, 12, 4, Policies>;
 
-// For small grey images on a small machine: 28 x 28 pixels, 16 patches, 0.45 M parameters.
+// A model for small grey images and tests: 28 x 28 pixels, 16 patches, 0.45 M parameters.
 template <class Image = image<28, 1>, class Patch = patch<7>, class Policies = policies<>>
 using Tiny = VisionTransformer<Image, Patch, 96, 4, 3, 4, Policies>;
 
