@@ -26,6 +26,20 @@ TEST(Normalization, IsMeasuredChannelByChannel) {
   EXPECT_EQ(n.deviation[1], 1);  // a constant channel stays what it is, less its mean
 }
 
+struct NoImage : OneColour {
+  [[nodiscard]] int size() const { return 0; }
+};
+struct TwoChannels : OneColour {
+  [[nodiscard]] data::ImageView decode(int, data::Image&) const { return {pixels.data(), 1, 3, 2}; }
+};
+
+TEST(Normalization, RefusesWhatCannotBeMeasured) {
+  EXPECT_THAT([] { return data::measure_normalization(NoImage{}); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("the data set has no image")));
+  EXPECT_THAT([] { return data::measure_normalization(TwoChannels{}); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("image 0 has 1 x 3 pixels of 2 channel(s)")));
+}
+
 TEST(Normalization, OfFashionMnistIsThePublicOne) {
   const Normalization n = data::measure_normalization(data::IdxDataset("/usr/share/datasets/fashion-mnist", "train"));
   for (const float mean : n.mean) EXPECT_NEAR(static_cast<double>(mean), 0.2860, 5e-5);

@@ -10,7 +10,6 @@
 
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/moco_v3.hpp"
-#include "tessera/optim/schedules.hpp"
 
 namespace tessera::test {
 namespace {
@@ -38,12 +37,6 @@ TEST(Schedule, StaysOrFollowsHalfACosine) {
   EXPECT_DOUBLE_EQ(cosine(3, 1).at(5, 10), 2);
   EXPECT_NEAR(cosine(3, 1).at(10, 10), 1, 1e-15);
   EXPECT_NEAR(cosine(3, 1).at(2.5, 10), 2 + std::numbers::sqrt2 / 2, 1e-15);
-}
-
-// The momentum of MoCo v3 has one formula.
-TEST(Schedule, IsTheMomentumCoefficient) {
-  for (const double epoch : {0.0, 0.1, 7.0, 299.5})
-    EXPECT_EQ(cosine(0.99, 1).at(epoch, 300), optim::momentum_coefficient(0.99, epoch, 300)) << epoch;
 }
 
 TEST(Schedule, TurnsItsCosineOn) {

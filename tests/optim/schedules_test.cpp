@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "support/fixture.hpp"
+#include "tessera/objectives/settings.hpp"
 
 namespace tessera::test {
 namespace {
@@ -13,11 +14,6 @@ TEST(Schedules, ReachTheirEnds) {
   EXPECT_NEAR(optim::learning_rate(peak, 20, 40, 300), 1.2e-3, 1e-15);
   EXPECT_NEAR(optim::learning_rate(peak, 40, 40, 300), 2.4e-3, 1e-15);
   EXPECT_NEAR(optim::learning_rate(peak, 300, 40, 300), 0, 1e-15);
-  EXPECT_EQ(optim::rate_with_floor(peak, 1e-5, 0, 40, 300), 0);
-  EXPECT_NEAR(optim::rate_with_floor(peak, 1e-5, 40, 40, 300), 2.4e-3, 1e-15);
-  EXPECT_NEAR(optim::rate_with_floor(peak, 1e-5, 300, 40, 300), 1e-5, 1e-15);
-  EXPECT_EQ(optim::momentum_coefficient(0.99, 0, 300), 0.99);
-  EXPECT_NEAR(optim::momentum_coefficient(0.99, 300, 300), 1, 1e-15);
 }
 
 // 6 epochs of 4 steps, 2 of them warm-up.
@@ -30,8 +26,7 @@ TEST(Schedules, EqualTheOracleAtEveryStep) {
       EXPECT_NEAR(schedule(static_cast<double>(step) / 4), values[step], 1e-15) << name << ", step " << step;
   };
   expect("moco.lr", [](double epoch) { return optim::learning_rate(1.2, epoch, 2, 6); });
-  expect("moco.m", [](double epoch) { return optim::momentum_coefficient(0.99, epoch, 6); });
-  expect("mae.lr", [](double epoch) { return optim::rate_with_floor(1.5, 1e-3, epoch, 2, 6); });
+  expect("moco.m", [](double epoch) { return objectives::cosine(0.99, 1).at(epoch, 6); });
 }
 
 }  // namespace

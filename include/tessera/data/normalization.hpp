@@ -48,10 +48,11 @@ inline void to_float(ImageView image, int channels, const Normalization& normali
 // every channel. A constant channel gets the deviation 1.
 template <Dataset Images>
 [[nodiscard]] Normalization measure_normalization(const Images& images) {
+  if (images.size() == 0) fail("the data set has no image to measure a normalization on");
   std::array<std::array<std::uint64_t, 256>, 3> counts{};
   Image scratch;
   for (int i = 0; i < images.size(); ++i) {
-    const ImageView image = images.decode(i, scratch);
+    const ImageView image = decoded(images, i, 3, scratch);
     const auto channels = static_cast<std::size_t>(image.channels);
     for (std::size_t c = 0; c < 3; ++c)
       for (std::size_t at = channels == 1 ? 0 : c; at < image.size(); at += channels) ++counts[c][image.pixels[at]];

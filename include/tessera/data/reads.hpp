@@ -35,6 +35,14 @@ inline constexpr bool is_crops<Crops<count, Image>> = true;
 template <class Part>
 using GroupOf = std::conditional_t<is_crops<Part>, std::tuple<Part>, std::tuple<>>;
 
+template <class... All>
+consteval bool same_channels(const std::tuple<All...>&) {
+  const int channels[] = {All::Image::channels..., 0};
+  for (std::size_t group = 0; group < sizeof...(All); ++group)
+    if (channels[group] != channels[0]) return false;
+  return true;
+}
+
 }  // namespace detail
 
 // Groups of crops, in order, and labels if named: Reads<Crops<2, image<224>>, Crops<6, image<96>>, Labels>. The crops
@@ -47,6 +55,7 @@ struct Reads {
   using Groups = decltype(std::tuple_cat(detail::GroupOf<Parts>{}...));
   template <std::size_t group>
   using Group = std::tuple_element_t<group, Groups>;
+  static_assert(detail::same_channels(Groups{}), "tessera: all crops of an objective have the same number of channels");
 
   static constexpr bool labels = (std::is_same_v<Parts, Labels> || ...);
   static constexpr std::size_t groups = std::tuple_size_v<Groups>;

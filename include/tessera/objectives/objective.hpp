@@ -176,6 +176,7 @@ concept HasEncoder = requires {
   typename O::Encoder;
   O::Encoder::in;
   O::Encoder::out;
+  { O::encoder_name } -> std::convertible_to<std::string_view>;
 };
 
 }  // namespace detail
@@ -207,7 +208,9 @@ consteval bool check_objective() {
                 "tessera: an objective has Networks = objectives::Networks<objectives::Trained<Model>, ...>");
   static_assert(detail::HasSettings<Candidate>,
                 "tessera: an objective has Settings that list themselves by visit(), or objectives::NoSettings");
-  static_assert(detail::HasEncoder<Candidate>, "tessera: an objective has an Encoder with in and out");
+  static_assert(
+      detail::HasEncoder<Candidate>,
+      "tessera: an objective has an Encoder with in and out, and encoder_name, which is in front of its tensors");
   return true;
 }
 

@@ -1,4 +1,5 @@
-// Schedules of the learning rate and the momentum coefficient (docs/method.md, 4.6). Epochs are fractional.
+// The schedule of the learning rate (docs/method.md, 4.6). Epochs are fractional. Settings of objectives have schedules of
+// their own (objectives/settings.hpp).
 #pragma once
 
 #include <cmath>
@@ -10,21 +11,10 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace optim {
 
-// The learning rate of MAE: linear from 0 to `peak` over `warmup` epochs, then half a cosine to `floor` at epoch
-// `total`.
-[[nodiscard]] inline double rate_with_floor(double peak, double floor, double epoch, double warmup, double total) {
-  if (epoch < warmup) return peak * epoch / warmup;
-  return floor + (peak - floor) * 0.5 * (1.0 + std::cos(std::numbers::pi * (epoch - warmup) / (total - warmup)));
-}
-
-// The learning rate of MoCo v3: linear from 0 to `peak` over `warmup` epochs, then half a cosine to 0 at epoch `total`.
+// The learning rate at `epoch`: linear from 0 to `peak` over `warmup` epochs, then half a cosine to 0 at epoch `total`.
 [[nodiscard]] inline double learning_rate(double peak, double epoch, double warmup, double total) {
-  return rate_with_floor(peak, 0, epoch, warmup, total);
-}
-
-// The momentum coefficient of MoCo v3: from `start` to 1 along half a cosine over `total` epochs.
-[[nodiscard]] inline double momentum_coefficient(double start, double epoch, double total) {
-  return 1.0 - (1.0 - start) * 0.5 * (1.0 + std::cos(std::numbers::pi * epoch / total));
+  if (epoch < warmup) return peak * epoch / warmup;
+  return peak * 0.5 * (1.0 + std::cos(std::numbers::pi * (epoch - warmup) / (total - warmup)));
 }
 
 }  // namespace optim

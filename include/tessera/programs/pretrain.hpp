@@ -139,12 +139,6 @@ inline void add_setting_flags(CLI::App& app, std::vector<SettingFlag>& settings)
   }
 }
 
-inline void check_settings(const std::vector<SettingFlag>& settings) {
-  for (const SettingFlag& setting : settings)
-    if (const double value = setting.value.start; !(value >= setting.range.low && value <= setting.range.high))
-      fail("--{} must lie between {} and {}, not {}", setting.name, setting.range.low, setting.range.high, value);
-}
-
 // What chooses the entry is read first, since the entry's objective has flags and defaults of its own.
 struct ChosenFlags {
   std::string objective, arch, data;
@@ -196,7 +190,6 @@ inline int pretrain(int argc, char** argv, const Choice& choice) {
   options.recipe.out = out;
   if (!pictures) pictures.emplace(open_pictures(options.data));
   options.recipe.check("--");
-  check_settings(settings);
 
   std::optional<Results> results;
   const int status = entry.train(options, settings, *pictures, results);

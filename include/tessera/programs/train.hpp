@@ -131,6 +131,7 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
   using Reads = typename Objective::Reads;
   const Recipe& recipe = options.recipe;
   const auto settings = detail::settings_from<Objective>(flags);
+  objectives::check_settings(settings, "--");
   const int per_epoch = recipe.iterations_per_epoch(pictures.train.size(), "--");
   if constexpr (requires { Objective::smallest_batch; })
     if (recipe.batch_size < Objective::smallest_batch)

@@ -33,9 +33,11 @@ class Run {
   using Objective = typename Trainer::Objective;
   using Settings = typename Objective::Settings;
 
-  // Trainer and recipe must outlive the run. Throws Error if the trainer has made more steps than the recipe has.
+  // Trainer and recipe must outlive the run. Throws Error if a setting is outside its range, or if the trainer has made
+  // more steps than the recipe has.
   Run(Trainer& trainer, const Recipe& recipe, Settings settings, int iterations_per_epoch)
       : trainer_(trainer), recipe_(recipe), settings_(std::move(settings)), per_epoch_(iterations_per_epoch) {
+    objectives::check_settings(settings_);
     if (steps() > last_step())
       fail("{}: was written at step {}, but this run ends at {}", recipe.resume.string(), steps(), last_step());
   }

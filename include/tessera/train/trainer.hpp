@@ -106,12 +106,12 @@ class Trainer {
       : backend_(backend),
         communicator_(communicator),
         updater_(std::move(rule)),
+        groups_(optim::groups_of(Online::entries, settings.groups)),
         batch_(settings.batch),
         seed_(settings.seed),
         networks_(backend, settings.seed),
         exchange_(backend, communicator, Online::entries, updater_.whole_tensors(), gradient_.data(),
                   Online::parameters, settings.bucket_bytes, Networks::starts) {
-    for (const Entry& entry : Online::entries) groups_.push_back(settings.groups(entry));
     if (batch_ < 1) fail("a batch of {} images is too small: a step needs at least 1 image", batch_);
     if constexpr (requires { Objective::smallest_batch; })
       if (batch_ * communicator.size() < Objective::smallest_batch)
