@@ -74,6 +74,12 @@ TEST(Trainer, RefusesCheckpointsOfOtherRuns) {
         load_checkpoint(path, run.trainer, {{"arch", "else"}});
       },
       testing::ThrowsMessage<Error>(testing::HasSubstr("was written with arch = test, but this run has else")));
+  save_checkpoint(path, run.trainer, {{"arch", "test"}, {"beta2", "0.95"}, {"blur", ""}});
+  EXPECT_THAT(
+      [&] {
+        load_checkpoint(path, run.trainer, {{"arch", "test"}, {"beta2", ""}, {"blur", ""}});
+      },
+      testing::ThrowsMessage<Error>(testing::HasSubstr("was written with beta2 = 0.95, but this run has none")));
   Backend backend(1);
   comm::Serial communicator;
   ThisTrainer lars(backend, communicator, optim::Lars{}, {.batch = 6, .seed = 11});

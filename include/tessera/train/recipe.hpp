@@ -119,7 +119,7 @@ struct Recipe {
     return optim::optimizer_named(optimizer, weight_decay, values);
   }
 
-  // What must be the same for a resumed run to be the same run.
+  // What must be the same for a resumed run to be the same run. What is not chosen has no value.
   [[nodiscard]] Metadata identity(int images) const {
     Metadata identity{{"arch", arch},
                       {"seed", std::to_string(seed)},
@@ -133,7 +133,7 @@ struct Recipe {
                       {"images", std::to_string(images)}};
     for (const auto& [name, value] :
          {std::pair("beta1", beta1), std::pair("beta2", beta2), std::pair("momentum", momentum)})
-      if (value) identity[name] = fmt::format("{}", *value);
+      identity[name] = value ? fmt::format("{}", *value) : "";
     return identity;
   }
 };
