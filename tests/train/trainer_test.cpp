@@ -103,6 +103,13 @@ TEST(Trainer, NamesTheTensorWhoseGradientIsNotFinite) {
   EXPECT_EQ(weights_of(run.trainer), before);
 }
 
+TEST(Trainer, RefusesALimitOfTheNormBelowZero) {
+  Backend backend(1);
+  comm::Serial communicator;
+  EXPECT_THAT([&] { ThisTrainer(backend, communicator, optim::AdamW{}, {.batch = 6, .clip_grad = -1}); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("clipped to a norm of -1; give a number above 0")));
+}
+
 TEST(Trainer, RefusesABatchOfOne) {
   EXPECT_THAT([] { Fixture run(1, 1); }, testing::ThrowsMessage<Error>(testing::HasSubstr("at least 2 images")));
 }
