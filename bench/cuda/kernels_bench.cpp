@@ -248,6 +248,23 @@ void updates() {
     measure(state, backend, {.bytes = size_of(count, 4)},
             [&] { squared_norms(backend, entries, gradient.data(), squares.data()); });
   });
+  add("add_squares", [](benchmark::State& state) {
+    Backend backend;
+    const auto gradient = full(backend, count);
+    const Buffer<double> sum(1);
+    measure(state, backend, {.bytes = size_of(count, 4)},
+            [&] { add_squares(backend, count, gradient.data(), sum.data()); });
+  });
+  add("clip", [](benchmark::State& state) {
+    Backend backend;
+    const auto gradient = full(backend, count);
+    const Buffer<double> square(1);
+    const Buffer<double> blocked(1);
+    constexpr double value = 4;
+    backend.upload(1, &value, square.data());
+    measure(state, backend, {.bytes = size_of(count, 2 * 4)},
+            [&] { clip(backend, count, 0.5, square.data(), blocked.data(), gradient.data()); });
+  });
 }
 
 // FLOPs as FlashAttention counts them: 4 tokens^2 x width forward, 2.5 times that backward.

@@ -341,6 +341,17 @@ concept Updates = requires(Backend& backend, index count, const double* m, const
   squared_norms(backend, entries, x, squares);
 };
 
+// clip.hpp. Clipping of gradients by their norm (docs/method.md, 4.8), in passes over flat buffers.
+template <class Backend>
+concept Clipping = requires(Backend& backend, index count, const Sum<Backend>* given, double* sum, double limit,
+                            const double* square, const double* blocked, Sum<Backend>* values) {
+  // *sum += the sum of the squares of all values, in double.
+  add_squares(backend, count, given, sum);
+  // values *= clipping_factor(*square, limit) (core/clipping.hpp). Nothing changes if the factor is 1 or *blocked is
+  // not 0.
+  clip(backend, count, limit, square, blocked, values);
+};
+
 }  // namespace operations
 
 // A backend with all operations. BatchNorm, which sums over ranks, is asked of a Context.
@@ -351,7 +362,8 @@ concept Operations =
     operations::Attention<Candidate> && operations::Tokens<Candidate> && operations::KeptTokens<Candidate> &&
     operations::Positions<Candidate> && operations::Convolution<Candidate> && operations::Contrastive<Candidate> &&
     operations::NtXent<Candidate> && operations::CrossEntropy<Candidate> && operations::Masking<Candidate> &&
-    operations::Mixes<Candidate> && operations::DropPath<Candidate> && operations::Updates<Candidate>;
+    operations::Mixes<Candidate> && operations::DropPath<Candidate> && operations::Updates<Candidate> &&
+    operations::Clipping<Candidate>;
 
 }  // namespace TESSERA_ABI
 }  // namespace tessera

@@ -18,13 +18,13 @@ inline std::vector<int> numbers() {
 
 // Trains on `ranks` threads, of which each makes its communicator of its place.
 template <template <class, class> class Sharing, class Optimizer, class Make>
-std::vector<Outcome<float>> on_device(int ranks, Make&& make) {
+std::vector<Outcome<float>> on_device(int ranks, Make&& make, const Plan& plan = short_plan) {
   std::vector<Outcome<float>> outcomes(static_cast<std::size_t>(ranks));
   comm::run_threads(ranks, [&](comm::Threads& place) {
     cuda::open_device(0);
     auto communicator = make(place);
     RankBackend backend;
-    outcomes[static_cast<std::size_t>(place.rank())] = train<Optimizer, Sharing>(backend, communicator, short_plan);
+    outcomes[static_cast<std::size_t>(place.rank())] = train<Optimizer, Sharing>(backend, communicator, plan);
   });
   return outcomes;
 }

@@ -35,5 +35,27 @@ TEST_F(DeviceRanks, TrainAsTheProcessorsWhenStaged) {
   }
 }
 
+TEST_F(DeviceRanks, ClipAsTheProcessorsDo) {
+  const auto staged = [](comm::Threads& place) {
+    place.set_deadline(std::chrono::seconds(60));
+    return comm::Staged<comm::Threads>(place);
+  };
+  Plan plan = short_plan;
+  plan.clip_grad = 0.05;
+  comm::Serial alone;
+  cpu::Backend<float> backend(2);
+  const auto host = train<optim::Sgd>(backend, alone, plan);
+  for (const int ranks : numbers()) {
+    SCOPED_TRACE(fmt::format("{} ranks", ranks));
+    const auto outcomes = on_device<Replicated, optim::Sgd>(ranks, staged, plan);
+    EXPECT_LE(tensor_error<OnlineLayout<Learned>>(outcomes[0].student, host.student), 1e-4);
+    for (const auto& outcome : outcomes) EXPECT_TRUE(outcome == outcomes[0]) << "ranks differ";
+    for (auto split : on_device<ZeroStage1, optim::Sgd>(ranks, staged, plan)) {
+      split.gradient = outcomes[0].gradient;
+      EXPECT_TRUE(split == outcomes[0]) << "with split states";
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tessera::test

@@ -25,6 +25,11 @@ TEST_F(DeviceSupervised, EightStepsOfTheMeanOverPatchesInFloat) {
   check_supervised<objectives::Supervised<Pooled, classes, GivenDraws>>(backend, "study_supervised_gap");
 }
 
+TEST_F(DeviceSupervised, ClippedGradientInFloat) {
+  cuda::Backend<float> backend;
+  check_clipped<objectives::Supervised<Encoder, classes, GivenDraws>>(backend, "study_supervised");
+}
+
 template <class Backend>
 std::vector<double> losses_on(Backend& backend) {
   using Objective = objectives::Supervised<Encoder, classes>;

@@ -155,7 +155,7 @@ class Pretrain(Case):
         for flag in ("--batch-size", "--workers", "--threads", "--knn-every", "--knn-bank", "--save-every", "--seed"):
             self.refuses_value(flag, "99999999999999999999")
             self.refuses_value(flag, "-4")
-        for flag in ("--lr", "--weight-decay", "--epochs", "--warmup-epochs", "--moco-m", "--moco-t", "--crop-min"):
+        for flag in ("--lr", "--weight-decay", "--epochs", "--warmup-epochs", "--moco-m", "--moco-t", "--crop-min", "--clip-grad"):
             for value in ("nan", "inf", "-1"):
                 self.refuses_value(flag, value)
         for flag, value in (
@@ -276,6 +276,7 @@ class Pretrain(Case):
         self.refuses(f"{CHECKPOINT}|seed|1", *again, "--seed", "1")
         self.refuses(f"{CHECKPOINT}|batch_size|16|8", *again, "--batch-size", "8")
         self.refuses(f"{CHECKPOINT}|moco_t|0.2|0.3", *again, "--moco-t", "0.3")
+        self.refuses(f"{CHECKPOINT}|clip_grad|0.5", *again, "--clip-grad", "0.5")
         self.refuses(f"{CHECKPOINT}|moco_m_cos|0|1", *again, "--moco-m-cos")
         self.refuses(f"{CHECKPOINT}|patch_embed", *again, "--stop-grad-conv1=false")
         self.make_data("others", 120, 40, 28, 28, 7)

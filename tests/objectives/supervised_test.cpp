@@ -28,6 +28,12 @@ TYPED_TEST(SupervisedParity, EightSteps) {
   check_supervised<MeanPatches>(backend, "study_supervised_gap");
 }
 
+TYPED_TEST(SupervisedParity, ClippedGradient) {
+  cpu::Backend<TypeParam> backend(2);
+  check_clipped<ClassToken>(backend, "study_supervised");
+  check_clipped<MeanPatches>(backend, "study_supervised_gap");
+}
+
 // The image u of the fixtures as a network reads it.
 template <class Scalar>
 std::vector<Scalar> pixels(const Fixture& images, index batch) {

@@ -22,6 +22,7 @@ struct Plan {
   int steps = 1;
   double learning_rate = 1e-3;
   index bucket_bytes = index{16} << 10;  // several buckets in a model of 28,000 parameters
+  double clip_grad = 0;
 };
 
 // What a run leaves on one rank.
@@ -72,9 +73,11 @@ template <class Trainer>
 template <class Rule, template <class, class> class Sharing = comm::Replicated, class Objective = Learned,
           class Backend, class Communicator>
 [[nodiscard]] auto train(Backend& backend, Communicator& communicator, const Plan& plan, Rule rule = {}) {
-  TrainerOn<Objective, Backend, Communicator, Sharing> trainer(
-      backend, communicator, rule,
-      {.batch = plan.batch / communicator.size(), .seed = 3, .bucket_bytes = plan.bucket_bytes});
+  TrainerOn<Objective, Backend, Communicator, Sharing> trainer(backend, communicator, rule,
+                                                               {.batch = plan.batch / communicator.size(),
+                                                                .seed = 3,
+                                                                .bucket_bytes = plan.bucket_bytes,
+                                                                .clip_grad = plan.clip_grad});
   Held<typename Backend::Scalar, Backend> images(backend, 2 * trainer.batch() * Objective::Encoder::in);
   StepSettings<Objective> settings{.learning_rate = plan.learning_rate};
   settings.settings.temperature = 0.2;

@@ -87,11 +87,12 @@ class Study {
 
   template <class Rule>
   Study(Backend& backend, const Fixture& fixture, Rule rule, Communicator communicator = {},
-        optim::Grouping groups = optim::uniform())
+        optim::Grouping groups = optim::uniform(), double clip_grad = 0)
       : backend_(backend),
         fixture_(fixture),
         communicator_(std::move(communicator)),
-        trainer_(backend, communicator_, rule, {.batch = all_images() / communicator_.size(), .groups = groups}) {
+        trainer_(backend, communicator_, rule,
+                 {.batch = all_images() / communicator_.size(), .groups = groups, .clip_grad = clip_grad}) {
     for_groups([&]<std::size_t group>() {
       using Group = typename Reads::template Group<group>;
       crops_.emplace_back(backend, Group::count * trainer_.batch() * Group::Image::values);

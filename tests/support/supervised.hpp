@@ -97,4 +97,27 @@ void check_supervised(Backend& backend, const char* name) {
                          Objective::groups(settings_in<Objective>(fixture)));
 }
 
+// The fixture's gradient clipped to the norm that it says (docs/method.md, 4.8), and unchanged below a larger norm.
+template <class Objective, class Backend>
+void check_clipped(Backend& backend, const char* name) {
+  using Master = Accumulator<typename Backend::Scalar>;
+  const Fixture fixture(name);
+  StepDraws<Backend> draws(backend, fixture);
+  draws.set(fixture, 0, mixing_in(fixture, 0, Objective::size));
+  const auto run = [&](double clip_grad) {
+    Study<Objective, Backend> study(backend, fixture, optim::AdamW{}, {}, optim::uniform(), clip_grad);
+    study.step(0, settings_in<Objective>(fixture));
+    const double norm = fixture.tensor("gradient_norm").values[0];
+    EXPECT_NEAR(study.trainer().gradient_norm(""), norm, tolerance<Master> * norm) << "norm before clipping";
+    if (clip_grad > 0 && clip_grad < norm)
+      expect_digests(fixture, "clipped.grad_digest", study.gradient_digests(), tolerance<Master>);
+    return study.gradient();
+  };
+  EXPECT_GT(fixture.tensor("gradient_norm").values[0], fixture.number("clip"));
+  const auto clipped = run(fixture.number("clip"));
+  const auto whole = run(0);
+  EXPECT_NE(clipped, whole);
+  EXPECT_EQ(run(1e6), whole);
+}
+
 }  // namespace tessera::test

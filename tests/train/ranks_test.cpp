@@ -86,6 +86,41 @@ TEST(Ranks, TrajectoriesAreThoseOfOneRank) {
   check_trajectory<optim::Sgd>({.steps = 20, .learning_rate = 0.03});
 }
 
+// The norm of all gradients is that of one rank, with whole states and with split ones, and so is what is clipped by
+// it.
+TEST(Ranks, ClipByTheNormOfAllGradients) {
+  constexpr double limit = 0.05;
+  const Plan free{.steps = 4, .learning_rate = 0.03};
+  Plan clipped = free;
+  clipped.clip_grad = limit;
+  const auto alone = train_alone<optim::Sgd, Frozen>(clipped);
+  EXPECT_GT(tensor_error<OnlineLayout<Frozen>>(alone.student, train_alone<optim::Sgd, Frozen>(free).student), 1e-4);
+  double square = 0;
+  for (const Entry& entry : OnlineLayout<Frozen>::entries)
+    if (entry.role == Role::trained)
+      for (index i = 0; i < entry.size(); ++i)
+        square += std::pow(alone.gradient[static_cast<std::size_t>(entry.offset + i)], 2);
+  EXPECT_NEAR(std::sqrt(square), limit, 1e-6);
+  for (const int ranks : {2, 3, 4})
+    for (const index bytes : {index{1}, index{16} << 10, index{1} << 30}) {
+      SCOPED_TRACE(fmt::format("{} ranks, buckets of {} bytes", ranks, bytes));
+      clipped.bucket_bytes = bytes;
+      const auto together = train_on<optim::Sgd, Replicated, Frozen>(ranks, clipped);
+      auto split = train_on<optim::Sgd, ZeroStage1, Frozen>(ranks, clipped);
+      EXPECT_LE(tensor_error<OnlineLayout<Frozen>>(together.student, alone.student), 1e-10);
+      EXPECT_LE(tensor_error<AverageLayout<Frozen>>(together.teacher, alone.teacher), 1e-10);
+      split.gradient = together.gradient;
+      EXPECT_TRUE(split == together) << "with split states";
+    }
+}
+
+TEST(Ranks, ALimitThatIsNotReachedChangesNoBit) {
+  Plan run{.steps = 3};
+  const auto expected = train_on<optim::AdamW>(3, run);
+  run.clip_grad = 1e9;
+  EXPECT_TRUE(train_on<optim::AdamW>(3, run) == expected);
+}
+
 TEST(Ranks, RunsAreTheSameBits) {
   const Plan run{.steps = 3};
   for (const int ranks : {2, 4}) EXPECT_TRUE(train_on<optim::AdamW>(ranks, run) == train_on<optim::AdamW>(ranks, run));
@@ -228,21 +263,24 @@ TEST(Ranks, GradientsOfFrozenTensorsDoNotGrow) {
 
 // A rank with a part of the sums tells the norms of all of them.
 TEST(Ranks, NormsOfGradientsAreThoseOfTheSums) {
-  const auto norms_with = [&]<template <class, class> class Sharing>() {
+  const auto norms_with = [&]<template <class, class> class Sharing>(double clip_grad) {
     std::vector<double> found(3);
     comm::run_threads(3, [&](comm::Threads& communicator) {
       cpu::Backend<double> backend(1);
       TrainerOn<Learned, cpu::Backend<double>, comm::Threads, Sharing> trainer(
-          backend, communicator, optim::Sgd{}, {.batch = 8, .seed = 3, .bucket_bytes = index{16} << 10});
+          backend, communicator, optim::Sgd{},
+          {.batch = 8, .seed = 3, .bucket_bytes = index{16} << 10, .clip_grad = clip_grad});
       const auto images = random_views<Learned>({}, 0, communicator.rank(), 3);
       trainer.step(batch_of<Learned>(images.data(), 8), {1e-3, {0.2, 0.95}});
       found[static_cast<std::size_t>(communicator.rank())] = trainer.gradient_norm("");
     });
     return found;
   };
-  const auto replicated = norms_with.template operator()<Replicated>();
+  const auto replicated = norms_with.template operator()<Replicated>(0);
   EXPECT_GT(replicated[0], 0);
-  EXPECT_EQ(norms_with.template operator()<ZeroStage1>(), replicated);
+  EXPECT_EQ(norms_with.template operator()<ZeroStage1>(0), replicated);
+  for (const double norm : norms_with.template operator()<ZeroStage1>(0.01))
+    EXPECT_NEAR(norm, replicated[0], 1e-12 * replicated[0]) << "before clipping";
 }
 
 TEST(Ranks, AgreeToStop) {

@@ -74,6 +74,12 @@ TEST(Trainer, RefusesCheckpointsOfOtherRuns) {
         load_checkpoint(path, run.trainer, {{"arch", "else"}});
       },
       testing::ThrowsMessage<Error>(testing::HasSubstr("was written with arch = test, but this run has else")));
+  save_checkpoint(path, run.trainer, {{"arch", "test"}, {"beta2", "0.95"}, {"blur", ""}});
+  EXPECT_THAT(
+      [&] {
+        load_checkpoint(path, run.trainer, {{"arch", "test"}, {"beta2", ""}, {"blur", ""}});
+      },
+      testing::ThrowsMessage<Error>(testing::HasSubstr("was written with beta2 = 0.95, but this run has none")));
   Backend backend(1);
   comm::Serial communicator;
   ThisTrainer lars(backend, communicator, optim::Lars{}, {.batch = 6, .seed = 11});
@@ -95,6 +101,13 @@ TEST(Trainer, NamesTheTensorWhoseGradientIsNotFinite) {
   images[5] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_THROW(run.step(images), Error);
   EXPECT_EQ(weights_of(run.trainer), before);
+}
+
+TEST(Trainer, RefusesALimitOfTheNormBelowZero) {
+  Backend backend(1);
+  comm::Serial communicator;
+  EXPECT_THAT([&] { ThisTrainer(backend, communicator, optim::AdamW{}, {.batch = 6, .clip_grad = -1}); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("clipped to a norm of -1; give a number above 0")));
 }
 
 TEST(Trainer, RefusesABatchOfOne) {

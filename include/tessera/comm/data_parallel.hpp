@@ -51,6 +51,7 @@ class Alone : public NoExchange {
   static void finish() noexcept {}
   static void settle() noexcept {}
   [[nodiscard]] std::span<const Part> parts() const { return {&part_, 1}; }
+  [[nodiscard]] std::span<const Part> shares() const { return parts(); }
   [[nodiscard]] index state_size() const { return part_.last; }
   template <class Values>
   static void gather(index, Values) noexcept {}
@@ -123,24 +124,26 @@ class Exchange {
 
   // Divides the buckets that planning has found among the ranks.
   void settle() {
-    parts_.clear();
+    shares_.clear();
     displacements_below_.clear();
     for (Bucket& bucket : buckets_) cut(bucket);
-    if constexpr (split) {
-      index state = 0;
-      for (auto bucket = buckets_.rbegin(); bucket != buckets_.rend(); ++bucket) {
-        const index first = bucket->first + bucket->displacements[place()],
-                    last = bucket->first + bucket->displacements[place() + 1];
-        if (first < last) parts_.push_back({first, last, state});
-        state += last - first;
-      }
-    } else {
-      parts_.push_back({0, size_, 0});
+    index state = 0;
+    for (auto bucket = buckets_.rbegin(); bucket != buckets_.rend(); ++bucket) {
+      const index first = bucket->first + bucket->displacements[place()],
+                  last = bucket->first + bucket->displacements[place() + 1];
+      if (first < last) shares_.push_back({first, last, state});
+      state += last - first;
     }
+    if constexpr (split)
+      parts_ = shares_;
+    else
+      parts_.assign(1, {0, size_, 0});
   }
 
   // What this rank updates, ascending.
   [[nodiscard]] std::span<const Part> parts() const { return parts_; }
+  // This rank's share of work that ranks divide: with split states its parts, and the same ranges without.
+  [[nodiscard]] std::span<const Part> shares() const { return shares_; }
   // Elements of each optimizer state on this rank.
   [[nodiscard]] index state_size() const {
     return parts_.empty() ? 0 : parts_.back().state + parts_.back().last - parts_.back().first;
@@ -262,7 +265,7 @@ class Exchange {
   std::vector<Bucket> buckets_;    // from the end of the buffer to its start
   std::size_t started_ = 0;
   bool running_ = false;
-  std::vector<Part> parts_;
+  std::vector<Part> shares_, parts_;
   std::map<index, std::vector<index>> equal_parts_, displacements_below_;  // kept: the lane reads them
   typename Backend::Lane lane_;                                            // the last member: its jobs use the others
 };

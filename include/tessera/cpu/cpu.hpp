@@ -6,6 +6,7 @@
 #include "tessera/cpu/attention.hpp"
 #include "tessera/cpu/backend.hpp"
 #include "tessera/cpu/batch_norm.hpp"
+#include "tessera/cpu/clip.hpp"
 #include "tessera/cpu/contrastive.hpp"
 #include "tessera/cpu/conv.hpp"
 #include "tessera/cpu/cross_entropy.hpp"

@@ -6,6 +6,7 @@
 #include "tessera/cuda/attention.hpp"
 #include "tessera/cuda/backend.hpp"
 #include "tessera/cuda/batch_norm.hpp"
+#include "tessera/cuda/clip.hpp"
 #include "tessera/cuda/contrastive.hpp"
 #include "tessera/cuda/conv.hpp"
 #include "tessera/cuda/cross_entropy.hpp"

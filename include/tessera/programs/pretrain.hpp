@@ -99,6 +99,7 @@ inline void add_recipe_flags(CLI::App& app, Options& options) {
   app.add_option("-b,--batch-size", recipe.batch_size, "images per step, of all ranks together");
   app.add_option("--lr", recipe.lr, "base learning rate, multiplied by batch size / 256");
   app.add_option("--wd,--weight-decay", recipe.weight_decay, "weight decay");
+  app.add_option("--clip-grad", recipe.clip_grad, "largest norm of all gradients together; 0: they are not clipped");
   app.add_option("--epochs", recipe.epochs, "epochs");
   app.add_option("--warmup-epochs", recipe.warmup_epochs, "epochs of linear warm-up");
   app.add_option("--optimizer", recipe.optimizer, "adamw, lars, lamb or sgd");

@@ -152,7 +152,7 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
   machine.expect_alike(facts);
   identity["normalization"] = data::to_text(pictures.normalization);
 
-  TrainerSettings trainer_settings{.batch = batch, .seed = recipe.seed};
+  TrainerSettings trainer_settings{.batch = batch, .seed = recipe.seed, .clip_grad = recipe.clip_grad};
   if constexpr (requires { Objective::groups(settings); }) trainer_settings.groups = Objective::groups(settings);
   Trainer<Objective, Device> trainer(machine.device, recipe.make_optimizer(), trainer_settings);
   if (!recipe.resume.empty()) load_checkpoint(recipe.resume, trainer, identity);

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <set>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -74,11 +75,23 @@ void read_tensors(const std::string& path, const Backend& backend, const io::Saf
     backend.upload(tensors[i].shape.size(), values[i].data(), tensors[i].data);
 }
 
+[[nodiscard]] inline std::string value_of(const Metadata& metadata, const std::string& key) {
+  const auto one = metadata.find(key);
+  return one == metadata.end() ? std::string() : one->second;
+}
+
+// Throws Error that names the first key of `expected` that has another value. A key without a value, such as that of a
+// feature that is off, is equal to one that is not there.
 inline void check_metadata(const std::string& path, const Metadata& found, const Metadata& expected) {
+  if (!found.contains("format")) fail("{}: is not a checkpoint of this program: it has no 'format'", path);
+  const std::string_view writer = found.contains("encoder") ? "was written" : "was written by version 0.1";
   for (const auto& [key, value] : expected) {
-    const auto one = found.find(key);
-    if (one == found.end()) fail("{}: is not a checkpoint of this program: it has no '{}'", path, key);
-    if (one->second != value) fail("{}: was written with {} = {}, but this run has {}", path, key, one->second, value);
+    const std::string written = value_of(found, key);
+    if (written == value) continue;
+    if (written.empty())
+      fail("{}: {} without {}, but this run has {} = {}; leave it out to continue", path, writer, key, key, value);
+    if (value.empty()) fail("{}: {} with {} = {}, but this run has none", path, writer, key, written);
+    fail("{}: {} with {} = {}, but this run has {}", path, writer, key, written, value);
   }
 }
 
@@ -123,6 +136,7 @@ void on_first_rank(Trainer& trainer, const std::filesystem::path& path, Body&& b
 // metadata, are their whole state. What is written does not depend on the number of ranks.
 template <class Trainer>
 void save_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metadata metadata) {
+  std::erase_if(metadata, [](const auto& one) { return one.second.empty(); });
   detail::describe(trainer, metadata);
   metadata["encoder"] = Trainer::Objective::encoder_name;
   metadata["images_at_once"] = std::to_string(trainer.images_at_once() * trainer.communicator().size());
@@ -132,8 +146,9 @@ void save_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metada
   });
 }
 
-// Continues, on all ranks, from a checkpoint that was written with the same `expected` metadata; rank 0 reads it.
-// Throws Error, which names the file and what is wrong with it, before anything is changed by values of another run.
+// Continues, on all ranks, from a checkpoint that was written with the same `expected` metadata, by this version or
+// 0.1; rank 0 reads it. Throws Error, which names the file and what is wrong with it, before anything is changed by
+// values of another run.
 template <class Trainer>
 void load_checkpoint(const std::filesystem::path& path, Trainer& trainer, Metadata expected) {
   detail::describe(trainer, expected);

@@ -32,6 +32,7 @@ struct Recipe {
   double lr = 1.5e-4;  // base rate: multiplied by batch_size / 256
   double weight_decay = 0.1;
   std::optional<double> beta1, beta2, momentum;  // of the optimizers that have them; none: the optimizer's own
+  double clip_grad = 0;                          // largest norm of all gradients together; 0: they are not clipped
   double epochs = 300, warmup_epochs = 40;
   double crop_min = 0.08;  // smallest share of the image in a crop
   bool blur = true;        // Gaussian blur in the objective's views; images of 32 pixels are better without
@@ -63,6 +64,7 @@ struct Recipe {
     at_most("epochs", 1000000, epochs);
     not_negative("lr", lr);
     not_negative("weight-decay", weight_decay);
+    not_negative("clip-grad", clip_grad);
     for (const auto& [name, value] :
          {std::pair("beta1", beta1), std::pair("beta2", beta2), std::pair("momentum", momentum)})
       if (value && !(*value >= 0 && *value < 1))
@@ -119,7 +121,7 @@ struct Recipe {
     return optim::optimizer_named(optimizer, weight_decay, values);
   }
 
-  // What must be the same for a resumed run to be the same run.
+  // What must be the same for a resumed run to be the same run. What is not chosen has no value.
   [[nodiscard]] Metadata identity(int images) const {
     Metadata identity{{"arch", arch},
                       {"seed", std::to_string(seed)},
@@ -128,12 +130,13 @@ struct Recipe {
                       {"warmup_epochs", fmt::format("{}", warmup_epochs)},
                       {"lr", fmt::format("{}", lr)},
                       {"weight_decay", fmt::format("{}", weight_decay)},
+                      {"clip_grad", clip_grad > 0 ? fmt::format("{}", clip_grad) : ""},
                       {"crop_min", fmt::format("{}", crop_min)},
                       {"blur", blur ? "1" : "0"},
                       {"images", std::to_string(images)}};
     for (const auto& [name, value] :
          {std::pair("beta1", beta1), std::pair("beta2", beta2), std::pair("momentum", momentum)})
-      if (value) identity[name] = fmt::format("{}", *value);
+      identity[name] = value ? fmt::format("{}", *value) : "";
     return identity;
   }
 };

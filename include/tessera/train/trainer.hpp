@@ -20,6 +20,7 @@
 #include "tessera/data/batch.hpp"
 #include "tessera/objectives/objective.hpp"
 #include "tessera/objectives/step.hpp"
+#include "tessera/optim/clipping.hpp"
 #include "tessera/optim/groups.hpp"
 #include "tessera/optim/optimizer.hpp"
 #include "tessera/train/device.hpp"
@@ -34,6 +35,7 @@ struct TrainerSettings {
   std::uint64_t seed = 0;  // of the initial values and of random numbers in steps
   optim::Grouping groups = optim::uniform();
   index bucket_bytes = comm::default_bucket_bytes;  // of gradients that are reduced at a time
+  double clip_grad = 0;                             // largest norm of all gradients together; 0: they are not clipped
 };
 
 // The numbers that change from step to step.
@@ -107,6 +109,7 @@ class Trainer {
         communicator_(communicator),
         updater_(std::move(rule)),
         groups_(optim::groups_of(Online::entries, settings.groups)),
+        clipping_(settings.clip_grad, Online::entries, groups_),
         batch_(settings.batch),
         seed_(settings.seed),
         networks_(backend, settings.seed),
@@ -165,6 +168,7 @@ class Trainer {
     naming_step([&] { communicator_.wait(backend_); });
     Control control;
     backend_.download(1, control_.data(), &control);
+    clipping_factor_ = control.blocked != 0 ? 1 : clipping_.factor(control.square);
     if (control.blocked != 0) refuse(control.loss);
     stop_wished_ = control.stop != 0;
     ++steps_;
@@ -185,7 +189,8 @@ class Trainer {
     Mapped::encode_attention(context, Objective::encoder(networks_.online().bind()), images, block, weights);
   }
 
-  // The norm of the gradient of the last step over the tensors whose name starts with `prefix`. On all ranks.
+  // The norm of the gradient of the last step, before clipping, over the tensors whose name starts with `prefix`. On
+  // all ranks.
   [[nodiscard]] double gradient_norm(std::string_view prefix) {
     naming_step([&] { exchange_.gather(Online::parameters, gradient_.data()); });
     squared_norms(backend_, std::span<const Entry>(Online::entries), static_cast<const Master*>(gradient_.data()),
@@ -195,7 +200,7 @@ class Trainer {
     double sum = 0;
     for (std::size_t i = 0; i < squares.size(); ++i)
       if (Online::entries[i].name.view().starts_with(prefix)) sum += squares[i];
-    return std::sqrt(sum);
+    return std::sqrt(sum) / clipping_factor_;
   }
 
   // Calls use(tensors) with every tensor that a resumed run needs: those of the networks under their public names, and
@@ -249,11 +254,13 @@ class Trainer {
     objectives::StepNumber number;
   };
 
-  // What a step tells; summed over the ranks by one call.
+  // What a step tells; summed over the ranks by one call. square: of the norm of the gradients, if they are clipped.
   struct Control {
-    double loss = 0, blocked = 0, stop = 0;
+    double loss = 0, blocked = 0, stop = 0, square = 0;
   };
-  static constexpr index control_values = sizeof(Control) / sizeof(double);
+  [[nodiscard]] index control_values() const { return clipping_.on() ? 4 : 3; }
+
+  static constexpr Part whole_buffer{0, Online::parameters, 0};
 
   using States = std::vector<Buffer<Master>>;
 
@@ -314,13 +321,22 @@ class Trainer {
               &scalars_.data()->number, control);
     Objective::step(step);
     exchange_.finish();
-    const Master* const gradient = gradient_.data();
-    check_finite(backend_, gradient_.size(), gradient, control, control + 1);
-    if (!backend_.planning()) communicator_.all_reduce(backend_, control, control_values);
+    Master* const gradient = gradient_.data();
+    double* const blocked = control + 1;
+    double* const square = control + 3;
+    check_finite(backend_, gradient_.size(), static_cast<const Master*>(gradient), control, blocked);
+    if (clipping_.on()) clipping_.measure(backend_, planned(exchange_.shares()), gradient, square);
+    if (!backend_.planning()) communicator_.all_reduce(backend_, control, control_values());
+    if (clipping_.on()) clipping_.apply(backend_, planned(exchange_.parts()), square, blocked, gradient);
     const Parameter<Scalar> weights = networks_.online().parameters();
-    updater_.step(backend_, {Online::entries, groups_, exchange_.parts(), &scalars_.data()->optimizer, control + 1,
+    updater_.step(backend_, {Online::entries, groups_, exchange_.parts(), &scalars_.data()->optimizer, blocked,
                              gradient, weights, state_pointers_});
     exchange_.gather(Online::parameters, weights);
+  }
+
+  // The first time that a step is planned, ranks have no parts yet: then memory is planned for all of the buffer.
+  [[nodiscard]] std::span<const Part> planned(std::span<const Part> parts) const {
+    return backend_.planning() && parts.empty() ? std::span<const Part>(&whole_buffer, 1) : parts;
   }
 
   // Zeroes the gradients of frozen tensors. They lie inside the all-reduced buckets, but no layer assigns them, so
@@ -397,6 +413,8 @@ class Trainer {
   Communicator& communicator_;
   optim::Updater<Backend> updater_;
   std::vector<optim::Group> groups_;  // one for each entry of Online
+  optim::Clipping clipping_;
+  double clipping_factor_ = 1;  // of the last step
   index batch_;
   std::uint64_t seed_;
   long steps_ = 0;
