@@ -86,8 +86,6 @@ concept Activation = requires(Backend& backend, Input<Backend, 8> x, Input<Backe
   activation_forward<archetype::Activation>(backend, x, y);
   // dx = dy * Activation'(x).
   activation_backward<archetype::Activation>(backend, x, dy, dx);
-  // y += x.
-  add_to(backend, x, y);
 };
 
 // layer_norm.hpp. Normalization of each row; weight and bias (columns).

@@ -98,19 +98,5 @@ TYPED_TEST(Activation, BackwardOfATileGivesBoth) {
   check_activation_of_a_tile<TypeParam, 131>();
 }
 
-TYPED_TEST(Activation, AddToAdds) {
-  constexpr int columns = 37;
-  Random random(1, Purpose::test, 0, 0);
-  const Matrix x = normal(random, 500, columns), y = normal(random, 500, columns);
-  Matrix sum(500, columns);
-  for (index r = 0; r < 500; ++r)
-    for (index c = 0; c < columns; ++c) sum(r, c) = x(r, c) + y(r, c);
-  const Values<TypeParam> x_values(x);
-  Values<TypeParam> y_values(y);
-  run_operation<TypeParam>([&](auto& backend) { add_to(backend, input<columns>(x_values), output<columns>(y_values)); },
-                           {&y_values});
-  expect_close("y", y_values, sum, sizeof(TypeParam) == 8 ? 0 : 1e-7);
-}
-
 }  // namespace
 }  // namespace tessera::test

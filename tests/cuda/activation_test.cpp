@@ -94,17 +94,5 @@ TEST_F(DeviceNormal, TheLargestValuesHaveNoNaN) {
   EXPECT_EQ(d_in.values().values, slope.values);
 }
 
-TYPED_TEST(DeviceActivation, AddsTo) {
-  Random random(1, Purpose::test, 8, 0);
-  const Matrix x = stored<TypeParam>(normal(random, 9, 10)), y = stored<TypeParam>(normal(random, 9, 10));
-  Matrix sum = y;
-  for (std::size_t i = 0; i < x.values.size(); ++i) sum.values[i] += x.values[i];
-  const DeviceValues<TypeParam> from(x), to(y);
-  run_on_device<TypeParam>(
-      [&](cuda::Backend<TypeParam>& backend) { add_to(backend, from.template input<10>(), to.template output<10>()); },
-      to);
-  expect_close("y", to, sum);
-}
-
 }  // namespace
 }  // namespace tessera::test

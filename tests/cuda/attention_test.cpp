@@ -6,7 +6,6 @@
 #include "cuda/operation.hpp"
 #include "support/definition.hpp"
 #include "tessera/concepts.hpp"
-#include "tessera/cuda/plain_attention.hpp"
 #include "tessera/nn/attention.hpp"
 
 namespace tessera::test {
@@ -212,8 +211,6 @@ void check_policy(index images) {
 }
 
 TYPED_TEST(DeviceAttention, PoliciesEqualTheDefinition) {
-  check_policy<attention::PlainAttention, TypeParam, 17, 3, 12>(2);
-  check_policy<attention::PlainAttention, TypeParam, 50, 2, 64>(1);
   check_policy<attention::SoftmaxAttention, TypeParam, 17, 3, 12>(2);
   check_policy<attention::SoftmaxAttention, TypeParam, 50, 2, 64>(1);
 }

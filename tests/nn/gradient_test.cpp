@@ -44,7 +44,9 @@ struct Residual {
                        Rows<const Scalar, in> x, const Saved<Scalar>& saved, Rows<const Scalar, out> dy,
                        Rows<Scalar, in> dx) {
     Inner::backward(context, p, g, x, saved, dy, dx);
-    add_to(context.backend, dy, dx);
+    context.backend.compute([&] {
+      for (index i = 0; i < dx.size(); ++i) dx.data[i] += dy.data[i];
+    });
   }
 };
 

@@ -47,14 +47,6 @@ void activation_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, co
   });
 }
 
-template <class Scalar, class Matmul, int columns>
-void add_to(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y) {
-  for_rows(backend, x.rows, columns, [&](index row) {
-    simd::transform(
-        index{columns}, y.row(row), [](auto a, auto b) { return a + b; }, y.row(row), x.row(row));
-  });
-}
-
 }  // namespace cpu
 }  // namespace TESSERA_ABI
 }  // namespace tessera

@@ -55,13 +55,6 @@ struct TimesSlope {
   }
 };
 
-struct Sum {
-  template <class Number>
-  constexpr Number operator()(Number x, Number y) const {
-    return x + y;
-  }
-};
-
 }  // namespace detail
 
 template <class Activation, class Scalar, int columns>
@@ -73,11 +66,6 @@ template <class Activation, class Scalar, int columns>
 void activation_backward(Backend<Scalar>& backend, Rows<const Scalar, columns> x, Rows<const Scalar, columns> dy,
                          Rows<Scalar, columns> dx) {
   detail::transform(backend, detail::TimesSlope<Activation>{}, dx, x.data, dy.data);
-}
-
-template <class Scalar, int columns>
-void add_to(Backend<Scalar>& backend, Rows<const Scalar, columns> x, Rows<Scalar, columns> y) {
-  detail::transform(backend, detail::Sum{}, y, x.data, static_cast<const Scalar*>(y.data));
 }
 
 }  // namespace cuda

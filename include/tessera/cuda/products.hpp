@@ -26,7 +26,7 @@ inline namespace TESSERA_ABI {
 namespace cuda {
 
 // result (rows x columns) = scale * left (rows x depth) right (depth x columns) + addend + bias, all row-major and
-// without gaps, `batch` times one after the other in memory.
+// without gaps.
 template <class Operand, class Result>
 struct Product {
   index rows, columns, depth;
@@ -39,7 +39,6 @@ struct Product {
   const Result* bias = nullptr;    // (columns), added to every row
   Result* left_sums = nullptr;     // (rows), receives the sums of left over the depth
   float scale = 1;
-  index batch = 1;
 };
 
 // Hopper's kernels want this much room for themselves.
@@ -54,7 +53,7 @@ namespace detail {
 }
 
 struct ProductShape {
-  index rows, columns, depth, batch;
+  index rows, columns, depth;
   bool left_transposed, right_transposed, add, bias, left_sums, low_operands, low_result;
   int left_alignment, right_alignment, addend_alignment, result_alignment;
   auto operator<=>(const ProductShape&) const = default;
@@ -64,7 +63,6 @@ struct ProductShape {
     return {p.rows,
             p.columns,
             p.depth,
-            p.batch,
             p.left_transposed,
             p.right_transposed,
             p.addend != nullptr,
@@ -82,20 +80,12 @@ struct ProductShape {
 class Layout {
  public:
   // A row-major (rows x columns) matrix is cuBLASLt's column-major (columns x rows).
-  Layout(cudaDataType_t type, index rows, index columns, index batch) {
+  Layout(cudaDataType_t type, index rows, index columns) {
     cublasLtMatrixLayout_t layout = nullptr;
     check(cublasLtMatrixLayoutCreate(&layout, type, static_cast<std::uint64_t>(columns),
                                      static_cast<std::uint64_t>(rows), columns),
           "cublasLtMatrixLayoutCreate");
     layout_.reset(layout);
-    if (batch == 1) return;
-    const std::int64_t stride = rows * columns;
-    const std::int32_t count = static_cast<std::int32_t>(batch);
-    check(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof(count)),
-          "cublasLtMatrixLayoutSetAttribute");
-    check(
-        cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof(stride)),
-        "cublasLtMatrixLayoutSetAttribute");
   }
   [[nodiscard]] cublasLtMatrixLayout_t get() const noexcept { return layout_.get(); }
 
@@ -109,9 +99,9 @@ class ProductPlan {
   static constexpr int candidates = 16;
 
   ProductPlan(cublasLtHandle_t handle, const ProductShape& s)
-      : left_(operand(s), s.left_transposed ? s.depth : s.rows, s.left_transposed ? s.rows : s.depth, s.batch),
-        right_(operand(s), s.right_transposed ? s.columns : s.depth, s.right_transposed ? s.depth : s.columns, s.batch),
-        result_(result(s), s.rows, s.columns, s.batch) {
+      : left_(operand(s), s.left_transposed ? s.depth : s.rows, s.left_transposed ? s.rows : s.depth),
+        right_(operand(s), s.right_transposed ? s.columns : s.depth, s.right_transposed ? s.depth : s.columns),
+        result_(result(s), s.rows, s.columns) {
     cublasLtMatmulDesc_t description = nullptr;
     check(cublasLtMatmulDescCreate(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
     description_.reset(description);
