@@ -7,21 +7,21 @@
 #include <iterator>
 
 #include "comm/collective_suite.hpp"
-#include "tessera/comm/checked.hpp"
-#include "tessera/comm/faulty.hpp"
 #include "tessera/comm/recorded.hpp"
 #include "tessera/comm/serial.hpp"
 #include "tessera/comm/threads.hpp"
+#include "tessera/testing/checked.hpp"
+#include "tessera/testing/faulty.hpp"
 
 namespace tessera::test {
 namespace {
 
-using comm::Checked;
-using comm::Fault;
-using comm::Faulty;
 using comm::Operation;
 using comm::Recorded;
 using comm::Threads;
+using testing::Checked;
+using testing::Fault;
+using testing::Faulty;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::ThrowsMessage;

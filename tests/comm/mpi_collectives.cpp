@@ -7,16 +7,16 @@
 #include <string>
 
 #include "comm/collective_suite.hpp"
-#include "tessera/comm/checked.hpp"
-#include "tessera/comm/faulty.hpp"
 #include "tessera/comm/mpi.hpp"
 #include "tessera/comm/recorded.hpp"
+#include "tessera/testing/checked.hpp"
+#include "tessera/testing/faulty.hpp"
 
 namespace tessera::test {
 namespace {
 
-using comm::Fault;
 using comm::Mpi;
+using testing::Fault;
 
 void say(const Mpi& world, const std::string& text) {
   std::fputs(fmt::format("rank {}: {}\n", world.rank(), text).c_str(), stdout);
@@ -34,7 +34,7 @@ void definition(Mpi& world) {
   check_all(world);
   Mpi again = Mpi::world();
   check_counts<float>(again);
-  comm::Checked decorated{comm::Recorded{comm::Faulty{world.duplicate()}}};
+  testing::Checked decorated{comm::Recorded{testing::Faulty{world.duplicate()}}};
   check_counts<double>(decorated);
   check_duplicate(decorated);
 }
@@ -56,8 +56,8 @@ void silence(Mpi& world) {
 }
 // The last rank gets SIGSTOP in call 3.
 void stop(Mpi& world) {
-  comm::Faulty faulty(world.duplicate(),
-                      Fault{world.rank() == world.size() - 1 ? Fault::Kind::stop : Fault::Kind::none, 3});
+  testing::Faulty faulty(world.duplicate(),
+                         Fault{world.rank() == world.size() - 1 ? Fault::Kind::stop : Fault::Kind::none, 3});
   faulty.set_deadline(short_deadline);
   comm::Host host;
   double value = 1;
@@ -69,8 +69,8 @@ void stop(Mpi& world) {
 }
 // The last rank gets SIGKILL in call 3; the launcher ends the others, or they find out.
 void death(Mpi& world) {
-  comm::Faulty faulty(world.duplicate(),
-                      Fault{world.rank() == world.size() - 1 ? Fault::Kind::death : Fault::Kind::none, 3});
+  testing::Faulty faulty(world.duplicate(),
+                         Fault{world.rank() == world.size() - 1 ? Fault::Kind::death : Fault::Kind::none, 3});
   comm::Host host;
   double value = 1;
   lost([&] {
@@ -81,7 +81,7 @@ void abort(Mpi& world) {
   check_abort(world);
 }
 void disagreement(Mpi& world) {
-  comm::Checked checked{world.duplicate()};
+  testing::Checked checked{world.duplicate()};
   check_disagreement(checked);
 }
 // Nothing is agreed on beforehand: rank 1 expects more values than come, rank 2 fewer.

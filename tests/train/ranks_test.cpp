@@ -12,9 +12,9 @@
 #include <utility>
 
 #include "support/ranks.hpp"
-#include "tessera/comm/faulty.hpp"
 #include "tessera/comm/threads.hpp"
 #include "tessera/cpu/cpu.hpp"
+#include "tessera/testing/faulty.hpp"
 #include "tessera/train/checkpoint.hpp"
 
 namespace tessera::test {
@@ -314,20 +314,21 @@ TEST(Ranks, NameTheOneThatIsMissing) {
     });
     FAIL() << "nobody noticed";
   } catch (const comm::RankLost& lost) {
-    EXPECT_THAT(lost.what(), testing::MatchesRegex("step 2: all_reduce of [0-9]+ double \\(call [0-9]+\\): rank 1 did "
-                                                   "not come within 0.5 s"));
+    EXPECT_THAT(lost.what(),
+                ::testing::MatchesRegex("step 2: all_reduce of [0-9]+ double \\(call [0-9]+\\): rank 1 did "
+                                        "not come within 0.5 s"));
   }
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }
 
 // A rank that throws within a step, and goes on with something else: its trainer's end tells the others.
 TEST(Ranks, HearOfAStepThatWasGivenUp) {
-  using Communicator = comm::Faulty<comm::Threads>;
+  using Communicator = testing::Faulty<comm::Threads>;
   const auto start = std::chrono::steady_clock::now();
   comm::run_threads(3, [&](comm::Threads& threads) {
     threads.set_deadline(std::chrono::seconds(20));
     const bool culprit = threads.rank() == 1;
-    Communicator communicator(threads, {culprit ? comm::Fault::Kind::exception : comm::Fault::Kind::none, 2});
+    Communicator communicator(threads, {culprit ? testing::Fault::Kind::exception : testing::Fault::Kind::none, 2});
     cpu::Backend<double> backend(1);
     std::string why;
     try {
@@ -338,7 +339,7 @@ TEST(Ranks, HearOfAStepThatWasGivenUp) {
     } catch (const Error& error) {
       why = error.what();
     }
-    EXPECT_THAT(why, testing::HasSubstr(culprit ? "rank 1 throws" : "rank 1 gave up"));
+    EXPECT_THAT(why, ::testing::HasSubstr(culprit ? "rank 1 throws" : "rank 1 gave up"));
   });
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }
@@ -443,7 +444,7 @@ TEST(Ranks, AllAreToldThatACheckpointCouldNotBeReadOrWritten) {
       try {
         call();
       } catch (const Error& error) {
-        EXPECT_THAT(error.what(), testing::HasSubstr("/nowhere/at/all"));
+        EXPECT_THAT(error.what(), ::testing::HasSubstr("/nowhere/at/all"));
         ++told;
       }
     };

@@ -14,7 +14,7 @@
 
 namespace tessera {
 inline namespace TESSERA_ABI {
-namespace comm {
+namespace testing {
 
 // What goes wrong on this rank, and when.
 struct Fault {
@@ -48,12 +48,12 @@ class Faulty {
     inner_.all_reduce(queue, values, count);
   }
   template <class Queue, class Value>
-  void reduce_scatter(Queue& queue, Value* values, Displacements displacements) {
+  void reduce_scatter(Queue& queue, Value* values, comm::Displacements displacements) {
     strike<Queue>(values, displacements.back());
     inner_.reduce_scatter(queue, values, displacements);
   }
   template <class Queue, class Value>
-  void all_gather(Queue& queue, Value* values, Displacements displacements) {
+  void all_gather(Queue& queue, Value* values, comm::Displacements displacements) {
     const index first = displacements[static_cast<std::size_t>(rank())],
                 end = displacements[static_cast<std::size_t>(rank()) + 1];
     strike<Queue>(values + first, end - first);
@@ -99,7 +99,7 @@ class Faulty {
   }
   template <class Queue, class Value>
   static void corrupt([[maybe_unused]] Value* values, [[maybe_unused]] index count) {
-    if constexpr (!HostQueue<Queue>)
+    if constexpr (!comm::HostQueue<Queue>)
       fail("a corruption needs values on the host: let Faulty decorate the communicator beneath, Staged<Faulty<Mpi>>");
     else if (count > 0)
       *values = static_cast<Value>(static_cast<Accumulator<Value>>(*values) + Accumulator<Value>{1});
@@ -110,6 +110,6 @@ class Faulty {
   std::int64_t calls_ = 0;
 };
 
-}  // namespace comm
+}  // namespace testing
 }  // namespace TESSERA_ABI
 }  // namespace tessera
