@@ -26,7 +26,7 @@ TEST(Schedules, EqualTheOracleAtEveryStep) {
       EXPECT_NEAR(schedule(static_cast<double>(step) / 4), values[step], 1e-15) << name << ", step " << step;
   };
   expect("moco.lr", [](double epoch) { return optim::learning_rate(1.2, epoch, 2, 6); });
-  expect("moco.m", [](double epoch) { return objectives::cosine(0.99, 1).at(epoch, 6); });
+  expect("moco.m", [](double epoch) { return cosine(0.99, 1).at(epoch, 6); });
 }
 
 }  // namespace

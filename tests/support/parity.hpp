@@ -134,7 +134,7 @@ void check_trajectory(Backend& backend, const char* name, Rule rule, double boun
     const auto at = static_cast<std::size_t>(t);
     const double epoch = static_cast<double>(t) / fixture.number("steps_per_epoch");
     const double lr = optim::learning_rate(fixture.number("base_lr"), epoch, warmup, epochs);
-    const double m = objectives::cosine(fixture.number("momentum"), 1).at(epoch, epochs);
+    const double m = cosine(fixture.number("momentum"), 1).at(epoch, epochs);
     EXPECT_NEAR(lr, fixture.tensor("lr").values[at], 1e-15);
     EXPECT_NEAR(m, fixture.tensor("m").values[at], 1e-15);
     EXPECT_NEAR(run.step(t, lr, m), fixture.tensor("loss").values[at], bound) << "step " << t;

@@ -62,7 +62,7 @@ class Checked {
 
   template <class Value>
   void agree(comm::Operation operation, index count, comm::Displacements displacements = {}) {
-    const comm::Call mine{operation, type_of<Value>(), count, ++calls_};
+    const comm::Call mine{operation, comm::type_of<Value>(), count, ++calls_};
     std::int64_t* const said = said_.data() + rank() * words;
     said[0] = static_cast<std::int64_t>(mine.operation);
     said[1] = static_cast<std::int64_t>(mine.type);
@@ -72,24 +72,24 @@ class Checked {
     comm::Host host;
     inner_.all_gather(host, said_.data(), comm::Displacements(places_));
     for (int r = 1; r < size(); ++r)
-      if (comm::call_of(r) != comm::call_of(0) || cuts_of(r) != cuts_of(0)) {
+      if (call_of(r) != call_of(0) || cuts_of(r) != cuts_of(0)) {
         inner_.abort();
-        fail_lost("ranks do not do the same: {}", differences());
+        comm::fail_lost("ranks do not do the same: {}", differences());
       }
   }
 
-  [[nodiscard]] comm::Call comm::call_of(int r) const {
+  [[nodiscard]] comm::Call call_of(int r) const {
     const std::int64_t* const said = said_.data() + r * words;
-    return {static_cast<comm::Operation>(said[0]), static_cast<Type>(said[1]), said[2], said[3]};
+    return {static_cast<comm::Operation>(said[0]), static_cast<comm::Type>(said[1]), said[2], said[3]};
   }
   [[nodiscard]] std::int64_t cuts_of(int r) const { return said_[static_cast<std::size_t>(r * words + 4)]; }
 
   // Rank 0's call, and those of the ranks that call something else.
   [[nodiscard]] std::string differences() const {
-    std::string text = fmt::format("rank 0 calls {}", comm::call_of(0).text());
+    std::string text = fmt::format("rank 0 calls {}", call_of(0).text());
     for (int r = 1; r < size(); ++r)
-      if (comm::call_of(r) != comm::call_of(0))
-        text += fmt::format(", rank {} calls {}", r, comm::call_of(r).text());
+      if (call_of(r) != call_of(0))
+        text += fmt::format(", rank {} calls {}", r, call_of(r).text());
       else if (cuts_of(r) != cuts_of(0))
         text += fmt::format(", rank {} calls the same with other displacements", r);
     return text;
