@@ -357,6 +357,14 @@ TEST(Loader, RefusesImagesThatDoNotFit) {
   expect_unfit<1>({});
 }
 
+// A grey group behind one of RGB would take the red plane of an RGB image.
+TEST(Loader, RefusesRgbImagesForAGreyGroup) {
+  const std::vector<std::uint8_t> pixels(300);
+  const FunctionDataset images{10, [&](int) { return data::ImageView{pixels.data(), 10, 10, 3}; }};
+  data::Loader loader(images, data::Reads<data::Crops<2, Square<8, 3>>, data::Crops<1, Square<6, 1>>>{}, options(2));
+  EXPECT_THAT([&] { loader.next(); }, testing::ThrowsMessage<Error>(testing::HasSubstr("10 pixels of 3 channel(s)")));
+}
+
 TEST(Loader, NamesAWrongOption) {
   const auto images = noise(47);
   const auto expect_refused = [&](const std::string& sentence, auto change) {

@@ -18,12 +18,13 @@ namespace {
 using data::Crops, data::Labels, data::Reads;
 
 using Pairs = Reads<Crops<2, image<224>>>;
-static_assert(Pairs::groups == 1 && Pairs::crops == 2 && !Pairs::labels);
+static_assert(Pairs::groups == 1 && Pairs::crops == 2 && Pairs::channels == 3 && !Pairs::labels);
 static_assert(std::is_same_v<Pairs::Group<0>, Crops<2, image<224>>>);
 
 // Groups keep their order, wherever the labels are named.
 using Many = Reads<Crops<2, image<224>>, Labels, Crops<6, image<96>>, Crops<1, image<28, 1>>>;
 static_assert(Many::groups == 3 && Many::crops == 9 && Many::labels);
+static_assert(Many::channels == 1, "where groups differ, images are grey");
 static_assert(std::is_same_v<Many::Group<1>, Crops<6, image<96>>>);
 static_assert(
     std::is_same_v<Many::Groups, std::tuple<Crops<2, image<224>>, Crops<6, image<96>>, Crops<1, image<28, 1>>>>);

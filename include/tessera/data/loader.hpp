@@ -297,10 +297,9 @@ class Loader {
   }
 
   void make(Made& batch, std::size_t i, AugmentScratch& scratch) const {
-    constexpr int channels = Reads::template Group<0>::Image::channels;
     const int sample = batch.samples[i];
     if constexpr (LabelledDataset<Images>) batch.labels[i] = images_.label(sample);
-    batch.make(options_, i, decoded(images_, sample, channels, scratch.decoded), scratch);
+    batch.make(options_, i, decoded(images_, sample, Reads::channels, scratch.decoded), scratch);
   }
 
   const Images& images_;

@@ -35,12 +35,9 @@ inline constexpr bool is_crops<Crops<count, Image>> = true;
 template <class Part>
 using GroupOf = std::conditional_t<is_crops<Part>, std::tuple<Part>, std::tuple<>>;
 
-template <class... All>
-consteval bool same_channels(const std::tuple<All...>&) {
-  const int channels[] = {All::Image::channels..., 0};
-  for (std::size_t group = 0; group < sizeof...(All); ++group)
-    if (channels[group] != channels[0]) return false;
-  return true;
+template <class First, class... Others>
+consteval int common_channels(const std::tuple<First, Others...>&) {
+  return ((Others::Image::channels == First::Image::channels) && ...) ? First::Image::channels : 1;
 }
 
 }  // namespace detail
@@ -55,8 +52,9 @@ struct Reads {
   using Groups = decltype(std::tuple_cat(detail::GroupOf<Parts>{}...));
   template <std::size_t group>
   using Group = std::tuple_element_t<group, Groups>;
-  static_assert(detail::same_channels(Groups{}), "tessera: all crops of an objective have the same number of channels");
 
+  // Images are grey or have this many channels: that of all groups, or 1 where groups differ.
+  static constexpr int channels = detail::common_channels(Groups{});
   static constexpr bool labels = (std::is_same_v<Parts, Labels> || ...);
   static constexpr std::size_t groups = std::tuple_size_v<Groups>;
   // The number of crops of an image in all groups.
