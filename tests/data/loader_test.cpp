@@ -361,7 +361,9 @@ TEST(Loader, RefusesImagesThatDoNotFit) {
 TEST(Loader, RefusesRgbImagesForAGreyGroup) {
   const std::vector<std::uint8_t> pixels(300);
   const FunctionDataset images{10, [&](int) { return data::ImageView{pixels.data(), 10, 10, 3}; }};
-  data::Loader loader(images, data::Reads<data::Crops<2, Square<8, 3>>, data::Crops<1, Square<6, 1>>>{}, options(2));
+  data::LoaderOptions three_views = options(2);
+  three_views.views.push_back(three_views.views[0]);
+  data::Loader loader(images, data::Reads<data::Crops<2, Square<8, 3>>, data::Crops<1, Square<6, 1>>>{}, three_views);
   EXPECT_THAT([&] { loader.next(); }, testing::ThrowsMessage<Error>(testing::HasSubstr("10 pixels of 3 channel(s)")));
 }
 
