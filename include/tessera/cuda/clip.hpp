@@ -28,7 +28,7 @@ __global__ void squares_kernel(index count, const Value* values, double* squares
 
 // *sum += all squares, by one block.
 template <class Total>
-__global__ void add_squares_kernel(int parts, const double* squares, Total* sum) {
+__global__ void sum_squares_kernel(int parts, const double* squares, Total* sum) {
   double mine = 0;
   for (int part = static_cast<int>(threadIdx.x); part < parts; part += update_threads) mine += squares[part];
   mine = sum_of_block(mine);
@@ -60,7 +60,7 @@ void add_squares(Backend<Scalar>& backend, index count, const Accumulator<Scalar
   double* const squares = backend.arena().template take<double>(parts);
   launch(backend, dim3(static_cast<unsigned>(parts)), detail::update_threads, detail::norm_shared_bytes,
          detail::squares_kernel<Accumulator<Scalar>>, count, values, squares);
-  launch(backend, dim3(1), detail::update_threads, detail::norm_shared_bytes, detail::add_squares_kernel<double>, parts,
+  launch(backend, dim3(1), detail::update_threads, detail::norm_shared_bytes, detail::sum_squares_kernel<double>, parts,
          squares, sum);
 }
 
