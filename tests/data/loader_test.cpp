@@ -15,6 +15,7 @@
 #include <system_error>
 #include <thread>
 
+#include "tessera/data/any_dataset.hpp"
 #include "tessera/data/idx.hpp"
 
 namespace tessera::test {
@@ -216,6 +217,57 @@ TEST(Loader, LeavesLabelsOutThatNobodyReads) {
   const auto& made = loader.next();
   EXPECT_EQ(made.batch().labels, nullptr);
   EXPECT_EQ(made.labels[0], images.label(made.samples[0]));
+}
+
+struct Labelled {
+  std::vector<int> labels;
+  [[nodiscard]] int size() const { return static_cast<int>(labels.size()); }
+  [[nodiscard]] data::ImageView decode(int, data::Image& scratch) const {
+    scratch.resize(12, 12, 1);
+    return scratch;
+  }
+  [[nodiscard]] int label(int i) const { return labels[static_cast<std::size_t>(i)]; }
+};
+
+// Before the first batch, not as a loss that is not finite when the image comes.
+TEST(Loader, NamesAnImageWhoseLabelIsNoClass) {
+  using Ten = data::Reads<data::Crops<1, Square<8>>, data::ClassLabels<10>>;
+  const auto refusal = [](int label) {
+    Labelled images{std::vector<int>(40, 9)};
+    images.labels[30] = label;
+    data::LoaderOptions loading;
+    loading.batch = 4;
+    try {
+      const data::Loader loader(images, Ten{}, loading);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(refusal(0), "");
+  EXPECT_EQ(refusal(12),
+            "image 30 of the data set has the label 12, but the objective has 10 classes, 0 to 9: give the objective "
+            "13 classes, or the data set other labels");
+  EXPECT_THAT(refusal(-1), testing::HasSubstr("the label -1, but the objective has 10 classes, 0 to 9: number the "
+                                              "labels from 0"));
+}
+
+struct Unlabelled {
+  [[nodiscard]] static int size() { return 8; }
+  [[nodiscard]] static data::ImageView decode(int i, data::Image& scratch) {
+    return Labelled{std::vector<int>(8)}.decode(i, scratch);
+  }
+};
+
+TEST(Loader, RefusesADataSetWithoutLabels) {
+  using WithLabels = data::Reads<data::Crops<1, Square<8>>, data::Labels>;
+  const data::AnyDataset images{Unlabelled{}};
+  data::LoaderOptions loading;
+  loading.batch = 4;
+  EXPECT_THAT([&] { data::Loader(images, WithLabels{}, loading); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("the data set has no labels")));
+  data::Loader loader(images, data::Reads<data::Crops<1, Square<8>>>{}, loading);
+  EXPECT_NO_THROW(static_cast<void>(loader.next()));
 }
 
 TEST(Loader, CropsAndFlipsIfNoViewsAreNamed) {

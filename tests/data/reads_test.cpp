@@ -22,6 +22,9 @@ static_assert(Pairs::groups == 1 && Pairs::crops == 2 && Pairs::channels == 3 &&
 static_assert(std::is_same_v<Pairs::Group<0>, Crops<2, image<224>>>);
 
 // Groups keep their order, wherever the labels are named.
+static_assert(Reads<Crops<1, image<32>>, data::ClassLabels<10>>::labels);
+static_assert(Reads<Crops<1, image<32>>, data::ClassLabels<10>>::classes == 10);
+static_assert(Reads<Labels, Crops<1, image<32>>>::classes == 0);
 using Many = Reads<Crops<2, image<224>>, Labels, Crops<6, image<96>>, Crops<1, image<28, 1>>>;
 static_assert(Many::groups == 3 && Many::crops == 9 && Many::labels);
 static_assert(Many::channels == 1, "where groups differ, images are grey");

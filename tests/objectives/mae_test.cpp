@@ -257,12 +257,30 @@ TEST(Mae, HasThePapersDefaults) {
   StudyMae<>::defaults(recipe);
   EXPECT_EQ(recipe.lr, 1.5e-4);
   EXPECT_EQ(recipe.weight_decay, 0.05);
-  EXPECT_EQ(recipe.beta2, 0.95);
+  EXPECT_EQ(std::get<optim::AdamW>(recipe.make_optimizer()).beta2, 0.95);
+  EXPECT_EQ(recipe.identity(1).at("beta2"), "0.95");
   EXPECT_EQ(recipe.epochs, 800);
   const auto view = StudyMae<>::augmentation()[0];
   EXPECT_EQ(view.crop_min, 0.2);
   EXPECT_EQ(view.filter, data::Filter::bicubic);
   EXPECT_EQ(view.jitter + view.grayscale + view.blur + view.solarize, 0);
+}
+
+// Its beta2 is for optimizers that have one, and only where none is given.
+TEST(Mae, LetsOtherOptimizersBe) {
+  Recipe recipe;
+  StudyMae<>::defaults(recipe);
+  for (const char* optimizer : {"sgd", "lars"}) {
+    recipe.optimizer = optimizer;
+    EXPECT_NO_THROW(static_cast<void>(recipe.make_optimizer())) << optimizer;
+    EXPECT_EQ(recipe.identity(1).at("beta2"), "") << optimizer;
+  }
+  recipe.optimizer = "lamb";
+  EXPECT_EQ(std::get<optim::Lamb>(recipe.make_optimizer()).beta2, 0.95);
+  recipe.beta2 = 0.98;
+  EXPECT_EQ(std::get<optim::Lamb>(recipe.make_optimizer()).beta2, 0.98);
+  recipe.optimizer = "sgd";
+  EXPECT_THROW(static_cast<void>(recipe.make_optimizer()), Error);
 }
 
 // Evaluation sees the encoder's own features, of all patches.

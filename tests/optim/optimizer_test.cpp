@@ -26,6 +26,19 @@ TEST(Optimizer, IsChosenByName) {
   EXPECT_EQ(std::get<optim::Sgd>(optim::optimizer_named("sgd", 0)).momentum, 0.9);
 }
 
+TEST(Optimizer, UsualValuesStandBehindThoseThatAreGiven) {
+  const optim::HyperParameters usual{.beta2 = 0.95, .momentum = 0.8};
+  EXPECT_EQ(std::get<optim::AdamW>(optim::optimizer_named("adamw", 0, {}, usual)).beta2, 0.95);
+  EXPECT_EQ(std::get<optim::AdamW>(optim::optimizer_named("adamw", 0, {.beta2 = 0.9}, usual)).beta2, 0.9);
+  EXPECT_EQ(std::get<optim::Sgd>(optim::optimizer_named("sgd", 0, {}, usual)).momentum, 0.8);
+}
+
+TEST(Optimizer, TellsWhatDiffersFromItsDefaults) {
+  const auto changed = optim::changed_hyper_parameters(optim::AdamW{.weight_decay = 0.3, .beta2 = 0.95});
+  EXPECT_EQ(changed.beta2, 0.95);
+  for (const auto& other : {changed.beta1, changed.epsilon, changed.momentum, changed.trust}) EXPECT_FALSE(other);
+}
+
 TEST(Optimizer, NamesAreListedWhereOneIsWrong) {
   EXPECT_THAT([] { static_cast<void>(optim::optimizer_named("adam", 0)); },
               ThrowsMessage<Error>(HasSubstr("'adam'; choose one of adamw, lars, lamb, sgd")));

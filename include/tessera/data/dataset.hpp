@@ -1,10 +1,14 @@
 // The concepts of data sets (docs/writing-a-dataset.md).
 #pragma once
 
+#include <fmt/format.h>
+
 #include <concepts>
+#include <string>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
+#include "tessera/core/index.hpp"
 #include "tessera/data/image.hpp"
 
 namespace tessera {
@@ -39,6 +43,22 @@ template <Dataset Images>
         "grey images or images of as many channels",
         i, image.height, image.width, image.channels, channels);
   return image;
+}
+
+// Throws Error that names the first image whose label is none of 0, ..., classes - 1.
+template <Dataset Images>
+void check_labels(const Images& images, int classes) {
+  int wrong = -1, largest = 0;
+  for (int i = 0; i < images.size(); ++i) {
+    const int label = images.label(i);
+    largest = larger(largest, label);
+    if (wrong < 0 && (label < 0 || label >= classes)) wrong = i;
+  }
+  if (wrong < 0) return;
+  fail("image {} of the data set has the label {}, but the objective has {} classes, 0 to {}: {}", wrong,
+       images.label(wrong), classes, classes - 1,
+       largest < classes ? std::string("number the labels from 0")
+                         : fmt::format("give the objective {} classes, or the data set other labels", largest + 1));
 }
 
 }  // namespace data

@@ -174,11 +174,14 @@ class Loader {
                 "tessera: this objective reads labels, but the data set has no label(i)");
 
  public:
-  // The data set must outlive the loader. Throws Error if an option is wrong.
+  // The data set must outlive the loader. Throws Error that names a wrong option, or an image with a wrong label.
   Loader(const Images& images, Reads, const LoaderOptions& options)
       : images_(images),
         options_(checked(options, images.size())),
         slots_(static_cast<std::size_t>(options.prefetch) + 1) {
+    if constexpr (Reads::labels && requires { images.labelled(); })
+      if (!images.labelled()) fail("the data set has no labels, which this objective reads: give it one with labels");
+    if constexpr (Reads::classes > 0) check_labels(images, Reads::classes);
     for (Slot& slot : slots_) {
       slot.batch.samples.resize(static_cast<std::size_t>(options.batch));
       slot.batch.labels.resize(slot.batch.samples.size());

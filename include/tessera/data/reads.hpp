@@ -23,7 +23,16 @@ struct Crops {
 };
 
 // The label of every image.
-struct Labels {};
+struct Labels {
+  static constexpr int classes = 0;  // any number
+};
+
+// The label of every image, one of 0, ..., classes - 1. A loader refuses data sets with others.
+template <int classes_>
+struct ClassLabels : Labels {
+  static_assert(classes_ > 0, "tessera: there is at least one class of labels");
+  static constexpr int classes = classes_;
+};
 
 namespace detail {
 
@@ -31,6 +40,9 @@ template <class>
 inline constexpr bool is_crops = false;
 template <int count, class Image>
 inline constexpr bool is_crops<Crops<count, Image>> = true;
+
+template <class Part>
+inline constexpr bool is_labels = std::is_base_of_v<Labels, Part>;
 
 template <class Part>
 using GroupOf = std::conditional_t<is_crops<Part>, std::tuple<Part>, std::tuple<>>;
@@ -46,7 +58,7 @@ consteval int common_channels(const std::tuple<First, Others...>&) {
 // of a group lie in one matrix: crop 1 of all images, then crop 2.
 template <class... Parts>
 struct Reads {
-  static_assert(((detail::is_crops<Parts> || std::is_same_v<Parts, Labels>)&&...),
+  static_assert(((detail::is_crops<Parts> || detail::is_labels<Parts>)&&...),
                 "tessera: an objective reads data::Crops<count, image<size>> and data::Labels");
   static_assert((detail::is_crops<Parts> || ...), "tessera: an objective reads at least one group of crops");
   using Groups = decltype(std::tuple_cat(detail::GroupOf<Parts>{}...));
@@ -55,7 +67,17 @@ struct Reads {
 
   // Images are grey or have this many channels: that of all groups, or 1 where groups differ.
   static constexpr int channels = detail::common_channels(Groups{});
-  static constexpr bool labels = (std::is_same_v<Parts, Labels> || ...);
+  static constexpr bool labels = (detail::is_labels<Parts> || ...);
+  // Of the labels; 0 for any number.
+  static constexpr int classes = [] {
+    int named = 0;
+    (
+        [&] {
+          if constexpr (detail::is_labels<Parts>) named = Parts::classes;
+        }(),
+        ...);
+    return named;
+  }();
   static constexpr std::size_t groups = std::tuple_size_v<Groups>;
   // The number of crops of an image in all groups.
   static constexpr int crops = [] {

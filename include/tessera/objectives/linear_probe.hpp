@@ -80,7 +80,7 @@ struct LinearProbe {
     }
   };
 
-  using Reads = data::Reads<data::Crops<1, Image>, data::Labels>;
+  using Reads = data::Reads<data::Crops<1, Image>, data::ClassLabels<classes>>;
   using Networks = objectives::Networks<Trained<Frozen<Encoder>>, Trained<Classifiers>, Buffer<"losses", classifiers>>;
   struct Settings {
     Schedule lowest = 0.03, highest = 30;

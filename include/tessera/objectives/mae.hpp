@@ -183,7 +183,7 @@ struct MAE {
     recipe.optimizer = "adamw";
     recipe.lr = 1.5e-4;
     recipe.weight_decay = 0.05;
-    recipe.beta2 = 0.95;
+    recipe.usual.beta2 = 0.95;  // of AdamW and LAMB
     recipe.epochs = 800;
     recipe.warmup_epochs = 40;
   }

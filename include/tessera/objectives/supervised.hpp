@@ -47,7 +47,7 @@ struct Supervised {
   using Classifier = WithHead<Encoder, heads::Classifier<classes_>>;
   static constexpr int classes = classes_, channels = Image::channels, size = Image::size;
 
-  using Reads = data::Reads<data::Crops<1, Image>, data::Labels>;
+  using Reads = data::Reads<data::Crops<1, Image>, data::ClassLabels<classes>>;
   using Networks = objectives::Networks<Trained<Classifier>>;
   struct Settings {
     Schedule smoothing = 0.1, drop_path = 0.1, mixup = 0.8, cutmix = 1;

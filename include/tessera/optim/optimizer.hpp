@@ -43,36 +43,40 @@ template <class... Rules>
   return names;
 }
 
-// Assigns `value`, if there is one, to *member, the hyper-parameter `name`. Throws Error if the rule has none (null).
-template <class Rule>
-void assign(const Rule&, std::string_view name, const std::optional<double>& value, double* member) {
-  if (!value) return;
-  if (member == nullptr) fail("the optimizer {} has no {}, but {} is given; leave it out", Rule::name, name, *value);
-  *member = *value;
-}
-
-template <class Rule>
-[[nodiscard]] Rule configured(double weight_decay, const HyperParameters& values) {
-  Rule rule{.weight_decay = weight_decay};
+// Calls body(name, field of HyperParameters, member of rule); the member is null where the rule has none.
+template <class Rule, class Body>
+void for_hyper_parameters(Rule& rule, Body&& body) {
   double *beta1 = nullptr, *beta2 = nullptr, *epsilon = nullptr, *momentum = nullptr, *trust = nullptr;
   if constexpr (requires { rule.beta1; }) beta1 = &rule.beta1;
   if constexpr (requires { rule.beta2; }) beta2 = &rule.beta2;
   if constexpr (requires { rule.epsilon; }) epsilon = &rule.epsilon;
   if constexpr (requires { rule.momentum; }) momentum = &rule.momentum;
   if constexpr (requires { rule.trust; }) trust = &rule.trust;
-  assign(rule, "beta1", values.beta1, beta1);
-  assign(rule, "beta2", values.beta2, beta2);
-  assign(rule, "epsilon", values.epsilon, epsilon);
-  assign(rule, "momentum", values.momentum, momentum);
-  assign(rule, "trust", values.trust, trust);
+  body("beta1", &HyperParameters::beta1, beta1);
+  body("beta2", &HyperParameters::beta2, beta2);
+  body("epsilon", &HyperParameters::epsilon, epsilon);
+  body("momentum", &HyperParameters::momentum, momentum);
+  body("trust", &HyperParameters::trust, trust);
+}
+
+template <class Rule>
+[[nodiscard]] Rule configured(double weight_decay, const HyperParameters& values, const HyperParameters& usual) {
+  Rule rule{.weight_decay = weight_decay};
+  for_hyper_parameters(rule, [&](const char* name, auto field, double* member) {
+    const std::optional<double>& value = values.*field;
+    if (value && member == nullptr)
+      fail("the optimizer {} has no {}, which is to be {}; leave it out", Rule::name, name, *value);
+    if (member != nullptr) *member = value.value_or((usual.*field).value_or(*member));
+  });
   return rule;
 }
 
 template <class... Rules>
 [[nodiscard]] std::optional<Optimizer> find_optimizer(std::type_identity<std::variant<Rules...>>, std::string_view name,
-                                                      double weight_decay, const HyperParameters& values) {
+                                                      double weight_decay, const HyperParameters& values,
+                                                      const HyperParameters& usual) {
   std::optional<Optimizer> found;
-  ((Rules::name == name ? static_cast<void>(found = configured<Rules>(weight_decay, values)) : void()), ...);
+  ((Rules::name == name ? static_cast<void>(found = configured<Rules>(weight_decay, values, usual)) : void()), ...);
   return found;
 }
 
@@ -84,11 +88,28 @@ template <class... Rules>
 }
 
 // The optimizer `name`. Throws Error if there is none, or if `values` has a hyper-parameter that it does not have.
+// usual: hyper-parameters that take the place of the rule's defaults where the rule has them.
 [[nodiscard]] inline Optimizer optimizer_named(std::string_view name, double weight_decay,
-                                               const HyperParameters& values = {}) {
-  const auto found = detail::find_optimizer(std::type_identity<Optimizer>{}, name, weight_decay, values);
+                                               const HyperParameters& values = {}, const HyperParameters& usual = {}) {
+  const auto found = detail::find_optimizer(std::type_identity<Optimizer>{}, name, weight_decay, values, usual);
   if (!found) fail("there is no optimizer '{}'; choose one of {}", name, optimizer_names());
   return *found;
+}
+
+// The hyper-parameters of an optimizer that are not its rule's defaults.
+[[nodiscard]] inline HyperParameters changed_hyper_parameters(const Optimizer& optimizer) {
+  HyperParameters changed;
+  const auto compare = [&](auto rule) {
+    decltype(rule) own;
+    detail::for_hyper_parameters(rule, [&](const char*, auto field, const double* member) {
+      if (member != nullptr) changed.*field = *member;
+    });
+    detail::for_hyper_parameters(own, [&](const char*, auto field, const double* member) {
+      if (member != nullptr && changed.*field == *member) (changed.*field).reset();
+    });
+  };
+  std::visit(compare, optimizer);
+  return changed;
 }
 
 namespace detail {

@@ -1,5 +1,5 @@
-// The schedule of the learning rate (docs/method.md, 4.6). Epochs are fractional. Settings of objectives have schedules of
-// their own (objectives/settings.hpp).
+// The schedule of the learning rate (docs/method.md, 4.6). Epochs are fractional. Settings of objectives have schedules
+// of their own (objectives/settings.hpp).
 #pragma once
 
 #include <cmath>

@@ -104,7 +104,8 @@ inline void add_recipe_flags(CLI::App& app, Options& options) {
   app.add_option("--warmup-epochs", recipe.warmup_epochs, "epochs of linear warm-up");
   app.add_option("--optimizer", recipe.optimizer, "adamw, lars, lamb or sgd");
   app.add_option("--beta1", recipe.beta1, "AdamW's and LAMB's decay of the first moment");
-  app.add_option("--beta2", recipe.beta2, "AdamW's and LAMB's decay of the second moment");
+  CLI::Option* const beta2 = app.add_option("--beta2", recipe.beta2, "AdamW's and LAMB's decay of the second moment");
+  if (recipe.usual.beta2) beta2->default_str(fmt::format("{}", *recipe.usual.beta2));
   app.add_option("--momentum", recipe.momentum, "LARS's and SGD's momentum");
   app.add_option("--crop-min", recipe.crop_min, "smallest share of the image in a crop");
   app.add_flag("--no-blur{false}", recipe.blur, "views without Gaussian blur, for images of 32 pixels and less");

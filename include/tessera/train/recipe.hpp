@@ -31,8 +31,9 @@ struct Recipe {
   std::string optimizer = "adamw";
   double lr = 1.5e-4;  // base rate: multiplied by batch_size / 256
   double weight_decay = 0.1;
-  std::optional<double> beta1, beta2, momentum;  // of the optimizers that have them; none: the optimizer's own
-  double clip_grad = 0;                          // largest norm of all gradients together; 0: they are not clipped
+  std::optional<double> beta1, beta2, momentum;  // refused by optimizers that have none
+  optim::HyperParameters usual;  // the objective's: used where nothing is given and the optimizer has such a thing
+  double clip_grad = 0;          // largest norm of all gradients together; 0: they are not clipped
   double epochs = 300, warmup_epochs = 40;
   double crop_min = 0.08;  // smallest share of the image in a crop
   bool blur = true;        // Gaussian blur in the objective's views; images of 32 pixels are better without
@@ -118,7 +119,7 @@ struct Recipe {
     values.beta1 = beta1;
     values.beta2 = beta2;
     values.momentum = momentum;
-    return optim::optimizer_named(optimizer, weight_decay, values);
+    return optim::optimizer_named(optimizer, weight_decay, values, usual);
   }
 
   // What must be the same for a resumed run to be the same run. What is not chosen has no value.
@@ -134,8 +135,10 @@ struct Recipe {
                       {"crop_min", fmt::format("{}", crop_min)},
                       {"blur", blur ? "1" : "0"},
                       {"images", std::to_string(images)}};
+    const optim::HyperParameters changed = optim::changed_hyper_parameters(make_optimizer());
     for (const auto& [name, value] :
-         {std::pair("beta1", beta1), std::pair("beta2", beta2), std::pair("momentum", momentum)})
+         {std::pair("beta1", changed.beta1), std::pair("beta2", changed.beta2), std::pair("epsilon", changed.epsilon),
+          std::pair("momentum", changed.momentum), std::pair("trust", changed.trust)})
       identity[name] = value ? fmt::format("{}", *value) : "";
     return identity;
   }
