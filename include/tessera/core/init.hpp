@@ -58,11 +58,11 @@ void fill(const Entry& entry, Random random, Scalar* to) {
 
 }  // namespace detail
 
-// Fills the flat buffers of a layout, in host memory. What a tensor starts with depends on the seed and on its place in
-// the table.
+// Fills the flat buffers of a layout, in host memory. What a tensor starts with depends on the seed and on its number,
+// which is `number` for the first one.
 template <class Scalar>
-void initialize(std::span<const Entry> entries, std::uint64_t seed, Scalar* parameters, Scalar* statistics) {
-  std::uint32_t number = 0;
+void initialize(std::span<const Entry> entries, std::uint64_t seed, Scalar* parameters, Scalar* statistics,
+                std::uint32_t number = 0) {
   for (const Entry& entry : entries)
     detail::fill(entry, Random(seed, Purpose::initial_value, 0, number++),
                  (entry.role == Role::statistic ? statistics : parameters) + entry.offset);
