@@ -1,5 +1,5 @@
-// The operations of a backend: the functions that layers and objectives call, found by their first argument. Each
-// concept below lists those of one file of cpu/ and cuda/, with their contracts; cpu/cpu.hpp and cuda/cuda.hpp hold
+// The operations of a backend: the functions that layers and objectives call, found by their first argument. A concept
+// lists those of one file, or two, of cpu/ and cuda/, with their contracts; cpu/cpu.hpp and cuda/cuda.hpp hold
 // their backends to all of them. docs/writing-an-operation.md says how to add one.
 //
 // Rules of all operations:

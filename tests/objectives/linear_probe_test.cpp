@@ -51,12 +51,8 @@ Left<Scalar> run_objective(Rule rule, double rate, Communicator& communicator) {
   const index share = batch / communicator.size();
   TrainerOn<Objective, Backend, Communicator> trainer(backend, communicator, rule,
                                                       {.batch = share, .seed = 5, .groups = Objective::groups({})});
-  const auto encoder = [&] {
-    const auto all = weights_of(trainer);
-    return std::vector<Scalar>(all.begin(), all.begin() + Layout<Encoder>::parameters);
-  };
   Left<Scalar> left;
-  left.encoder_before = encoder();
+  left.encoder_before = frozen_of(trainer);
   left.start = weights_of(trainer);
   const auto labels = random_labels(all_rows, classes);
   for (index t = 0; t < steps; ++t) {
@@ -72,7 +68,7 @@ Left<Scalar> run_objective(Rule rule, double rate, Communicator& communicator) {
     const auto found = std::ranges::find(all, "losses", &NamedTensor<Scalar>::name);
     left.losses.emplace_back(found->data, found->data + classifiers);
   }
-  left.encoder_after = encoder();
+  left.encoder_after = frozen_of(trainer);
   left.weights = weights_of(trainer);
   return left;
 }
@@ -112,7 +108,7 @@ void check(Rule rule, double rate) {
   for (int k = 0; k < classifiers; ++k) {
     EXPECT_LE(relative_error(probe.weight(k).data(), part(left.weights, name(k, "weight"))), bound) << k;
     EXPECT_LE(relative_error(probe.bias(k).data(), part(left.weights, name(k, "bias"))), bound) << k;
-    EXPECT_GT(relative_error(probe.weight(k).data(), part(left.start, name(k, "weight"))), 1e-3) << k;
+    EXPECT_GT(relative_error(probe.weight(k).data(), part(left.start, name(k, "weight"))), 5e-4) << k;
   }
   EXPECT_EQ(left.encoder_before, left.encoder_after);
 }
@@ -148,11 +144,41 @@ TEST(LinearProbe, OfSeveralRanksIsThatOfOne) {
 TEST(LinearProbe, TrainsTheClassifiersAlone) {
   using Objective = Probe<ProbeNorm::batch_norm>;
   for (const Entry& entry : OnlineLayout<Objective>::entries)
-    EXPECT_EQ(entry.role == Role::trained, entry.name.view().starts_with("head.") && entry.role != Role::statistic)
-        << entry.name.view();
+    EXPECT_TRUE(entry.name.view().starts_with("head.") && entry.role != Role::frozen) << entry.name.view();
   EXPECT_DOUBLE_EQ(Objective::rate_of({}, 0), 0.03);
   EXPECT_NEAR(Objective::rate_of({}, 1), std::sqrt(0.03 * 30), 1e-12);
   EXPECT_NEAR(Objective::rate_of({}, 2), 30, 1e-12);
+}
+
+// The encoder has memory for its tensors alone: gradient and velocity are the classifiers'.
+TEST(LinearProbe, EncoderHasNeitherGradientNorState) {
+  using Objective = Probe<ProbeNorm::none>;
+  cpu::Backend<double> backend(1);
+  comm::Serial alone;
+  TrainerOn<Objective, cpu::Backend<double>> trainer(backend, alone, optim::Sgd{}, {.batch = batch});
+  constexpr index encoder = Layout<Encoder>::parameters, heads = OnlineLayout<Objective>::parameters;
+  EXPECT_EQ(trainer.parameter_bytes(), index{sizeof(double)} * (encoder + Layout<Encoder>::statistics + 3 * heads +
+                                                                divide_up(classifiers, 128) * 128));
+  std::vector<std::string> names;
+  trainer.with_tensors([&](const auto& tensors) {
+    for (const auto& tensor : tensors) names.push_back(tensor.name);
+  });
+  EXPECT_TRUE(std::ranges::count(names, "cls_token") == 1 && std::ranges::count(names, "head.0.weight") == 1);
+  EXPECT_EQ(std::ranges::count(names, "optimizer.0.head.0.weight"), 1);
+  EXPECT_EQ(std::ranges::count(names, "optimizer.0.cls_token"), 0);
+}
+
+// Another seed gives another encoder, and none of its tensors starts as the classifiers do.
+TEST(LinearProbe, EncoderStartsFromTheSeed) {
+  using Objective = Probe<ProbeNorm::none>;
+  cpu::Backend<double> backend(1);
+  comm::Serial alone;
+  const auto encoder = [&](std::uint64_t seed) {
+    return frozen_of(
+        TrainerOn<Objective, cpu::Backend<double>>(backend, alone, optim::Sgd{}, {.batch = batch, .seed = seed}));
+  };
+  EXPECT_EQ(encoder(1), encoder(1));
+  EXPECT_NE(encoder(1), encoder(2));
 }
 
 // The logits at evaluation are the classifier's of the features.
@@ -165,11 +191,11 @@ TEST(LinearProbe, Classifies) {
   const auto pixels = pictures<double>(0, batch);
   std::vector<double> features(batch * Encoder::out), logits(batch * classes);
   trainer.encode({pixels.data(), batch}, {features.data(), batch});
-  const auto online = trainer.networks().online().bind();
+  const auto networks = trainer.networks().bind();
   Context<Backend, comm::Serial> context{backend, alone, Mode::evaluate};
-  Objective::classify(context, online, 2, Rows<const double, Encoder::in>{pixels.data(), batch},
+  Objective::classify(context, networks, 2, Rows<const double, Encoder::in>{pixels.data(), batch},
                       Rows<double, classes>{logits.data(), batch});
-  const double* const weight = std::get<1>(online).heads[2].weight;
+  const double* const weight = std::get<0>(networks).heads[2].weight;
   for (index r = 0; r < batch; ++r)
     for (index c = 0; c < classes; ++c) {
       double sum = 0;

@@ -76,4 +76,14 @@ template <class Trainer>
                     Trainer::Online::parameters);
 }
 
+// The tensors of a trainer's frozen network, as they lie in their flat buffer.
+template <std::size_t which = 0, class Trainer>
+[[nodiscard]] auto frozen_of(const Trainer& trainer) {
+  using Model = typename std::tuple_element_t<which, typename Trainer::Networks::FrozenSets>::Model;
+  return downloaded(
+      trainer.backend(),
+      static_cast<const typename Trainer::Master*>(trainer.networks().template frozen<which>().parameters()),
+      Layout<Model>::parameters);
+}
+
 }  // namespace tessera::test

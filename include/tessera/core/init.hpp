@@ -60,10 +60,11 @@ void fill(const Entry& entry, Random random, Scalar* to) {
 }  // namespace detail
 
 // Assigns the initial values of all entries to the flat buffers, in host memory; gaps between entries stay as they are.
-// The values of a tensor depend on the seed and on its number in `entries` alone (docs/method.md, 1.4).
+// The values of a tensor depend on the seed and on its number alone (docs/method.md, 1.4); the first entry has
+// `number`.
 template <class Scalar>
-void initialize(std::span<const Entry> entries, std::uint64_t seed, Scalar* parameters, Scalar* statistics) {
-  std::uint32_t number = 0;
+void initialize(std::span<const Entry> entries, std::uint64_t seed, Scalar* parameters, Scalar* statistics,
+                std::uint32_t number = 0) {
   for (const Entry& entry : entries)
     detail::fill(entry, Random(seed, Purpose::initial_value, 0, number++),
                  (entry.role == Role::statistic ? statistics : parameters) + entry.offset);

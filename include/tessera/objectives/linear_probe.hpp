@@ -21,28 +21,6 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace objectives {
 
-// Model with all its trained tensors frozen.
-template <class Model>
-struct Frozen {
-  template <class Leaf>
-  using Parameters = typename Model::template Parameters<Leaf>;
-  template <class Visit>
-  static constexpr auto declare(Visit& visit, const Name& name) {
-    Tensors<Visit> tensors{visit};
-    return Model::declare(tensors, name);
-  }
-
- private:
-  template <class Visit>
-  struct Tensors {
-    using Leaf = typename Visit::Leaf;
-    Visit& visit;
-    constexpr Leaf operator()(const Name& name, const Shape& shape, Role role, Initial initial) {
-      return visit(name, shape, role == Role::statistic ? role : Role::frozen, initial);
-    }
-  };
-};
-
 // The norm in front of the classifiers: none, or MAE's BatchNorm without weight and bias.
 enum class ProbeNorm { none, batch_norm };
 
@@ -81,7 +59,7 @@ struct LinearProbe {
   };
 
   using Reads = data::Reads<data::Crops<1, Image>, data::ClassLabels<classes>>;
-  using Networks = objectives::Networks<Trained<Frozen<Encoder>>, Trained<Classifiers>, Buffer<"losses", classifiers>>;
+  using Networks = objectives::Networks<Trained<Classifiers>, Frozen<Encoder>, Buffer<"losses", classifiers>>;
   struct Settings {
     Schedule lowest = 0.03, highest = 30;
     constexpr void visit(auto&& v) {
@@ -113,7 +91,7 @@ struct LinearProbe {
       return group;
     };
   }
-  [[nodiscard]] static constexpr const auto& encoder(const auto& online) { return std::get<0>(online); }
+  [[nodiscard]] static constexpr const auto& encoder(const auto& networks) { return std::get<1>(networks); }
 
   template <class Step>
   static void step(Step& s) {
@@ -121,7 +99,7 @@ struct LinearProbe {
     auto& context = s.context;
     const auto frame = s.frame();
     const Rows<const Scalar, width> features = featurize(s);
-    const auto bound = s.template trained<1>();
+    const auto bound = s.template trained<0>();
     double* const losses = context.backend.arena().template take<double>(classifiers);
     context.backend.clear(classifiers, losses);
     for (std::size_t k = 0; k < classifiers; ++k)
@@ -131,15 +109,15 @@ struct LinearProbe {
                 s.loss(), s.template buffer<0>());
   }
 
-  // Assigns logits (images x classes) of classifier k. For evaluation: the context has Mode::evaluate. online: the
-  // Parameters of Networks::Online.
+  // Assigns logits (images x classes) of classifier k. For evaluation: the context has Mode::evaluate. networks: as
+  // for encoder().
   template <class Context, class Scalar>
-  static void classify(Context& context, const auto& online, int k, Rows<const Scalar, Image::values> images,
+  static void classify(Context& context, const auto& networks, int k, Rows<const Scalar, Image::values> images,
                        Rows<Scalar, classes> logits) {
     const auto frame = context.frame();
-    const auto& p = std::get<1>(online);
+    const auto& p = std::get<0>(networks);
     const auto features = context.template take<width>(images.rows);
-    Encoder::encode(context, std::get<0>(online), images, features);
+    Encoder::encode(context, encoder(networks), images, features);
     const auto input = normalized(context, p, Rows<const Scalar, width>(features));
     Classifier::forward(context, p.heads[static_cast<std::size_t>(k)], input, logits);
   }
@@ -152,9 +130,9 @@ struct LinearProbe {
     const auto images = s.template crops<0>();
     const auto features = s.template take<width>(images.rows);
     context.mode = Mode::evaluate;
-    Encoder::encode(context, s.template trained<0>().p, images, features);
+    Encoder::encode(context, s.template frozen<0>(), images, features);
     context.mode = Mode::train;
-    return normalized(context, s.template trained<1>().p, Rows<const typename Step::Scalar, width>(features));
+    return normalized(context, s.template trained<0>().p, Rows<const typename Step::Scalar, width>(features));
   }
   template <class Context, class Scalar, class Parameters>
   static Rows<const Scalar, width> normalized(Context& context, const Parameters& p, Rows<const Scalar, width> x) {

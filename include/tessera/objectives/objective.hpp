@@ -49,6 +49,12 @@ struct Average {
   using Model = Model_;
 };
 
+// A network that nothing changes, such as an encoder that was trained before: without gradients and optimizer states.
+template <class Model_>
+struct Frozen {
+  using Model = Model_;
+};
+
 namespace detail {
 struct BufferTag {};
 }  // namespace detail
@@ -80,6 +86,10 @@ template <class>
 inline constexpr bool is_average = false;
 template <class Model>
 inline constexpr bool is_average<Average<Model>> = true;
+template <class>
+inline constexpr bool is_frozen = false;
+template <class Model>
+inline constexpr bool is_frozen<Frozen<Model>> = true;
 // Tests for a base class, since nvcc 13.0 does not match a specialisation for Buffer<name, extents...>.
 template <class Set>
 inline constexpr bool is_buffer = std::is_base_of_v<BufferTag, Set>;
@@ -123,6 +133,14 @@ consteval bool is_first_part() {
       return false;
   return true;
 }
+// True for sets that are no averages.
+template <class Set, class Whole>
+consteval bool follows() {
+  if constexpr (is_average<Set>)
+    return is_first_part<typename Set::Model, Whole>();
+  else
+    return true;
+}
 
 }  // namespace detail
 
@@ -130,14 +148,18 @@ consteval bool is_first_part() {
 // one network is trained.
 template <class... Sets>
 struct Networks {
-  static_assert(((detail::is_trained<Sets> || detail::is_average<Sets> || detail::is_buffer<Sets>)&&...),
-                "tessera: an objective's networks are Trained<Model>, Average<Model> and Buffer<name, extents...>");
+  static_assert(((detail::is_trained<Sets> || detail::is_average<Sets> || detail::is_frozen<Sets> ||
+                  detail::is_buffer<Sets>)&&...),
+                "tessera: an objective's networks are Trained<Model>, Average<Model>, Frozen<Model> and Buffer<name, "
+                "extents...>");
   static_assert((detail::is_trained<Sets> || ...), "tessera: an objective trains at least one network");
 
   using TrainedSets =
       decltype(std::tuple_cat(std::conditional_t<detail::is_trained<Sets>, std::tuple<Sets>, std::tuple<>>{}...));
   using AverageSets =
       decltype(std::tuple_cat(std::conditional_t<detail::is_average<Sets>, std::tuple<Sets>, std::tuple<>>{}...));
+  using FrozenSets =
+      decltype(std::tuple_cat(std::conditional_t<detail::is_frozen<Sets>, std::tuple<Sets>, std::tuple<>>{}...));
   using BufferSets =
       decltype(std::tuple_cat(std::conditional_t<detail::is_buffer<Sets>, std::tuple<Sets>, std::tuple<>>{}...));
 
@@ -148,7 +170,7 @@ struct Networks {
 
  private:
   using First = typename std::tuple_element_t<0, TrainedSets>::Model;
-  static_assert(((!detail::is_average<Sets> || detail::is_first_part<typename Sets::Model, First>()) && ...),
+  static_assert((detail::follows<Sets, First>() && ...),
                 "tessera: an average has the shapes of the first tensors of the first trained network, in their order");
 };
 
@@ -191,7 +213,8 @@ concept HasEncoder = requires {
 //   using Networks = objectives::Networks<objectives::Trained<objectives::Named<"base_encoder", Encoder>>>;
 //   using Settings = objectives::NoSettings;
 //   static constexpr std::string_view encoder_name = "base_encoder";  // prefix of the encoder's tensors
-//   static const auto& encoder(const auto& online);                   // the encoder's Parameters in those of Online
+//   static const auto& encoder(const auto& networks);                 // the encoder's Parameters; networks: a tuple of
+//                                                                     // those of all trained and all frozen networks
 //   template <class Step> static void step(Step& s);                  // assigns gradients and the loss
 // };
 template <class Candidate>

@@ -32,6 +32,8 @@ struct State {
   Accumulator<Scalar>* online_statistics = nullptr;
   std::array<Parameter<Scalar>, std::tuple_size_v<typename Networks::AverageSets>> averages{};
   std::array<Accumulator<Scalar>*, std::tuple_size_v<typename Networks::AverageSets>> average_statistics{};
+  std::array<Parameter<Scalar>, std::tuple_size_v<typename Networks::FrozenSets>> frozen{};
+  std::array<Accumulator<Scalar>*, std::tuple_size_v<typename Networks::FrozenSets>> frozen_statistics{};
   std::array<Accumulator<Scalar>*, std::tuple_size_v<typename Networks::BufferSets>> buffers{};
 };
 
@@ -88,6 +90,12 @@ class Step {
   [[nodiscard]] auto average() const {
     using Model = typename std::tuple_element_t<which, typename Networks::AverageSets>::Model;
     return bind<Model>(state_.averages[which], state_.average_statistics[which]);
+  }
+  // The tensors of the frozen network number `which`.
+  template <std::size_t which = 0>
+  [[nodiscard]] auto frozen() const {
+    using Model = typename std::tuple_element_t<which, typename Networks::FrozenSets>::Model;
+    return bind<Model>(state_.frozen[which], state_.frozen_statistics[which]);
   }
   // The values of the buffer number `which`.
   template <std::size_t which = 0>

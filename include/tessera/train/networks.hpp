@@ -75,7 +75,8 @@ class Network {
   Buffer<Master> statistics_{Layout<Model>::statistics};
 };
 
-// Everything that Networks lists: the trained networks in one layout (Online), their moving averages, the buffers.
+// Everything that Networks lists: the trained networks in one layout (Online), their moving averages, the frozen
+// networks, the buffers.
 template <class Backend, class Networks>
 class NetworkSet {
  public:
@@ -83,13 +84,21 @@ class NetworkSet {
   using Master = Accumulator<Scalar>;
   using Online = typename Networks::Online;
 
-  // Online starts from the seed; averages start as it does, buffers as their models say.
+  // Online starts from the seed, and so do frozen networks; averages start as Online does, buffers as their models say.
   NetworkSet(Backend& backend, std::uint64_t seed) {
     std::vector<Master> parameters(static_cast<std::size_t>(Layout<Online>::parameters));
     std::vector<Master> statistics(static_cast<std::size_t>(Layout<Online>::statistics));
     initialize(std::span<const Entry>(Layout<Online>::entries), seed, parameters.data(), statistics.data());
     online_.assign(backend, parameters.data(), statistics.data());
     for_each(averages_, [&](const auto& network) { network.assign(backend, parameters.data(), statistics.data()); });
+    auto number = static_cast<std::uint32_t>(Layout<Online>::entries.size());
+    for_each(frozen_, [&]<class Model>(const Network<Backend, Model>& network) {
+      parameters.assign(static_cast<std::size_t>(Layout<Model>::parameters), Master{});  // gaps are 0
+      statistics.assign(static_cast<std::size_t>(Layout<Model>::statistics), Master{});
+      initialize(std::span<const Entry>(Layout<Model>::entries), seed, parameters.data(), statistics.data(), number);
+      network.assign(backend, parameters.data(), statistics.data());
+      number += static_cast<std::uint32_t>(Layout<Model>::entries.size());
+    });
   }
 
   [[nodiscard]] const auto& online() const { return online_; }
@@ -97,9 +106,19 @@ class NetworkSet {
   [[nodiscard]] const auto& average() const {
     return std::get<which>(averages_);
   }
+  template <std::size_t which>
+  [[nodiscard]] const auto& frozen() const {
+    return std::get<which>(frozen_);
+  }
+  // The tensors of the trained networks and of the frozen ones, a tuple.
+  [[nodiscard]] auto bind() const {
+    return std::apply(
+        [&](const auto&... network) { return std::tuple_cat(online_.bind(), std::tuple{network.bind()}...); }, frozen_);
+  }
   [[nodiscard]] index bytes() const {
     index sum = online_.bytes;
     for_each(averages_, [&](const auto& network) { sum += network.bytes; });
+    for_each(frozen_, [&](const auto& network) { sum += network.bytes; });
     for_each(buffers_, [&](const auto& network) { sum += network.bytes; });
     return sum;
   }
@@ -115,6 +134,11 @@ class NetworkSet {
       state.average_statistics[next++] = network.statistics();
     });
     next = 0;
+    for_each(frozen_, [&](const auto& network) {
+      state.frozen[next] = network.parameters();
+      state.frozen_statistics[next++] = network.statistics();
+    });
+    next = 0;
     for_each(buffers_, [&](const auto& network) { state.buffers[next++] = network.statistics(); });
     return state;
   }
@@ -122,13 +146,15 @@ class NetworkSet {
   void refresh(Backend& backend) const {
     online_.refresh(backend);
     for_each(averages_, [&](const auto& network) { network.refresh(backend); });
+    for_each(frozen_, [&](const auto& network) { network.refresh(backend); });
   }
 
-  // All tensors under their public names: Online, the averages, the buffers.
+  // All tensors under their public names: Online, the averages, the frozen networks, the buffers.
   [[nodiscard]] std::vector<NamedTensor<Master>> tensors() const {
     std::vector<NamedTensor<Master>> all;
     online_.append(all);
     for_each(averages_, [&](const auto& network) { network.append(all); });
+    for_each(frozen_, [&](const auto& network) { network.append(all); });
     for_each(buffers_, [&](const auto& network) { network.append(all); });
     return all;
   }
@@ -147,6 +173,7 @@ class NetworkSet {
 
   Network<Backend, Online> online_;
   typename Each<typename Networks::AverageSets>::type averages_;
+  typename Each<typename Networks::FrozenSets>::type frozen_;
   typename Each<typename Networks::BufferSets>::type buffers_;
 };
 

@@ -178,7 +178,7 @@ class Trainer {
   // features (images x Encoder::out) in evaluation mode; both in memory of the backend, at most images_at_once().
   void encode(Images images, Rows<Scalar, Encoder::out> features) {
     auto context = this->context(Mode::evaluate);
-    Encoder::encode(context, Objective::encoder(networks_.online().bind()), images, features);
+    Encoder::encode(context, Objective::encoder(networks_.bind()), images, features);
   }
 
   // Attention weights of a block of the encoder (images*heads*tokens x tokens), in evaluation mode; as many images as
@@ -186,7 +186,7 @@ class Trainer {
   template <class Mapped = Encoder>
   void attention(Images images, int block, Rows<Scalar, Mapped::tokens> weights) {
     auto context = this->context(Mode::evaluate);
-    Mapped::encode_attention(context, Objective::encoder(networks_.online().bind()), images, block, weights);
+    Mapped::encode_attention(context, Objective::encoder(networks_.bind()), images, block, weights);
   }
 
   // The norm of the gradient of the last step, before clipping, over the tensors whose name starts with `prefix`. On
