@@ -27,7 +27,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace operations {
 
-// What the contracts are written with. Statistics and gradients of parameters are sums.
+// Types of the contracts. Statistics and gradients of parameters are sums.
 template <class Backend, int columns>
 using Input = Rows<const typename Backend::Scalar, columns>;
 template <class Backend, int columns>

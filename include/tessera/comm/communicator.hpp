@@ -1,5 +1,5 @@
-// What all communicators share: the names of their calls, how buffers are cut for ranks, the order of summation, and
-// the error that ends a job.
+// The common parts of all communicators: names of calls, displacements of the ranks' parts of a buffer, the order of
+// summation, and the error that ends a job.
 //
 // A communicator is one rank's end of a group of processes or threads. All ranks of a group make the same calls in the
 // same order with the same counts and types; a count of 0 is legal, and so is any number of ranks. Elements are added
@@ -35,7 +35,7 @@ template <class... Args>
   throw RankLost(fmt::format(message, std::forward<Args>(args)...));
 }
 
-// What a call is ordered by when no backend is at hand: the calling thread.
+// Queue tag for calls on host memory without a backend; they complete in program order.
 struct Host {};
 
 inline constexpr std::chrono::seconds default_deadline{300};  // that a call may wait for the other ranks
@@ -53,7 +53,7 @@ enum class Operation : std::uint8_t { all_reduce, reduce_scatter, all_gather, br
   return names[static_cast<int>(operation)];
 }
 
-// What travels. Integers are those of the C++ type with so many bytes.
+// The types of values in a call.
 enum class Type : std::uint8_t { int8, int32, int64, bfloat16, float32, float64 };
 
 [[nodiscard]] constexpr std::string_view name(Type type) {

@@ -140,9 +140,10 @@ class Exchange {
       parts_.assign(1, {0, size_, 0});
   }
 
-  // What this rank updates, ascending.
+  // The ranges of the buffer that this rank updates, in ascending order.
   [[nodiscard]] std::span<const Part> parts() const { return parts_; }
-  // This rank's share of work that ranks divide: with split states its parts, and the same ranges without.
+  // The ranges whose squares this rank sums for the norm of the gradients: its parts if optimizer states are split, and
+  // the same ranges if they are not.
   [[nodiscard]] std::span<const Part> shares() const { return shares_; }
   // Elements of each optimizer state on this rank.
   [[nodiscard]] index state_size() const {
@@ -175,7 +176,7 @@ class Exchange {
     if (!backend_.planning()) lane_.join();
   }
 
-  // Where the ranks' parts of a buffer lie if each has `size` elements.
+  // The displacements of the ranks' parts of a buffer in which each rank has `size` elements.
   [[nodiscard]] Displacements equal_parts(index size) {
     auto& displacements = equal_parts_[size];
     if (displacements.empty())
@@ -193,11 +194,11 @@ class Exchange {
     index final;  // from here on, in this step
   };
 
-  // Where the buckets so far begin.
+  // The first element of the buckets so far.
   [[nodiscard]] index last() const { return buckets_.empty() ? size_ : buckets_.back().first; }
   [[nodiscard]] std::size_t place() const { return static_cast<std::size_t>(rank_); }
 
-  // Where the gradients begin that are final up to the end of the buffer.
+  // The first element from which on all gradients are final.
   [[nodiscard]] index all_final() const {
     for (auto network = networks_.rbegin(); network != networks_.rend(); ++network)
       if (network->final > network->first) return network->final;

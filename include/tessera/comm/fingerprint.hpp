@@ -1,4 +1,4 @@
-// Whether all ranks run the same job: the same model, recipe and build.
+// Fingerprint: a check that all ranks run the same job, that is the same model, recipe and build.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace comm {
 
-// What must be the same on all ranks: {"recipe", text}, {"ranks", "4"}. Names are the same where programs are.
+// A value that must be equal on all ranks: {"recipe", text}, {"ranks", "4"}. Equal programs have equal names.
 struct Fact {
   std::string name, value;
 };

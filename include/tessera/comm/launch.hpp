@@ -1,4 +1,4 @@
-// Which rank this process is among how many, from what launchers put into the environment.
+// The rank of this process and the number of ranks, read from the environment variables of launchers.
 #pragma once
 
 #include <charconv>

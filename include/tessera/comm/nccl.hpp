@@ -35,7 +35,7 @@ namespace detail {
   return types[static_cast<int>(type)];
 }
 
-// Whether NCCL took a call on; it may be busy with it.
+// True if NCCL accepted a call, which it may still be working on.
 [[nodiscard]] constexpr bool taken(ncclResult_t result) {
   return result == ncclSuccess || result == ncclInProgress;
 }
@@ -84,8 +84,8 @@ class Pauses {
   std::chrono::microseconds pause_{10};
 };
 
-// What a communicator and its duplicates share: their NCCL communicators, none of which blocks. Every use of one is
-// short and under the lock, so that any thread can abort them all at any time.
+// Shared by a communicator and its duplicates: their non-blocking NCCL communicators. Every use of one is short and
+// holds the lock, so that any thread can abort all of them at any time.
 class NcclGroup {
  public:
   struct Member {
@@ -211,7 +211,7 @@ class NcclGroup {
       if (ncclComm_t const handle = std::exchange(member->handle, nullptr); handle != nullptr)
         static_cast<void>(ncclCommAbort(handle));
   }
-  // What the device may be waiting for: each member's last call.
+  // The last call of each member, for messages: the device may be waiting for it.
   [[nodiscard]] std::string calls() const {
     std::string text;
     for (const auto& member : members_)
@@ -237,7 +237,7 @@ class NcclGroup {
 // exception is on its way aborts, for the other ranks would wait.
 class Nccl {
  public:
-  // What all ranks of a group need to find each other: one of them makes it and gives it to the others. Throws Error if
+  // The id by which the ranks of a group find each other: one rank makes it and sends it to the others. Throws Error if
   // NCCL cannot be used.
   [[nodiscard]] static ncclUniqueId new_id() {
     detail::prepare_nccl();

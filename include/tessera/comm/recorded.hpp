@@ -43,7 +43,7 @@ class Record {
 
   explicit Record(int rank) : rank_(rank) {}
 
-  // Of calls that returned.
+  // The calls of this operation that have returned, with their bytes and seconds.
   [[nodiscard]] Total total(Operation operation) const {
     const std::lock_guard lock(mutex_);
     return totals_[static_cast<std::size_t>(operation)];

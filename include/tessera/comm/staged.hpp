@@ -99,8 +99,8 @@ class Staged {
   void abort() noexcept { place_->communicator.abort(); }
 
  private:
-  // What a communicator and its duplicates share: the stream that their calls are done on, memory that the device
-  // copies from and to, and the first exception of a call.
+  // Shared by a communicator and its duplicates: the stream of their calls, the pinned memory that the device copies
+  // from and to, and the first exception of a call.
   class Channel {
    public:
     // Memory for a call; those that follow may use it as well. Smaller memory of earlier calls stays, for recordings
@@ -112,7 +112,7 @@ class Staged {
       }
       return rooms_.back().data();
     }
-    // What body(stream) puts on the stream begins when the queue's work is done, and the queue goes on after it.
+    // Calls body(stream). Its work starts after the work of the queue so far, and later work of the queue waits for it.
     template <class Queue, class Body>
     void follow(Queue& queue, Body&& body) {
       begun_.record(queue.stream());
@@ -143,7 +143,7 @@ class Staged {
   };
 
   struct Place;
-  // What a thread of the runtime is given to do; it never changes, for recordings refer to it.
+  // A host function of the stream with its arguments. It stays as it is, since recorded graphs point to it.
   struct Job {
     Place* place;
     void (*run)(const Job&);

@@ -22,7 +22,7 @@ namespace comm {
 
 namespace detail {
 
-// What a group and its duplicates share.
+// Shared by a group and its duplicates.
 struct ThreadJob {
   std::mutex mutex;
   std::condition_variable changed;
@@ -30,9 +30,8 @@ struct ThreadJob {
   std::chrono::milliseconds deadline = default_deadline;
 };
 
-// What the ranks of a group share. Every call is: all say where their values
-// are; each adds up its part of them, for everybody who wants it; nobody leaves
-// before all have.
+// Shared by the ranks of a group. A call has three phases: every rank publishes the address of its values, every rank
+// sums its part of them for all ranks that want it, and every rank waits until all have finished.
 class ThreadGroup {
  public:
   explicit ThreadGroup(int ranks, std::shared_ptr<ThreadJob> job = std::make_shared<ThreadJob>())
@@ -40,7 +39,7 @@ class ThreadGroup {
 
   [[nodiscard]] int size() const noexcept { return static_cast<int>(places_.size()); }
 
-  // Of rank r's buffer in the running call.
+  // The values of rank r in the running call.
   template <class Value>
   [[nodiscard]] Value* values(int r) const {
     return static_cast<Value*>(places_[static_cast<std::size_t>(r)].values);

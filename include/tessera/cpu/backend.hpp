@@ -52,7 +52,7 @@ class Memory {
 template <class Element>
 using Buffer = tessera::Buffer<Memory, Element>;
 
-// What is recorded of work that is to be done again: nothing, it is simply done.
+// A recorded step. The CPU records nothing: replay() runs the step itself.
 struct Recording {
   static void reset() noexcept {}
 };
@@ -94,7 +94,7 @@ class Backend {
 
   [[nodiscard]] std::string name() const { return fmt::format("{} threads", pool_.threads()); }
 
-  // What a device does later and elsewhere is done at once here; memory of the backend is the host's.
+  // The calls that a device queues run at once here, and memory of the backend is memory of the host.
   static void wait() noexcept {}
   template <class Element>
   static void upload(index count, const Element* from, Element* to) {

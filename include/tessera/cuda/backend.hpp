@@ -123,7 +123,7 @@ class Backend {
   [[nodiscard]] Arena& arena() noexcept { return arena_; }
   [[nodiscard]] Products& products() noexcept { return products_; }
 
-  // Nothing is computed: the arena's height is being found, or algorithms are being chosen for the products.
+  // True while nothing is computed: the arena's height is found, or algorithms of products are chosen.
   [[nodiscard]] bool planning() const noexcept { return arena_.planning() || products_.choosing(); }
 
   // Runs body, a step in memory that was planned for it, for its products alone: finds the fastest algorithm for each.
@@ -140,7 +140,7 @@ class Backend {
     wait();
   }
 
-  // What can be planned with: less than is free, for graphs, kernels and libraries need memory too.
+  // The bytes that planning may use: the free memory less a reserve for graphs, kernels and libraries.
   [[nodiscard]] static index free_bytes() {
     constexpr index most = index{512} << 20;
     const FreeMemory memory = free_memory();

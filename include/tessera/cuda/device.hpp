@@ -1,4 +1,4 @@
-// What kernels are written with: vectors of memory, sums over warps and blocks.
+// Building blocks of kernels: vectors of memory, sums over warps and blocks.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -21,7 +21,7 @@ void multiply(Backend<Scalar>& backend, const Product<Operand, Result>& product)
 
 namespace detail {
 
-// What products read of a parameter.
+// The values of a parameter that products read: the bf16 copy if there is one, else the master values.
 inline const float* operand(const float* values) {
   return values;
 }

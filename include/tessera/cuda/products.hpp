@@ -199,7 +199,7 @@ class Products {
   [[nodiscard]] bool choosing() const noexcept { return choosing_; }
   void set_choosing(bool choosing) noexcept { choosing_ = choosing; }
 
-  // Whether cuBLASLt has an algorithm for this shape, epilogue and types.
+  // True if cuBLASLt has an algorithm for this shape, epilogue and types.
   template <class Operand, class Result>
   [[nodiscard]] bool supports(const Product<Operand, Result>& product) {
     return plan(product).supported();

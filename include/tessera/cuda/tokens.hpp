@@ -20,7 +20,7 @@ inline constexpr int token_threads = 256, class_token_threads = 1024, at_once = 
   return static_cast<unsigned>(divide_up(count, index{token_threads} * each));
 }
 
-// What a vector is copied as: words, which the compiler does not take apart.
+// Vectors are copied as words: the compiler would split other types into single elements.
 template <class Scalar, int width>
 using Words = std::conditional_t<(sizeof(Scalar) * width < 4), Vector<Scalar, width>,
                                  Vector<std::uint32_t, static_cast<int>(sizeof(Scalar)) * width / 4>>;

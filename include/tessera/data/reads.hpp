@@ -68,7 +68,7 @@ struct Reads {
   // Images are grey or have this many channels: that of all groups, or 1 where groups differ.
   static constexpr int channels = detail::common_channels(Groups{});
   static constexpr bool labels = (detail::is_labels<Parts> || ...);
-  // Of the labels; 0 for any number.
+  // The number of classes of the labels; 0 for any number.
   static constexpr int classes = [] {
     int named = 0;
     (

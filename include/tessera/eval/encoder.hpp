@@ -110,7 +110,7 @@ class Encoder {
                   Rows<const float, Model::in>{pixels, rows}, Rows<float, Model::out>{features, rows});
   }
 
-  // What stands in front of "patch_embed.": a checkpoint says it, other files are searched for it.
+  // The prefix of "patch_embed.": metadata of a checkpoint has it, other files are searched for it.
   [[nodiscard]] static std::string prefix_in(const io::Safetensors& file, const std::string& path) {
     const auto with_dot = [](const std::string& name) { return name.empty() ? name : name + "."; };
     if (const auto said = file.metadata().find("encoder"); said != file.metadata().end()) return with_dot(said->second);

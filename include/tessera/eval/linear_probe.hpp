@@ -88,7 +88,7 @@ class LinearProbe {
   [[nodiscard]] std::span<Scalar> bias(int k) const { return tensor(count() + k); }
   [[nodiscard]] const std::vector<Scalar>& running_mean() const { return running_mean_; }
   [[nodiscard]] const std::vector<Scalar>& running_variance() const { return running_variance_; }
-  // Of each classifier in the last step: the mean cross entropy of its batch.
+  // The mean cross entropy of each classifier on the batch of the last step.
   [[nodiscard]] const std::vector<double>& loss() const { return loss_; }
 
   // One step on these rows of the features, with rates[k] times `factor`. Throws Error for a label that is no class.

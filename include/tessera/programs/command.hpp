@@ -1,4 +1,4 @@
-// What command lines of programs share. Needs CLI11 (tessera::programs).
+// Helpers for the command lines of programs. Needs CLI11 (tessera::programs).
 #pragma once
 
 #include <fmt/format.h>
@@ -14,7 +14,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace programs {
 
-// Of a flag that is given twice the last counts, so that a command can be continued.
+// The last value of a repeated flag counts, so that flags can be appended to a command.
 inline void set_up(CLI::App& app) {
   app.option_defaults()->always_capture_default()->take_last();
 }

@@ -1,5 +1,5 @@
-// What programs train on: a device, a source of batches for it, and the ranks that share the work. programs/mpi.hpp,
-// cuda.hpp and nccl.hpp have the others.
+// Machine: a device, a source of batches for it, and the ranks that share the work of a program. This header has Cpu;
+// programs/mpi.hpp, cuda.hpp and nccl.hpp have the others.
 #pragma once
 
 #include <vector>

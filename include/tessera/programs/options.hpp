@@ -1,4 +1,4 @@
-// What a run of a program is asked for, and what it leaves.
+// The options and the results of a training program.
 #pragma once
 
 #include <filesystem>

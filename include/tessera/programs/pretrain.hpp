@@ -141,7 +141,8 @@ inline void add_setting_flags(CLI::App& app, std::vector<SettingFlag>& settings)
   }
 }
 
-// What chooses the entry is read first, since the entry's objective has flags and defaults of its own.
+// The flags that choose the entry. They are read before the others, because each objective has its own flags and
+// defaults.
 struct ChosenFlags {
   std::string objective, arch, data;
   bool frozen = false;

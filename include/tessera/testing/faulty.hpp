@@ -16,7 +16,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace testing {
 
-// What goes wrong on this rank, and when.
+// A fault of this rank: its kind, and the number of the call in which it happens.
 struct Fault {
   enum class Kind : std::uint8_t {
     none,

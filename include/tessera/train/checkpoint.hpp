@@ -103,7 +103,7 @@ inline void check_metadata(const std::string& path, const Metadata& found, const
   return std::stol(step->second);
 }
 
-// What every checkpoint says of its trainer. "method" is the objective's name.
+// Adds the entries of the trainer to the metadata. "method" is the objective's name.
 template <class Trainer>
 void describe(const Trainer& trainer, Metadata& metadata) {
   metadata["format"] = "tessera-checkpoint-1";

@@ -1,4 +1,4 @@
-// What a trainer works on: a backend, the ranks that share the work, and how they share it.
+// Device: a backend, the ranks that share the work, and how they share it. A trainer runs on one.
 #pragma once
 
 #include <utility>

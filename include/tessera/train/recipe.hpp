@@ -1,4 +1,4 @@
-// What every run has, apart from types and the objective's settings; names as the reference's command line.
+// The options of every run, beside its types and the objective's settings; named as the reference's command line.
 #pragma once
 
 #include <fmt/format.h>
@@ -20,7 +20,7 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// What a checkpoint says of its run.
+// The entries of a checkpoint's metadata, which identify its run.
 using Metadata = std::map<std::string, std::string>;
 
 struct Recipe {
@@ -122,7 +122,7 @@ struct Recipe {
     return optim::optimizer_named(optimizer, weight_decay, values, usual);
   }
 
-  // What must be the same for a resumed run to be the same run. What is not chosen has no value.
+  // The entries that must be equal for a run to be resumed. An option that is off has an empty value.
   [[nodiscard]] Metadata identity(int images) const {
     Metadata identity{{"arch", arch},
                       {"seed", std::to_string(seed)},

@@ -11,7 +11,7 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// What there is to say of one step.
+// The figures of one step: for progress, metrics and callbacks.
 struct StepReport {
   double loss = 0, learning_rate = 0;
   double waited = 0, seconds = 0;  // for data; in the step
@@ -49,9 +49,9 @@ class Run {
   [[nodiscard]] long steps() const noexcept { return trainer_.steps(); }
   [[nodiscard]] long last_step() const noexcept { return static_cast<long>(recipe_.epochs * per_epoch_); }
   [[nodiscard]] double epoch() const noexcept { return static_cast<double>(steps()) / per_epoch_; }
-  // Whether this is the rank that writes and talks.
+  // True on rank 0, the one that writes files and prints.
   [[nodiscard]] bool leads() const { return trainer_.communicator().rank() == 0; }
-  // Whether an event that is due every `every` steps (0: every epoch), and at the end, is due after this step.
+  // True after a step that ends a period of `every` steps (0: an epoch), and after the last step.
   [[nodiscard]] bool due(int every) const {
     return steps() == last_step() || steps() % (every > 0 ? every : per_epoch_) == 0;
   }

@@ -135,7 +135,7 @@ class Trainer {
     return networks_.bytes() +
            static_cast<index>(sizeof(Master)) * (Online::parameters + updater_.states() * exchange_.state_size());
   }
-  // Whether a rank asked to stop when it began the last step.
+  // True if any rank asked to stop at the start of the last step.
   [[nodiscard]] bool stop_wished() const noexcept { return stop_wished_; }
   // Images that encode() takes at once: as many as the crops that the encoder sees in a step.
   [[nodiscard]] index images_at_once() const { return most_images(batch_); }
@@ -237,7 +237,7 @@ class Trainer {
     }
   }
 
-  // Whether `good` holds on all ranks, on all of which this is called.
+  // True if `good` is true on every rank. On all ranks.
   [[nodiscard]] bool all_agree(bool good) { return sum(good ? 0 : 1) == 0; }
 
   // The networks and the flat buffer of gradients, for tests and tools.
@@ -247,14 +247,15 @@ class Trainer {
  private:
   using Step = objectives::Step<Objective, Context<Backend, Communicator, Exchange>>;
 
-  // What a step reads from memory of the backend.
+  // The values that change from step to step. They lie in memory of the backend, where a recorded step reads them.
   struct Scalars {
     typename Step::Values settings;
     optim::StepCoefficients optimizer;
     objectives::StepNumber number;
   };
 
-  // What a step tells; summed over the ranks by one call. square: of the norm of the gradients, if they are clipped.
+  // The results of a step, summed over the ranks by one call. square: the squared norm of the gradients, if they are
+  // clipped.
   struct Control {
     double loss = 0, blocked = 0, stop = 0, square = 0;
   };

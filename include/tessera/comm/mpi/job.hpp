@@ -96,8 +96,8 @@ class MpiJob {
     }
   }
 
-  // Whether a call that waits has to fail. Another rank that gave up has sent its share of all calls before, so these
-  // have some time to complete.
+  // True when a waiting call has to fail. A rank that gave up has sent its share of all earlier calls, so those get
+  // some time to complete.
   [[nodiscard]] bool over(Clock::time_point now) const noexcept { return lost() && now >= over_at_.load(); }
 
   // Takes notices of other ranks.
@@ -188,7 +188,7 @@ class MpiJob {
 class Backoff {
  public:
   void reset() noexcept { polls_ = 0; }
-  // Whether the thread has waited for so long that other things may be looked after.
+  // True when the thread has polled for so long that it may do other work between polls.
   [[nodiscard]] bool idle() const noexcept { return polls_ > spins; }
   void pause() {
     if (++polls_ <= spins) return;

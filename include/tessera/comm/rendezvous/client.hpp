@@ -47,7 +47,7 @@ class StoreClient {
       watch_.add(mailbox_.wake_up());
       watch_.add(rank_0.channel.descriptor(), rank_0.channel.has_to_send());
       if (!over) watch_.wait(earlier(next_beat, silence));
-      // What arrived before the connection broke may say why.
+      // Frames that arrived before the connection broke may name the reason.
       if (over || watch_.ready(1))
         if (const auto end = rank_0.channel.receive([&](const Frame& frame) { return obey(frame, left); })) over = end;
       if (over && !left) fail_lost("rank 0 is lost: its connection at {} {}", rank_0.from, *over);

@@ -129,7 +129,7 @@ class Mailbox {
     if (failure_.empty()) failure_ = "rank 0 has said goodbye";
     changed_.notify_all();
   }
-  // What the others are told at the end; empty: goodbye.
+  // The status that the other ranks receive at the end; empty for a regular end.
   [[nodiscard]] std::string final_status() {
     const std::lock_guard lock(mutex_);
     return last_words_;

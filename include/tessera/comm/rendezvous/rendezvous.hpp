@@ -1,5 +1,5 @@
-// Where ranks meet that no MPI brings together, over TCP: they exchange small blobs (NCCL's id, fingerprints) and watch
-// each other for the rest of the job. POSIX.
+// Rendezvous of ranks without MPI, over TCP: they exchange small blobs (NCCL's id, fingerprints) and watch each other
+// for the rest of the job. Needs POSIX.
 //
 // Rank 0 listens at the place's address; every other rank keeps one connection to it. All of them must hold the same
 // token of 128 bits. It keeps out other jobs and strangers who cannot listen to the network; the connection is not
@@ -76,7 +76,7 @@ class Store {
 
   [[nodiscard]] int rank() const noexcept { return place_.rank; }
   [[nodiscard]] int size() const noexcept { return place_.size; }
-  // Of rank 0: where it listens.
+  // The port on which rank 0 listens.
   [[nodiscard]] int port() const noexcept { return place_.port; }
 
   // Every rank's blob, in the order of ranks, when all have called it. Blobs may differ in size. By one thread at a
@@ -118,7 +118,7 @@ class Store {
     });
   }
 
-  // What the end of a job can do without.
+  // Calls act() and ignores its exceptions: the end of a job does not depend on it.
   template <class Act>
   static void attempt(Act&& act) {
     try {

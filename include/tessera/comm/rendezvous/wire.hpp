@@ -78,7 +78,7 @@ class Descriptor {
   int descriptor_;
 };
 
-// Where a socket can be bound or connected to.
+// A socket address, to bind or to connect to.
 struct Endpoint {
   sockaddr_storage storage{};
   socklen_t size = sizeof(sockaddr_storage);
@@ -109,7 +109,7 @@ struct Endpoint {
     const auto bytes = std::as_bytes(std::span(&port, 1));
     return std::to_integer<int>(bytes[0]) * 256 + std::to_integer<int>(bytes[1]);
   }
-  // Whether only processes of this host can be at the other end.
+  // True for a loopback address, which only processes of this host can reach.
   [[nodiscard]] bool loopback() const {
     const std::string name = text();
     return name.starts_with("127.") || name.starts_with("[::1]") || name.starts_with("[::ffff:127.");
@@ -158,7 +158,7 @@ class WakeUp {
   Descriptor heard_, rung_;
 };
 
-// What poll() is asked, and what it said.
+// The descriptors that poll() watches, and its results.
 class Watch {
  public:
   void clear() { asked_.clear(); }

@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(warp_size* Head::tiles)
       reinterpret_cast<Statistics*>(d_scores + Head::chunk_buffers * Head::rows * Head::chunk_pitch);
   qkv += Head::offset(head, stride);
   d_qkv += Head::offset(head, stride);
-  // What the first chunk needs, then the rest.
+  // Copies the tiles of the first chunk before the others, so that it can start early.
   const auto copy = [&](int query, int count) {
     const int there = Head::tokens - query, to = query * Head::pitch;
     copy_rows<Head>(qkv + query * stride, stride, count, there, q + to);

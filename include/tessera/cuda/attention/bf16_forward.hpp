@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(warp_size* Head::resident_warps, Head::depth <
   bf16* const k = reinterpret_cast<bf16*>(shared_memory());
   bf16* const v = k + Head::rows * Head::pitch;
   qkv += Head::offset(head, stride);
-  // What the first step needs, then the rest.
+  // Copies the tiles of the first step before the others, so that it can start early.
   constexpr int first_keys = Head::rows < Head::step ? Head::rows : Head::step;
   const auto copy = [&](int key, int count) {
     const bf16* const from = qkv + key * stride;

@@ -1,4 +1,4 @@
-// Where a head lies in the operands of attention.
+// The shape of a head, and its place in the operands of attention.
 #pragma once
 
 #include <cmath>
@@ -18,7 +18,7 @@ template <int tokens_, int heads_, int width_>
 struct HeadShape {
   static constexpr int tokens = tokens_, heads = heads_, width = width_, dim = width / heads;
 
-  // Where head `head` of all images' starts in a matrix of `columns` columns.
+  // The offset of head number `head`, counted over all images, in a matrix of `columns` columns.
   TESSERA_HOST_DEVICE static index offset(index head, int columns) {
     return head / heads * tokens * columns + head % heads * dim;
   }

@@ -45,7 +45,7 @@ class Progress {
     if (open_) std::putchar('\n');
   }
 
-  // Whether the next line is due.
+  // True when the next line is due: every half second on a terminal, every 10 seconds elsewhere.
   [[nodiscard]] bool due() const {
     return Clock::now() - last_ >= (terminal_ ? std::chrono::milliseconds(500) : std::chrono::seconds(10));
   }

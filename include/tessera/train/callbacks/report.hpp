@@ -57,7 +57,7 @@ class Report {
     if (seen_ % run.recipe().metrics_every == 0) write(run, step);
   }
 
-  // Of the steps alone, waiting for data included and monitors left out.
+  // Images per second of the steps; the time includes waiting for data and leaves monitors out.
   [[nodiscard]] double images_per_second() const {
     const double seconds = step_seconds_ + data_seconds_;
     return seconds > 0 ? static_cast<double>(seen_ - first_) * batch_ / seconds : 0;
