@@ -40,7 +40,7 @@ struct Host {};
 
 inline constexpr std::chrono::seconds default_deadline{300};  // that a call may wait for the other ranks
 
-// Calls are given the backend, or the lane beside it, whose work they follow. One without a stream is the host's.
+// Calls take the backend, or the lane beside it, whose work they follow. A queue without a stream is the host's.
 template <class Queue>
 concept HostQueue = !requires(Queue & queue) {
   queue.stream();
@@ -73,7 +73,7 @@ template <class Value>
     return sizeof(Value) == 8 ? Type::int64 : sizeof(Value) == 4 ? Type::int32 : Type::int8;
 }
 
-// One call, as ranks compare them and messages name them. number counts the calls of a communicator from 1 on.
+// One call, in the form that ranks compare and messages print. number counts the calls of a communicator from 1.
 struct Call {
   Operation operation;
   Type type;
@@ -85,12 +85,12 @@ struct Call {
   }
 };
 
-// The ranks' parts of a buffer: rank r has [displacements[r], displacements[r + 1]). size() + 1 of them,
+// The ranks' parts of a buffer: rank r has the elements [displacements[r], displacements[r + 1]). size() + 1 values,
 // ascending from 0.
 using Displacements = std::span<const index>;
 
-// The first element of rank r's part when `count` elements are cut for `ranks` ranks as evenly as multiples of
-// `multiple` allow. r may be `ranks`: then that is the count.
+// The first element of rank r's part when `count` elements are divided among `ranks` ranks as evenly as multiples of
+// `multiple` allow. For r = ranks: the count.
 [[nodiscard]] constexpr index even_displacement(index count, int ranks, int r, index multiple = 1) {
   const index cut = divide_up(divide_up(count, multiple), ranks) * multiple * r;
   return cut < count ? cut : count;

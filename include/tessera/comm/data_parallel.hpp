@@ -1,5 +1,5 @@
-// How ranks share a training step: gradients are added up while backward goes on, and every rank updates all weights
-// (Replicated) or a part of them (ZeroStage1, whose optimizer states are split).
+// Data parallelism of a training step: gradients are all-reduced while backward runs, and every rank updates all
+// weights (Replicated) or a part of them (ZeroStage1, whose optimizer states are split).
 #pragma once
 
 #include <array>
@@ -60,11 +60,11 @@ class Alone : public NoExchange {
   Part part_;
 };
 
-// Several ranks. Gradients of a network become final from the end of its part of the flat buffer to its start, for that
-// is the order of backward; the networks may run theirs in any order. Gradients travel in buckets from the end of the
-// whole buffer: ranges that end where backward has told that it is done, with all that lies behind, of `bucket_bytes`
-// or more, on a lane beside the backend and by a communicator of their own. Which buckets there are is found when the
-// step is planned; that they are the same on all ranks follows from the step being the same.
+// Several ranks. Backward makes the gradients of a network final from the end of its part of the flat buffer to its
+// start; networks may run in any order. Gradients are reduced in buckets of at least `bucket_bytes`, from the end of
+// the buffer, as soon as all gradients behind a bucket's start are final. The reductions run on a lane beside the
+// backend, with a communicator of their own. The dry run that plans memory records the bounds of the buckets; every
+// rank runs the same step, so all ranks get the same bounds.
 template <class Backend, class Communicator, bool split_>
 class Exchange {
  public:
@@ -72,9 +72,9 @@ class Exchange {
   using Scalar = typename Backend::Scalar;
   using Value = Accumulator<Scalar>;
 
-  // gradient: the flat buffer, `size` elements with the tensors of `entries`; whole_tensors: a rank's part must not end
-  // within a tensor; starts: where the networks of the buffer begin, one that fills it if there are none. All ranks
-  // make theirs together.
+  // gradient: the flat buffer, `size` elements with the tensors of `entries`. whole_tensors: a rank's part must not end
+  // within a tensor. starts: the first elements of the networks in the buffer; one network fills it if there are none.
+  // All ranks construct theirs together.
   Exchange(Backend& backend, Communicator& communicator, std::span<const Entry> entries, bool whole_tensors,
            Value* gradient, index size, index bucket_bytes, std::span<const index> starts = {})
       : backend_(backend),
@@ -93,12 +93,12 @@ class Exchange {
   }
   Exchange(const Exchange&) = delete;
   Exchange& operator=(const Exchange&) = delete;
-  // A step that was not finished will never be: the other ranks must not wait for it.
+  // Aborts a step that an exception ended, so that the other ranks do not wait for it.
   ~Exchange() {
     if (running_) beside_.abort();
   }
 
-  // A step begins. While it is planned, the buckets are found.
+  // Begins a step. While it is planned, the bounds of the buckets are recorded.
   void begin() {
     running_ = !backend_.planning();
     started_ = 0;
@@ -106,7 +106,7 @@ class Exchange {
     if (backend_.planning()) buckets_.clear();
   }
 
-  // The gradients from this one to the end of its network are final.
+  // Tells that the gradients from this one to the end of its network are final.
   void final_from(const Value* from) {
     const index at = from - gradient_;
     for (Network& network : networks_)
@@ -114,7 +114,7 @@ class Exchange {
     start_from(all_final());
   }
 
-  // All gradients are final: returns when, in the backend's order, they are summed.
+  // Tells that all gradients are final. Work that the backend starts after this call finds their sums.
   void finish() {
     if (backend_.planning() && last() > 0) buckets_.push_back({0, last(), {}});
     start_from(0);
@@ -122,7 +122,7 @@ class Exchange {
     running_ = false;
   }
 
-  // Divides the buckets that planning has found among the ranks.
+  // Divides the buckets among the ranks.
   void settle() {
     shares_.clear();
     displacements_below_.clear();
@@ -150,14 +150,14 @@ class Exchange {
     return parts_.empty() ? 0 : parts_.back().state + parts_.back().last - parts_.back().first;
   }
 
-  // Calls body(first, size) for what of the first `count` elements falls to this rank.
+  // Calls body(first, size) for the ranges of the first `count` elements that this rank owns.
   template <class Body>
   void for_parts(index count, Body&& body) const {
     for (const Part& part : parts_)
       if (const index last = smaller(part.last, count); part.first < last) body(part.first, last - part.first);
     if (backend_.planning() && parts_.empty()) body(index{0}, count);
   }
-  // Fetches the other ranks' parts of the first `count` elements.
+  // All-gathers the ranks' parts of the first `count` elements.
   template <class Values>
   void gather(index count, Values values) {
     if constexpr (split) {
@@ -166,8 +166,7 @@ class Exchange {
     }
   }
 
-  // body(lane, communicator) is done beside what the backend does from now on; until join(), which makes the backend
-  // wait.
+  // Runs body(lane, communicator) on a lane, while the backend goes on. join() makes the backend wait for it.
   template <class Body>
   void beside(Body body) {
     if (!backend_.planning()) lane_.start([this, body](auto& lane) { body(lane, beside_); });
@@ -205,7 +204,7 @@ class Exchange {
     return 0;
   }
 
-  // Starts the buckets that lie behind `from`.
+  // Starts the reduction of the buckets behind `from`.
   void start_from(index from) {
     if (backend_.planning()) {
       if (last() - from >= bucket_size_) buckets_.push_back({from, last(), {}});
@@ -235,7 +234,7 @@ class Exchange {
     start_gathering(count, values.copy);
   }
 
-  // Those of a bucket that may reach beyond the first `count` elements.
+  // The displacements within a bucket, cut at the first `count` elements of the buffer.
   [[nodiscard]] Displacements displacements_below(index count, const Bucket& bucket) {
     if (bucket.last <= count) return bucket.displacements;
     auto& displacements = displacements_below_[count];

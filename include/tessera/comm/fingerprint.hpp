@@ -57,7 +57,7 @@ template <class Communicator>
   }
 }
 
-// FNV-1a: against mistakes, not against attackers.
+// FNV-1a: it finds mistakes, and does not withstand attackers.
 [[nodiscard]] inline std::uint64_t hash(const Fact& fact) {
   std::uint64_t value = 0xcbf29ce484222325U;
   const auto add = [&](std::string_view text) {
@@ -79,7 +79,7 @@ template <class Communicator>
   return bytes;
 }
 
-// A fact as a message shows it, cut to a length that one reads.
+// A fact in the form of a message, cut to a readable length.
 [[nodiscard]] inline Bytes show(std::span<const Fact> facts, std::size_t i) {
   constexpr std::size_t longest = 1000;
   const std::string text = i < facts.size() ? fmt::format("{} '{}'", facts[i].name, facts[i].value) : "no such fact";

@@ -38,7 +38,7 @@ using Lookup = std::function<std::optional<std::string>(const std::string& varia
 
 namespace detail {
 
-// The variables in which a launcher tells rank, size and local rank.
+// The variables in which a launcher passes rank, size and local rank.
 struct Source {
   std::string rank, size, local_rank;
 
@@ -88,7 +88,7 @@ struct Source {
   return host;
 }
 
-// Steps that share a host get ports of their own, below those that the system hands out.
+// Ports of steps that share a host differ; they lie below the ephemeral ports of the system.
 [[nodiscard]] inline int slurm_port(const Lookup& lookup) {
   const std::int64_t job = read_number(lookup, "SLURM_JOB_ID", 0, INT_MAX).value_or(0);
   const std::int64_t step = read_number(lookup, "SLURM_STEP_ID", 0, INT_MAX).value_or(0);
@@ -129,20 +129,19 @@ inline void check_given(const Place& given) {
 
 }  // namespace detail
 
-// This process's place: as `given` by the program, whose source names the options; or by RANK and WORLD_SIZE (torchrun
-// and its like), Open MPI's mpirun, MPICH's and its kin's mpiexec, or srun, in this order; or rank 0 of 1 where none
-// says anything. MASTER_ADDR and MASTER_PORT say where rank 0 is, whoever says the rest; where torchrun listens at that
-// port itself (TORCHELASTIC_USE_AGENT_STORE is True), the next one is taken. Where they are not set, srun's
-// tasks take the first host of SLURM_STEP_NODELIST, which has rank 0 unless tasks are distributed arbitrarily, and a
-// port that is made of the numbers of job and step.
+// The place of this process. Sources, in this order: `given` by the program, whose source names the options; RANK and
+// WORLD_SIZE (torchrun and relatives); Open MPI's mpirun; the mpiexec of MPICH and relatives; srun; else rank 0 of 1.
+// MASTER_ADDR and MASTER_PORT give the address of rank 0, whatever the source. If torchrun listens at that port itself
+// (TORCHELASTIC_USE_AGENT_STORE is True), the next port is taken. Without them, tasks of srun take the first host of
+// SLURM_STEP_NODELIST, which has rank 0 unless tasks are distributed arbitrarily, and a port made of the numbers of job
+// and step.
 //
-// Throws Error, which names variables and values, if one is not a number that it can be, if one of a pair is missing,
-// or if two sources differ in rank or size. Local ranks may differ: the first source's counts, since a program can be
-// shown one device of several.
+// Throws Error that names variables and values if one is no valid number, if one of a pair is missing, or if two
+// sources differ in rank or size. Local ranks may differ: the first source's counts, since a program may see one device
+// of several.
 //
-// srun starts mpirun's daemons and torchrun as its tasks, and their variables reach our process. So srun counts only
-// where no other source is; but RANK and WORLD_SIZE that make fewer ranks than srun has tasks were left over, and are
-// an error: every task would take itself for the whole job. What a program is given may be such a job.
+// Uses SLURM_* only if no other launcher's variables are set: mpirun and torchrun may themselves run as tasks of srun
+// and pass SLURM_* on. RANK and WORLD_SIZE that describe fewer ranks than srun's tasks are stale, which is an Error.
 [[nodiscard]] inline Place find_place(const Lookup& lookup = environment, const std::optional<Place>& given = {}) {
   std::vector<Place> places;
   if (given) {
@@ -174,8 +173,8 @@ inline void check_given(const Place& given) {
   return places.front();
 }
 
-// Throws Error if `source`, which is under way ("MPI_Init"), has come to another rank or size than `place` says. A
-// place without a source says nothing.
+// Throws Error if `source`, which has started ("MPI_Init"), has another rank or size than `place`. A place without a
+// source is not compared.
 inline void expect(const Place& place, int rank, int size, std::string_view source) {
   if (place.source.empty() || (place.rank == rank && place.size == size)) return;
   fail("{} say rank {} of {}, but {} says rank {} of {}; {}", place.source, place.rank, place.size, source, rank, size,

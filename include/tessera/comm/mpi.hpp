@@ -1,5 +1,5 @@
 // Ranks that are processes, on one host or on many, started by mpirun or srun: MPI, for values in host memory. MPI
-// carries bytes only; what is added up is added up here, in the order of ranks.
+// moves bytes; sums are made here, in the order of ranks.
 #pragma once
 
 #include <mpi.h>
@@ -19,14 +19,14 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace comm {
 
-// Calls allocate nothing once a call of the same size has been made. The last communicator that is destroyed finalises
-// MPI, if world() initialised it. Not so after a RankLost, when MPI_Finalize would wait for ever: a program then
-// returns the error's exit code from main, and mpirun or srun ends the other ranks. If the communicators are destroyed
-// because of an exception, the other ranks are told.
+// Calls allocate nothing after the first call of the same size. Destroying the last communicator finalizes MPI, if
+// world() initialized it. After a RankLost it does not, because MPI_Finalize would wait for ever: the program then
+// returns the error's exit code from main, and mpirun or srun ends the other ranks. Communicators that an exception
+// destroys tell the other ranks.
 class Mpi {
  public:
-  // All ranks of MPI_COMM_WORLD, which is not used any further. Initialises MPI if that has not been done. All ranks
-  // call it as often, each from one thread. Throws Error if MPI does not serve several threads, or if the launcher is
+  // All ranks of MPI_COMM_WORLD, which is duplicated. Initializes MPI if that has not been done. All ranks call it
+  // equally often, each from one thread. Throws Error if MPI does not support several threads, or if the launcher is
   // not that of the program's MPI.
   [[nodiscard]] static Mpi world() {
     static std::weak_ptr<detail::MpiJob> running;
@@ -74,8 +74,7 @@ class Mpi {
   void set_deadline(std::chrono::milliseconds deadline) { job_->set_deadline(deadline); }
   void abort() noexcept { job_->abort(); }
 
-  // The last thing that a program does after RankLost: ends this rank and all others, and mpirun or srun returns
-  // `code`.
+  // Ends this rank and all others after a RankLost; mpirun or srun returns `code`. The last call of a program.
   [[noreturn]] static void end_job(int code) noexcept {
     MPI_Abort(MPI_COMM_WORLD, code);
     std::_Exit(code);
@@ -113,7 +112,7 @@ class Mpi {
   void call(Operation operation, index count, Body&& body) {
     guard(*job_, transfers_, Call{operation, type_of<Value>(), count, ++calls_}, body);
   }
-  // Runs body(what). If it fails, so does everything that follows; what.text() says in the message what failed.
+  // Runs body(what). If it fails, all later calls fail too. what.text() names the call in the message.
   template <class What, class Body>
   static void guard(detail::MpiJob& job, detail::MpiTransfers& transfers, const What& what, Body&& body) {
     job.check();
@@ -131,7 +130,7 @@ class Mpi {
     }
   }
 
-  // This rank's part becomes sums over the ranks; part(r) is what rank r adds up. Parts may overlap.
+  // Assigns this rank's part the sums over the ranks. part(r): the values that rank r contributes. Parts may overlap.
   template <class Value, class PartOf>
   void reduce(const Call& call, Value* values, PartOf&& part) {
     const Part own = part(rank());
@@ -149,15 +148,15 @@ class Mpi {
         },
         count, values + own.first);
   }
-  // The ranks' parts come to all of them.
+  // Brings every rank's part to all ranks.
   template <class Value, class PartOf>
   void gather(const Call& call, Value* values, PartOf&& part) {
     for_others([&](int r) { receive(call, r, values, part(r)); });
     for_others([&](int r) { send(call, r, values, part(rank())); });
     transfers_.complete(*job_);
   }
-  // Down a binomial tree: a rank gets the values from the one without its lowest bit, and passes them on to those with
-  // one more bit below.
+  // Broadcasts down a binomial tree: a rank receives from the rank without its lowest set bit and sends to those with
+  // one more bit below it.
   template <class Value>
   void pass_on(const Call& call, Value* values, index count) {
     const int lowest = rank() == 0 ? 1 << 30 : rank() & -rank();
@@ -169,7 +168,7 @@ class Mpi {
     transfers_.complete(*job_);
   }
 
-  // The neighbour first, so that not all send to the same rank.
+  // Starts with the neighbour, so that not all ranks send to the same one.
   template <class Body>
   void for_others(Body&& body) const {
     for (int step = 1; step < size(); ++step) body((rank() + step) % size());

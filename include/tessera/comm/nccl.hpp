@@ -46,10 +46,10 @@ namespace detail {
   return config;
 }
 
-// Comes before the first call of NCCL: asks it for one order of the calls of all communicators on a device, without
-// which those that run at the same time can wait for each other for ever. Throws Error where the environment forbids it
-// or NCCL is too old for it. Changes the environment, where the variable is missing, and so comes before threads that
-// read it.
+// Prepares NCCL before its first call: asks for one order of the calls of all communicators on a device, because calls
+// that run at the same time could otherwise wait for each other for ever. Throws Error if the environment forbids it or
+// NCCL is too old. Sets an environment variable if it is missing, and so must run before threads that read the
+// environment.
 inline void prepare_nccl() {
   constexpr const char* variable = "NCCL_LAUNCH_ORDER_IMPLICIT";
   constexpr int needed = NCCL_VERSION(2, 26, 0);
@@ -70,7 +70,7 @@ inline void prepare_nccl() {
   }
 }
 
-// Pauses between questions: none at first, a tenth of a millisecond at last.
+// Pauses between polls: none at first, 0.1 ms later.
 class Pauses {
  public:
   void next() {
@@ -103,15 +103,15 @@ class NcclGroup {
     const std::lock_guard lock(mutex_);
     return *members_.emplace_back(std::make_unique<Member>());
   }
-  // The member's next call. Throws RankLost if the group is lost.
+  // Counts and returns the member's next call. Throws RankLost if the group is lost.
   [[nodiscard]] Call next(Member& member, Operation operation, Type type, index count) {
     const std::lock_guard lock(mutex_);
     check();
     return member.last = {operation, type, count, member.last.number + 1};
   }
 
-  // body(), which hands something to NCCL, under the lock; returns when it has been taken on. Throws RankLost if the
-  // group is lost, or becomes it now. `what` says in the message what was going on.
+  // Runs body(), which passes work to NCCL, under the lock; returns when NCCL has accepted it. Throws RankLost if the
+  // group is lost or gets lost now. `what` names the work in the message.
   template <class Body>
   void call(Member& member, const std::string& what, Body&& body) {
     {
@@ -121,11 +121,11 @@ class NcclGroup {
     }
     settle(member, what);
   }
-  // Returns when NCCL is no longer busy with what the member was asked for.
+  // Returns when NCCL has finished the member's pending request.
   void settle(const Member& member, const std::string& what) {
     wait([&] { return what; }, [&] { return settled(member, what); });
   }
-  // Returns when the stream's work is done. Every member is looked after meanwhile: the work may be any one's.
+  // Returns when the stream's work is done. Polls every member meanwhile, since the work may belong to any of them.
   void wait_for(cudaStream_t stream) {
     wait([&] { return calls(); }, [&] { return idle(stream); });
   }
@@ -134,7 +134,7 @@ class NcclGroup {
     const std::lock_guard lock(mutex_);
     give_up(fmt::format("rank {} gave up", rank));
   }
-  // Ends a member that is no longer used; its work is done before, within the deadline.
+  // Ends a member that is no longer used; waits for its work, at most until the deadline.
   void close(Member& member) noexcept {
     try {
       const std::string what = "the end of a communicator";
@@ -152,7 +152,7 @@ class NcclGroup {
     if (!lost_.empty()) throw RankLost(lost_);
   }
 
-  // Returns when done(); what(), under the lock, says in the message what was waited for.
+  // Returns when done(). what(), under the lock, names the awaited event in the message.
   template <class Text, class Done>
   void wait(Text&& what, Done&& done) {
     const auto start = std::chrono::steady_clock::now();
@@ -227,14 +227,14 @@ class NcclGroup {
 
 }  // namespace detail
 
-// One rank's end of a group of devices. Calls are put on the queue's stream, where they can be recorded into a CUDA
-// graph; the host waits in wait(queue), and for NCCL to take a call on. Sums have the order of the algorithm that NCCL
-// picks: the same bits again ask for the same ranks, and for NCCL_ALGO=Ring in the environment. A communicator and its
-// duplicates whose calls may run at the same time need one order of all their calls, and NCCL 2.26 or later, which
-// keeps it by NCCL_LAUNCH_ORDER_IMPLICIT=1: that is set here unless the environment has it, and 0 is refused.
+// One rank's end of a group of devices. Calls are put on the queue's stream and can be recorded into a CUDA graph; the
+// host waits in wait(queue), and until NCCL has accepted a call. The order of a sum is that of the algorithm that NCCL
+// picks: equal bits need the same ranks and NCCL_ALGO=Ring in the environment. A communicator and its duplicates, whose
+// calls may run at the same time, need one order of all their calls. NCCL 2.26 and later keep it with
+// NCCL_LAUNCH_ORDER_IMPLICIT=1, which is set here unless the environment has it; 0 is refused.
 //
-// Recordings must be gone before the communicator is: NCCL keeps what they use until then. One that goes while an
-// exception is on its way aborts, for the other ranks would wait.
+// Recordings must be destroyed before the communicator: NCCL keeps their resources until then. A communicator that an
+// exception destroys aborts, so that the other ranks do not wait.
 class Nccl {
  public:
   // The id by which the ranks of a group find each other: one rank makes it and sends it to the others. Throws Error if
@@ -247,9 +247,9 @@ class Nccl {
     return id;
   }
 
-  // Rank `rank` of `size`, on the thread's current device; returns when all have come. Throws Error for wrong numbers,
-  // a device that another rank has, or an NCCL that cannot be used, RankLost if a rank does not come within the
-  // deadline.
+  // Rank `rank` of `size`, on the thread's current device; returns when all ranks have come. Throws Error for wrong
+  // numbers, for a device that another rank has, and if NCCL cannot be used; RankLost if a rank does not come before
+  // the deadline.
   Nccl(int rank, int size, const ncclUniqueId& id, std::chrono::milliseconds deadline = default_deadline)
       : Nccl(std::make_shared<detail::NcclGroup>(deadline), rank, size) {
     if (size < 1 || rank < 0 || rank >= size) fail("rank {} of {} ranks: there is no such rank", rank, size);
@@ -342,7 +342,7 @@ class Nccl {
       if (part(displacements, rank).size != part(displacements, 0).size) return false;
     return true;
   }
-  // Calls each(rank, its part) for the parts that are not empty, as one call of NCCL's.
+  // Calls each(rank, its part) for the parts that are not empty, grouped into one NCCL call.
   template <class Each>
   ncclResult_t for_parts(Displacements displacements, Each&& each) const {
     if (const ncclResult_t started = ncclGroupStart(); started != ncclSuccess) return started;

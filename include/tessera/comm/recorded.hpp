@@ -1,5 +1,4 @@
-// A communicator that keeps account of its calls: totals for cost models, and the last calls for the report on a job
-// that was lost.
+// A communicator that records its calls: totals for cost models, and the last calls for the report about a lost job.
 #pragma once
 
 #include <array>

@@ -45,7 +45,7 @@ struct SettingFlag {
   Schedule value;
 };
 
-// One way to train, as a program's list of them knows it.
+// An entry of a program: an objective with an encoder on a machine, its flags and its functions.
 struct Entry {
   std::string objective, arch;
   bool frozen_patches = false;  // chosen by --stop-grad-conv1

@@ -1,4 +1,4 @@
-// Trains one objective on one kind of machine: what every entry of a program's list compiles.
+// Training of one objective on one kind of machine. Each entry of a program compiles it.
 #pragma once
 
 #include <algorithm>
@@ -211,7 +211,7 @@ template <class Encoder>
   return set;
 }
 
-// The line of a program's list for Objective on Machine.
+// The entry of a program for Objective on Machine.
 template <class Objective, class Machine>
 [[nodiscard]] Entry entry(std::string arch, bool frozen_patches = false) {
   using Image = typename Objective::Encoder::Image;

@@ -1,4 +1,4 @@
-// A trainer's whole state in one safetensors file. Needs nlohmann-json (tessera::io).
+// Checkpoints: the whole state of a trainer in one safetensors file. Needs nlohmann-json (tessera::io).
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ inline bool is_batch_count(const std::string& name) {
   return name.ends_with("num_batches_tracked");
 }
 
-// How a tensor of this name is stored.
+// The type of a tensor in the file, by its name.
 template <class Scalar>
 [[nodiscard]] io::Dtype stored_dtype(const std::string& name) {
   if (is_batch_count(name)) return io::Dtype::i64;
@@ -57,7 +57,7 @@ void write_tensors(const std::filesystem::path& path, const Backend& backend,
   io::write_safetensors(path, to_write, metadata);
 }
 
-// All of them or, if one does not fit or the file holds another, none.
+// Reads all tensors. Throws Error, and changes none, if one is missing or has another shape, or if the file has others.
 template <class Backend, class Scalar>
 void read_tensors(const std::string& path, const Backend& backend, const io::Safetensors& file,
                   const std::vector<NamedTensor<Scalar>>& tensors) {

@@ -295,7 +295,7 @@ class Trainer {
     steps_ = static_cast<long>(sum(communicator_.rank() == 0 ? static_cast<double>(steps) : 0));
     networks_.refresh(backend_);
   }
-  // Over the ranks.
+  // The sum of the ranks' values.
   [[nodiscard]] double sum(double value) {
     double* const place = &control_.data()->loss;
     backend_.upload(1, &value, place);

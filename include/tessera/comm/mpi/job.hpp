@@ -1,7 +1,7 @@
-// A job that MPI has started: its life, and messages whose waits end. What comm/mpi.hpp stands on.
+// A job that MPI has started: its life cycle, and messages with deadlines. The base of comm/mpi.hpp.
 //
-// Every wait polls, so that it ends when its deadline passes, when another thread calls abort(), and when another rank
-// sends the notice that it gave up.
+// Every wait polls. It ends when its deadline passes, when another thread calls abort(), and when another rank sends a
+// notice that it gave up.
 #pragma once
 
 #include <mpi.h>
@@ -37,7 +37,8 @@ inline void check_mpi(int code, std::string_view what) {
   if (code != MPI_SUCCESS) fail("{}: {}", what, mpi_error_text(code));
 }
 
-// MPI itself, and what a communicator and its duplicates share: how long calls wait, and whether the job is lost.
+// MPI itself, and the state that a communicator and its duplicates share: the deadline of calls, and whether the job is
+// lost.
 class MpiJob {
  public:
   using Clock = std::chrono::steady_clock;
@@ -58,9 +59,9 @@ class MpiJob {
   MpiJob(const MpiJob&) = delete;
   MpiJob& operator=(const MpiJob&) = delete;
 
-  // Finalises MPI if that has been initialised here and all ranks come within the deadline: MPI_Finalize waits for them
-  // for ever. Otherwise the launcher ends what is left of the job; a rank that heard of the failure from another one
-  // gives it a second to do so, for the exit code and the message of the other one tell more.
+  // Finalizes MPI if it was initialized here and all ranks come before the deadline, since MPI_Finalize would wait for
+  // them for ever. Otherwise the launcher ends the rest of the job. A rank that heard of the failure from another one
+  // waits a second, so that the exit code and the message of the other one come first.
   ~MpiJob();
 
   [[nodiscard]] int rank() const noexcept { return rank_; }
@@ -83,8 +84,8 @@ class MpiJob {
     if (lost()) throw RankLost(why());
   }
 
-  // Makes later calls fail, and those that wait as soon as they see it, here and, as far as notices get there, on the
-  // other ranks.
+  // Makes later calls fail, and waiting ones as soon as they see it, on this rank and on all ranks that a notice
+  // reaches.
   void lose(std::string_view why) {
     if (become_lost(why, Clock::duration::zero())) tell(why);
   }
@@ -161,7 +162,7 @@ class MpiJob {
     lost_.store(true, std::memory_order_release);
     return true;
   }
-  // Sends, and makes no progress beyond: buffers of calls that failed are not MPI's to write to any more.
+  // Sends without waiting for completion: buffers of failed calls no longer belong to MPI.
   void tell(std::string_view why) const {
     static Notice notice;  // outlives the sends
     why.copy(notice.data(), notice.size() - 1);
@@ -183,8 +184,7 @@ class MpiJob {
   std::string why_;
 };
 
-// How a thread waits that has nothing to do but poll: it spins for some microseconds, then lets others run, then
-// sleeps.
+// The way in which a polling thread waits: it spins for some microseconds, then yields, then sleeps.
 class Backoff {
  public:
   void reset() noexcept { polls_ = 0; }
@@ -219,7 +219,7 @@ class MpiTransfers {
     });
   }
   void barrier() { check(MPI_Ibarrier(communicator_, add({nobody, 0, false})), nobody); }
-  // Collective; the handle is there once all is complete.
+  // A collective call; the handle is valid when all is complete.
   void duplicate(MPI_Comm* to) { check(MPI_Comm_idup(communicator_, to, add({nobody, 0, false})), nobody); }
 
   // Returns when all messages have been sent and received.
@@ -241,7 +241,7 @@ class MpiTransfers {
     clear();
   }
 
-  // Leaves what is not complete. Nothing is received into its buffers once this returns.
+  // Gives up messages that are not complete. Nothing is received into their buffers once this returns.
   void drop() noexcept {
     for (std::size_t i = 0; i < messages_.size(); ++i)
       if (requests_[i] != MPI_REQUEST_NULL && messages_[i].receives) {
@@ -281,7 +281,7 @@ class MpiTransfers {
     fail_lost("with rank {}: {}", peer, mpi_error_text(code));
   }
 
-  // How many messages have been completed since the last time.
+  // The number of messages that have been completed since the last call.
   std::size_t poll() {
     int count = 0;
     done_.resize(requests_.size());
@@ -305,7 +305,7 @@ class MpiTransfers {
                 message.bytes);
   }
 
-  // Ranks that nothing came from; if there are none, those that took nothing.
+  // Names the ranks from which nothing came; if there are none, those that received nothing.
   [[nodiscard]] std::string silence(std::chrono::milliseconds deadline) const {
     std::vector<int> silent;
     for (const bool receives : {true, false})

@@ -1,4 +1,4 @@
-// A store's thread on all ranks but 0: finds rank 0, exchanges blobs with it, watches over it.
+// The thread of a store on all ranks but 0: it finds rank 0, exchanges blobs with it and watches it.
 #pragma once
 
 #include <sys/socket.h>

@@ -1,5 +1,5 @@
-// The connections of a store's thread: rank 0 has one for each other rank, and for strangers; the others have one, to
-// rank 0.
+// The connections of a store's thread. Rank 0 has one for each other rank, and for peers that have not said hello;
+// other ranks have one, to rank 0.
 #pragma once
 
 #include <chrono>
@@ -25,7 +25,7 @@ struct Connection {
   bool refused = false;
 };
 
-// When a rank that stays silent counts as lost.
+// The time of silence after which a rank counts as lost.
 [[nodiscard]] inline Clock::time_point lost_at(const Connection& connection, const StoreSettings& settings) {
   return connection.heard + beats_to_lose * settings.beat;
 }
@@ -36,7 +36,7 @@ struct Connection {
 
 using Connections = std::list<Connection>;
 
-// The last that ranks hear of this one: what happened, or goodbye if that is empty.
+// The last frame from this rank to others: what happened, or goodbye if that is empty.
 inline void send_final_status(Connections& connections, int rank, const std::string& final_status) {
   connections.remove_if([](const Connection& connection) { return connection.rank < 0; });
   const Packet packet =
@@ -49,7 +49,7 @@ inline void send_final_status(Connections& connections, int rank, const std::str
   connections.remove_if([](Connection& connection) { return !connection.channel.drain(); });
 }
 
-// Until all others have hung up: a connection that is closed with bytes unread takes its last words along.
+// Waits until all others have closed: closing a connection with unread bytes would discard the last frame.
 inline void drain(Connections& connections) {
   constexpr std::chrono::milliseconds linger{2000};  // that a farewell may take
   const Clock::time_point end = Clock::now() + linger;

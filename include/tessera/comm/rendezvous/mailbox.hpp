@@ -1,4 +1,4 @@
-// Between those who call a store and its thread: what is posted, what has come, what went wrong.
+// The state that callers of a store and its thread share: posted blobs, received blobs, failures.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace comm::detail {
 
-// One exchange: the blobs that are here.
+// The blobs of one exchange that have arrived.
 struct Round {
   explicit Round(int ranks = 0) : blobs(static_cast<std::size_t>(ranks)), here(blobs.size()) {}
 
@@ -49,7 +49,7 @@ class Mailbox {
  public:
   Mailbox(int rank, int ranks, std::chrono::milliseconds deadline) : rank_(rank), ranks_(ranks), deadline_(deadline) {}
 
-  // ---- those who call
+  // ---- for callers
 
   [[nodiscard]] std::vector<Blob> exchange(std::span<const std::byte> mine) {
     std::unique_lock lock(mutex_);
@@ -58,14 +58,14 @@ class Mailbox {
     round_ = Round(ranks_);
     posted_ = Post{++rounds_, Blob(mine.begin(), mine.end())};
     wake_up_.ring();
-    // Rank 0 knows who is missing and says so at the deadline; one second is for its word to arrive.
+    // Rank 0 knows which ranks are missing and sends their names at the deadline; its message has one second to arrive.
     const auto over = [&] { return round_.complete() || !failure_.empty(); };
     if (!changed_.wait_for(lock, deadline_ + std::chrono::seconds(1), over))
       fail_with(fmt::format("rank {} waited {:.1f} s for rank 0 in exchange {}", rank_, seconds(deadline_), rounds_));
     if (!round_.complete()) check();
     return std::move(round_.blobs);
   }
-  // This rank cannot go on.
+  // Tells that this rank cannot go on.
   void give_up(std::string why) {
     const std::lock_guard lock(mutex_);
     if (failure_.empty()) fail_with(std::move(why));
@@ -77,9 +77,9 @@ class Mailbox {
     wake_up_.ring();
   }
 
-  // ---- the store's thread
+  // ---- for the store's thread
 
-  // Rings when there is something to post, or when it is time to leave.
+  // The descriptor that becomes readable when there is something to post, or when it is time to leave.
   [[nodiscard]] int wake_up() const noexcept { return wake_up_.descriptor(); }
 
   // False when it is time to leave.
@@ -106,7 +106,7 @@ class Mailbox {
     round_ = std::move(round);
     changed_.notify_all();
   }
-  // One of them. False if it does not belong there.
+  // Takes one blob. False if it does not belong to the exchange.
   [[nodiscard]] bool put(std::uint32_t exchange, std::uint32_t rank, std::span<const std::byte> blob) {
     const std::lock_guard lock(mutex_);
     if (exchange != rounds_ || !round_.put(rank, blob)) return false;
@@ -114,7 +114,7 @@ class Mailbox {
     return true;
   }
 
-  // The others must hear of this too. False if this rank had given up before.
+  // Records a failure that the other ranks must hear of. False if this rank had given up before.
   [[nodiscard]] bool note(const std::string& failure, bool refused) {
     const std::lock_guard lock(mutex_);
     if (!failure_.empty()) return false;
@@ -123,7 +123,7 @@ class Mailbox {
     changed_.notify_all();
     return true;
   }
-  // Rank 0 left as it should: calls fail, and nobody else has to hear of it.
+  // Records that rank 0 left regularly: calls fail, and no other rank has to hear of it.
   void note_goodbye() {
     const std::lock_guard lock(mutex_);
     if (failure_.empty()) failure_ = "rank 0 has said goodbye";

@@ -31,13 +31,13 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace comm {
 
-// One rank's end. Its thread does all the work, so that a rank that computes is not taken for lost.
+// One rank's end. Its thread does all the work, so that a busy rank does not look lost.
 //
-// A rank is lost when its connection ends without a goodbye, or when it is silent for five beats; all ranks learn which
-// one it was. So they do if a store is destroyed by an exception, or if a rank calls abort(). Then, or if an exchange's
-// deadline passes, or if rank 0 refuses this rank, calls throw, those that wait too, and on_loss(message) is called
-// once, by the store's thread, unless it was this rank that gave up. It must not throw, nor destroy the store. To leave
-// with a goodbye is no loss, but exchanges that need the rank throw, and nobody watches once rank 0 has left.
+// A rank is lost when its connection ends without a goodbye or is silent for five beats; all ranks learn which one. The
+// same happens if an exception destroys a store, or if a rank calls abort(). After that, at the deadline of an
+// exchange, and if rank 0 refuses this rank, calls throw, waiting ones too, and the store's thread calls
+// on_loss(message) once, unless this rank gave up itself. on_loss must not throw, nor destroy the store. Leaving with a
+// goodbye is no loss, but exchanges that need the rank throw, and nobody watches once rank 0 has left.
 class Store {
  public:
   using Blob = detail::Blob;
@@ -86,7 +86,7 @@ class Store {
     return mailbox_.exchange(mine);
   }
 
-  // Rank 0's blob; what others give is not looked at. For the rest like exchange, and one in their order.
+  // The blob of rank 0; blobs of other ranks are ignored. Otherwise like exchange, and counted in the same order.
   [[nodiscard]] Blob broadcast(std::span<const std::byte> blob) {
     return std::move(exchange(place_.rank == 0 ? blob : std::span<const std::byte>{}).front());
   }

@@ -1,4 +1,4 @@
-// A store's thread on rank 0: listens, lets ranks in, gathers their blobs, watches over them.
+// The thread of a store on rank 0: it listens, admits ranks, gathers their blobs and watches them.
 #pragma once
 
 #include <sys/socket.h>
@@ -52,7 +52,7 @@ class StoreServer {
     }
   }
 
-  // After a failure, those that come late are told why, until the store is destroyed.
+  // After a failure, ranks that come late are told the reason until the store is destroyed.
   void tell_newcomers(const std::string& why) {
     ended_ = why;
     while (!ended_.empty() && !mailbox_.destroyed()) {
@@ -183,8 +183,8 @@ class StoreServer {
     connection.channel.send(encode_text(Kind::refused, 0, why));
   }
 
-  // Takes one of those who wait for a connection. Strangers come and go without limit, but at most two connections for
-  // each rank are here at a time; the stranger that came first gives way: ranks say hello at once.
+  // Accepts one waiting connection. The number of connections over time is not limited, but at most two per rank are
+  // open at a time; the oldest one without a hello is closed, since ranks say hello at once.
   void admit() {
     Endpoint from;
     Descriptor socket(::accept4(listener_.get(), from.address(), &from.size, SOCK_CLOEXEC | SOCK_NONBLOCK));
@@ -198,7 +198,7 @@ class StoreServer {
     if (!full) connections_.push_back({Channel(std::move(socket)), from.text(), Clock::now()});
   }
 
-  // Sends what is to be sent, and finds those that have been silent for too long.
+  // Sends pending frames, and finds ranks that have been silent for too long.
   void serve_connections(Clock::time_point now) {
     for (auto connection = connections_.begin(); connection != connections_.end();) {
       const auto one = connection++;
@@ -227,7 +227,7 @@ class StoreServer {
     return true;
   }
 
-  // An exchange that cannot end, because somebody left or is late, is a loss.
+  // Reports a loss if an exchange cannot end because a rank left or is late.
   void check_round(Clock::time_point now) {
     if (gathering_.count == 0) return;
     std::string left, late, absent;

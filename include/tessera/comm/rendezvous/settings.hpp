@@ -1,4 +1,4 @@
-// How ranks that meet at a store know each other: the job's token; and how long they wait.
+// Settings of a store: the job's token, by which its ranks recognize each other, and times.
 #pragma once
 
 #include <fcntl.h>
@@ -52,7 +52,7 @@ namespace detail {
   return parse_token(digits, path);
 }
 
-// Takes the same time whatever the bytes are.
+// Takes the same time for all values of the bytes.
 [[nodiscard]] inline bool same_token(const Token& token, std::span<const std::byte> other) {
   if (other.size() != token.size()) return false;
   volatile unsigned difference = 0;

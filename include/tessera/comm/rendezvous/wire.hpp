@@ -39,7 +39,7 @@ using Blob = std::vector<std::byte>;
   return std::strerror(errno);
 }
 
-// A text that came from elsewhere, fit for a terminal.
+// A text from another process; its control characters become '?', so that a terminal can show it.
 [[nodiscard]] inline std::string printable(std::span<const std::byte> bytes) {
   std::string text;
   for (const std::byte byte : bytes) {
@@ -58,7 +58,7 @@ template <class Time>
   return one < other ? one : other;
 }
 
-// A file descriptor that nobody else closes.
+// An owned file descriptor.
 class Descriptor {
  public:
   explicit Descriptor(int descriptor = -1) noexcept : descriptor_(descriptor) {}
@@ -87,7 +87,7 @@ struct Endpoint {
   [[nodiscard]] const sockaddr* address() const noexcept {
     return static_cast<const sockaddr*>(static_cast<const void*>(&storage));
   }
-  // Not open, with errno, if the machine does not speak this family of addresses.
+  // A socket of the address's family. Not open, with errno, if the machine does not support it.
   [[nodiscard]] Descriptor socket() const {
     return Descriptor(::socket(storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   }
@@ -116,7 +116,8 @@ struct Endpoint {
   }
 };
 
-// None, and why, if the name is not known (yet). It may take as long as the system's resolver.
+// The addresses of a name; none, with the reason, if it is not known (yet). It may take as long as the system's
+// resolver.
 [[nodiscard]] inline std::vector<Endpoint> resolve(const std::string& host, int port, std::string& why) {
   addrinfo hints{}, *found = nullptr;
   hints.ai_socktype = SOCK_STREAM;
@@ -145,7 +146,7 @@ class WakeUp {
     rung_ = Descriptor(ends[1]);
   }
   void ring() const noexcept {
-    // A full pipe rings already.
+    // If the pipe is full, the thread is woken already.
     while (::write(rung_.get(), "", 1) < 0 && errno == EINTR) continue;
   }
   void silence() const noexcept {
