@@ -82,7 +82,7 @@ class PinnedBuffer {
   index size_ = 0;
 };
 
-// Work that was recorded once and is replayed as one CUDA graph.
+// Work that is recorded once and replayed as one CUDA graph.
 class Recording {
  public:
   [[nodiscard]] bool empty() const noexcept { return graph_ == nullptr; }
@@ -94,7 +94,7 @@ class Recording {
   Owned<cudaGraphExec_t, cudaGraphExecDestroy> graph_;
 };
 
-// One device. Work is put in order on one stream and done later; what reads results on the host waits for it first.
+// One device. Work is queued on one stream and done asynchronously; calls that bring results to the host wait for it.
 template <class Scalar_>
 class Backend {
   static_assert(std::is_same_v<Scalar_, float> || std::is_same_v<Scalar_, bf16>,
@@ -126,7 +126,7 @@ class Backend {
   // True while nothing is computed: the arena's height is found, or algorithms of products are chosen.
   [[nodiscard]] bool planning() const noexcept { return arena_.planning() || products_.choosing(); }
 
-  // Runs body, a step in memory that was planned for it, for its products alone: finds the fastest algorithm for each.
+  // Runs body, a step whose memory is planned, only to find the fastest algorithm for each of its products.
   template <class Body>
   void choose_products(Body&& body) {
     products_.set_choosing(true);
@@ -149,15 +149,15 @@ class Backend {
 
   void wait() const { check(cudaStreamSynchronize(stream()), "a kernel of the step"); }
 
-  // to[0, count) = from[0, count), from host to device memory, in the stream's order. The host's may be reused at once,
-  // unless it is pinned.
+  // to[0, count) = from[0, count), from host to device memory, in the stream's order. The host may reuse `from` at
+  // once, unless it is pinned memory.
   template <class Element>
   void upload(index count, const Element* from, Element* to) const {
     check(
         cudaMemcpyAsync(to, from, static_cast<std::size_t>(count) * sizeof(Element), cudaMemcpyHostToDevice, stream()),
         "cudaMemcpyAsync");
   }
-  // The other direction; waits.
+  // The copy from device to host memory; blocks the host until it is done.
   template <class Element>
   void download(index count, const Element* from, Element* to) const {
     check(
@@ -165,7 +165,7 @@ class Backend {
         "cudaMemcpyAsync");
     wait();
   }
-  // Within the device, in the stream's order.
+  // The copy within the device, in the stream's order.
   template <class Element>
   void copy(index count, const Element* from, Element* to) const {
     if (planning()) return;
@@ -179,7 +179,7 @@ class Backend {
     check(cudaMemsetAsync(to, 0, static_cast<std::size_t>(count) * sizeof(Element), stream()), "cudaMemsetAsync");
   }
 
-  // Does what body() puts on the stream: records it the first time, replays the recording every time.
+  // Replays the work that body() puts on the stream. The first call records it.
   template <class Body>
   void replay(Recording& recording, Body&& body) {
     if (recording.empty()) record(recording, std::forward<Body>(body));

@@ -23,8 +23,8 @@ template <int count, class Scalar>
 
 inline constexpr int batch_norm_threads = 256;
 
-// How rows are cut for blocks: every view into `chunks` of `chunk` rows (the last may have fewer), `tiles` blocks to
-// each.
+// The division of rows among blocks: every view has `chunks` chunks of `chunk` rows (the last may have fewer), and each
+// chunk has `tiles` blocks.
 struct RowChunks {
   index views, rows, chunk, chunks;  // rows: of a view
   int tiles;
@@ -41,13 +41,13 @@ struct ColumnTile {
   static constexpr int span = across * width, down = batch_norm_threads / across;
   static constexpr index shared_bytes = 2 * down * span * static_cast<index>(sizeof(float));
 
-  // For passes that leave nothing behind: short blocks.
+  // For passes without partial sums: short blocks.
   static RowChunks many(index views, index all_rows) {
     constexpr index chunk = rows_of_thread * down;
     const index rows = all_rows / views;
     return {views, rows, chunk, divide_up(rows, chunk), tiles};
   }
-  // For sums, which every block leaves behind: as many blocks as are on a large device at a time.
+  // For sums, of which every block writes one: as many blocks as a large device runs at a time.
   static RowChunks few(index views, index all_rows) {
     constexpr index blocks = 512;
     RowChunks cut = many(views, all_rows);
@@ -59,8 +59,8 @@ struct ColumnTile {
   }
 };
 
-// What falls to the running thread: `width` columns from `column` on, and of the chunk's rows [first, last) every
-// down-th from `row` on; no rows if the tile has no place for the thread.
+// The part of the running thread: `width` columns from `column` on, and of the chunk's rows [first, last) every down-th
+// from `row` on; no rows if the tile has no place for the thread.
 template <class Tile, int columns>
 struct TilePlace {
   int across, down, tile, column;

@@ -94,7 +94,7 @@ inline constexpr int softmax_threads = 256;
 struct LogSum {
   float largest = -std::numeric_limits<float>::infinity(), sum = 0;
 
-  // Of these and the others together.
+  // The maximum and the sum of both sets of logits together.
   __device__ void add(LogSum other, float scale) {
     const float both = other.largest > largest ? other.largest : largest;
     if (both == -std::numeric_limits<float>::infinity()) return;
@@ -103,7 +103,8 @@ struct LogSum {
   }
 };
 
-// Of the whole block's, which every thread receives. room: softmax_threads / warp_size of shared memory.
+// The maximum and the sum over the logits of all threads of the block; every thread receives them. room: shared memory
+// for softmax_threads / warp_size of them.
 __device__ inline LogSum sum_over_block(LogSum value, float scale, LogSum* room) {
   TESSERA_UNROLL
   for (int distance = warp_size / 2; distance > 0; distance /= 2)

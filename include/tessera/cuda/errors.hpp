@@ -1,4 +1,4 @@
-// From status codes of CUDA and cuBLASLt to sentences.
+// Errors with sentences for the status codes of CUDA and cuBLASLt.
 #pragma once
 
 #include <cublasLt.h>

@@ -1,4 +1,4 @@
-// Work beside a backend's own, in its order where it must be: what a communicator does while the backend computes.
+// A lane: a stream beside the backend's, for the calls of a communicator while the backend computes.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,8 +13,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace cuda {
 
-// A stream beside the backend's, which must outlive it. Events order the two, so that a recording of the backend takes
-// in what is started and joined within it.
+// The backend must outlive the lane. Events order the two streams, so that a recording of the backend contains the work
+// that is started and joined within it.
 template <class Backend>
 class Lane {
  public:
@@ -25,8 +25,8 @@ class Lane {
   [[nodiscard]] cudaStream_t stream() const noexcept { return stream_.get(); }
   [[nodiscard]] bool planning() const noexcept { return backend_.planning(); }
 
-  // Calls body(lane) now. What it puts on the stream begins when the work that the backend has been given so far is
-  // done, and is done in order with what was started before. A body that throws is joined.
+  // Calls body(lane) now. Its work on the stream follows the backend's work so far and the lane's earlier work. A body
+  // that throws is joined.
   template <class Body>
   void start(Body&& body) {
     if (planning()) return std::forward<Body>(body)(*this);
@@ -41,15 +41,15 @@ class Lane {
     }
   }
 
-  // The backend's further work begins when all that was started is done. May be left out before another start, but not
-  // at the end of a recording.
+  // Later work of the backend waits for the lane's work. It may be left out before another start, but not at the end of
+  // a recording.
   void join() {
     if (!std::exchange(running_, false)) return;
     joined_.record(stream());
     joined_.hold(backend_.stream());
   }
 
-  // The host waits for what was started.
+  // Blocks the host until the lane's work is done.
   void wait() const { check(cudaStreamSynchronize(stream()), "work beside the step"); }
 
  private:

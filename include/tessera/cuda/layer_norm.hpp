@@ -10,8 +10,8 @@ namespace cuda {
 
 namespace detail {
 
-// How a block's threads hold rows in registers: `warps` warps to a row, `teams` rows at a time; vector v of a lane
-// starts at column (v * lanes + lane) * width. most_values: what a lane may hold of a row.
+// The distribution of rows over the registers of a block: `warps` warps hold a row, `teams` rows at a time; vector v of
+// a lane starts at column (v * lanes + lane) * width. most_values: the most values of a row that a lane may hold.
 template <class Scalar, int columns, int most_values>
 struct RowShare {
   static constexpr int width = vector_width<Scalar>(columns);

@@ -31,7 +31,8 @@ inline const bf16* operand(MasterAndCopy<bf16> values) {
 
 inline constexpr int sum_columns = 64, sum_rows = 512;
 
-// partial[piece][c] = sum over sum_rows rows of x[r][c]: 32 threads across, two columns each, 8 down.
+// partial[piece][c] = sum over the sum_rows rows of a piece of x[r][c]. A block has sum_columns threads across, one for
+// each column, and blockDim.x / sum_columns down, among which its rows are divided.
 template <class Scalar>
 __global__ void partial_sums_kernel(index rows, index columns, const Scalar* x, Accumulator<Scalar>* partial) {
   auto* const room = reinterpret_cast<Accumulator<Scalar>*>(shared_memory());
@@ -51,7 +52,7 @@ __global__ void partial_sums_kernel(index rows, index columns, const Scalar* x, 
   partial[static_cast<index>(blockIdx.y) * columns + column] = sum;
 }
 
-// sums[c] = sum over rows of x[r][c]; sums is assigned. In two steps, if there are many rows.
+// Assigns sums[c] = sum over rows of x[r][c], piece by piece if there are many rows.
 template <class Scalar, class Element>
 void column_sums(Backend<Scalar>& backend, index rows, index columns, const Element* x, Accumulator<Scalar>* sums) {
   constexpr int threads = 4 * sum_columns;

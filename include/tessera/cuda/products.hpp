@@ -41,7 +41,7 @@ struct Product {
   float scale = 1;
 };
 
-// Hopper's kernels want this much room for themselves.
+// Workspace in bytes: the size that cuBLASLt recommends for Hopper.
 inline constexpr index product_workspace = index{32} << 20;
 
 namespace detail {
@@ -194,8 +194,8 @@ class Products {
     handle_.reset(handle);
   }
 
-  // While true, a product that is asked for is not one of the step: its algorithms are timed, on whatever its operands
-  // hold, and the fastest is taken from then on. Otherwise the first that cuBLASLt proposes is.
+  // While `choosing`, a call does not compute its product for the step: it times the algorithms, with the operands as
+  // they are, and the fastest is used from then on. Without that, the first one that cuBLASLt proposes is used.
   [[nodiscard]] bool choosing() const noexcept { return choosing_; }
   void set_choosing(bool choosing) noexcept { choosing_ = choosing; }
 

@@ -25,12 +25,15 @@ __device__ inline float exp2(float x) {
   return result;
 }
 
-// d (16 x 8) += a (16 x 16) b (16 x 8), by a whole warp: bf16 operands, float sums. With group = lane / 4 and
-// t = lane % 4, a thread holds, two of a register's halves side by side,
-//   a[0] = A(group, 2t..2t+1)      a[1] = A(group + 8, 2t..)     a[2] = A(group, 2t + 8..)  a[3] = A(group + 8, 2t
-//   + 8..) b[0] = B(2t..2t+1, group)      b[1] = B(2t + 8.., group) d[0..1] = D(group, 2t..2t+1)   d[2..3] = D(group +
-//   8, 2t..2t+1)
-// (PTX ISA, "Matrix Fragments for mma.m16n8k16").
+// d (16 x 8) += a (16 x 16) b (16 x 8), by a whole warp: bf16 operands, float sums. A register of a or b has two
+// neighbouring values. With group = lane / 4 and t = lane % 4, a thread holds (PTX ISA, "Matrix Fragments for
+// mma.m16n8k16"):
+// clang-format off
+//   a[0] = A(group,     2t..2t+1)     a[2] = A(group,     2t+8..2t+9)
+//   a[1] = A(group + 8, 2t..2t+1)     a[3] = A(group + 8, 2t+8..2t+9)
+//   b[0] = B(2t..2t+1, group)         b[1] = B(2t+8..2t+9, group)
+//   d[0..1] = D(group, 2t..2t+1)      d[2..3] = D(group + 8, 2t..2t+1)
+// clang-format on
 __device__ inline void mma_16x8x16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"

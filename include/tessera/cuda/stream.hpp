@@ -1,4 +1,4 @@
-// Streams and events of the CUDA runtime, owned.
+// Streams and events of the CUDA runtime with an owner.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -34,7 +34,7 @@ class Stream {
   Owned<cudaStream_t, cudaStreamDestroy> stream_;
 };
 
-// A mark in a stream's work.
+// An event of a stream.
 class Event {
  public:
   Event() {
@@ -44,11 +44,11 @@ class Event {
   }
 
   void record(cudaStream_t stream) const { check(cudaEventRecord(event_.get(), stream), "cudaEventRecord"); }
-  // The stream goes on, or the host does, when the mark has been reached. One that was never recorded counts as
-  // reached.
+  // hold(stream): work that is queued on `stream` after this call waits for the event. wait(): blocks the host until
+  // then. An event that was never recorded does not wait.
   void hold(cudaStream_t stream) const { check(cudaStreamWaitEvent(stream, event_.get(), 0), "cudaStreamWaitEvent"); }
   void wait() const { check(cudaEventSynchronize(event_.get()), "work on the device"); }
-  // Milliseconds between two marks; waits for this one.
+  // Milliseconds from `start` to this event; blocks the host until this event.
   [[nodiscard]] float since(const Event& start) const {
     wait();
     float milliseconds = 0;

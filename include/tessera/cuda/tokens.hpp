@@ -56,7 +56,7 @@ void gather(Backend<Scalar>& backend, index images, Source source, const Scalar*
          gather_kernel<width, Source, Scalar>, source, from, to);
 }
 
-// Which vector of an image a vector of its patches is, and the reverse. A row of a patch is `run` vectors.
+// Maps a vector of an image's patches to its place in the image, and back. A row of a patch has `run` vectors.
 template <int channels, int size, int patch, int width>
 struct PatchGeometry {
   static constexpr unsigned to_count = channels * size * size / width, from_count = to_count;

@@ -28,7 +28,7 @@ __device__ float row_product(const bf16* a, const bf16* b, bool exists) {
   return quad_sum(sum);
 }
 
-// Of one query: log2 of its sum of weights, infinite if there is no such query, and out * d_out.
+// The values of one query: log2 of its sum of weights, infinite if there is no such query, and out * d_out.
 struct alignas(8) Statistics {
   float exponent, product;
 };

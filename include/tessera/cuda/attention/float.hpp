@@ -30,7 +30,7 @@ struct PlainHead : HeadShape<tokens_, heads_, width_> {
 
 using Four = Vector<float, 4>;  // a value of each of a warp's rows
 
-// What one warp computes with, of one operand: own rows (dim), weights of 32 passing rows, and these rows (tile).
+// The shared memory of one warp for one operand: its own rows (dim), weights of 32 passing rows, and these rows (tile).
 template <class Head>
 struct PlainOperand {
   Four *own, *weights;

@@ -14,10 +14,10 @@ namespace cuda::detail {
 
 // Operands are tiles of 16 rows. Left ones are in registers, a[k] holding columns [16k, 16k + 16); right ones are rows
 // of shared memory, `pitch` values apart; sums[n] holds columns [8n, 8n + 8) as ptx::mma_16x8x16 returns them: of a
-// thread's four values, two are in row `lane / 4` and two eight rows below. What is beyond a matrix's edge is zero.
+// thread's four values, two are in row `lane / 4` and two eight rows below. Values beyond a matrix's edge are zero.
 
-// The number of warps, 4 to 6 or all that are needed, that leaves fewest idle where each takes a tile. Two blocks of 6
-// have 168 registers to a thread.
+// Picks 4, 5 or 6 warps per block so that the last round of tiles leaves the fewest warps idle; fewer if there are
+// fewer tiles. With 6 warps, two blocks fit on a multiprocessor with 168 registers per thread.
 constexpr int balanced_warps(int tiles) {
   int best = tiles < 6 ? tiles : 6;
   for (int warps = best - 1; warps >= 4; --warps)
