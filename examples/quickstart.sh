@@ -11,7 +11,8 @@ echo "Building (about a minute, once)"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 build=build/quickstart
-{ cmake --preset release -B "$build" -DTESSERA_BUILD_BENCH=OFF -DTESSERA_ARCHS=vit_tiny -DTESSERA_OBJECTIVES=moco_v3 &&
+{ cmake --preset release -B "$build" -DTESSERA_BUILD_BENCH=OFF -DTESSERA_ARCHS=vit_tiny -DTESSERA_OBJECTIVES=moco_v3 \
+  -DTESSERA_STOP_GRAD_CONV1=OFF &&
   cmake --build "$build" --target pretrain probe extract_features; } >"$log" 2>&1 || { cat "$log"; exit 1; }
 
 data=(--data /usr/share/datasets/fashion-mnist

@@ -11,6 +11,7 @@ set(TESSERA_ARCHS vit_tiny vit_small CACHE STRING "Encoders of the example progr
 set(TESSERA_OBJECTIVES all CACHE STRING "Objectives of the example programs, or 'all'; TESSERA_OBJECTIVES_Cpu, _MpiCpu, \
 _Cuda and _NcclCuda pick for one machine")
 
+option(TESSERA_STOP_GRAD_CONV1 "Compile encoders for --stop-grad-conv1 too; TESSERA_STOP_GRAD_CONV1_Cpu, ... for one machine" ON)
 set(TESSERA_CUDA_ARCHS 80-real 90a-real CACHE STRING "Compute capabilities that the programs for CUDA are compiled for")
 
 # tessera_pick(RESULT WHAT WANTED ALL...): WANTED, of which each must be one of ALL; all of them for 'all'.
@@ -39,6 +40,10 @@ function(tessera_entries library machine header suffix)
     set(wanted "${TESSERA_OBJECTIVES_${machine}}")
   endif()
   tessera_pick(objectives TESSERA_OBJECTIVES "${wanted}" ${TESSERA_ALL_OBJECTIVES})
+  set(stop_grad_conv1 ${TESSERA_STOP_GRAD_CONV1})
+  if(DEFINED TESSERA_STOP_GRAD_CONV1_${machine})
+    set(stop_grad_conv1 ${TESSERA_STOP_GRAD_CONV1_${machine}})
+  endif()
   foreach(objective IN LISTS objectives)
     foreach(arch IN LISTS archs)
       if(objective STREQUAL "mae" AND arch IN_LIST TESSERA_CONV_ARCHS)
@@ -48,7 +53,7 @@ function(tessera_entries library machine header suffix)
         set(frozen false)
         if(embed STREQUAL "FrozenPatches")
           set(frozen true)
-          if(arch IN_LIST TESSERA_CONV_ARCHS OR NOT objective IN_LIST TESSERA_FROZEN_OBJECTIVES)
+          if(NOT stop_grad_conv1 OR arch IN_LIST TESSERA_CONV_ARCHS OR NOT objective IN_LIST TESSERA_FROZEN_OBJECTIVES)
             continue()
           endif()
         endif()

@@ -147,6 +147,7 @@ class Pretrain(Case):
     def test_flags(self):
         self.keep_results()
         self.refuses("--data is required", PRETRAIN)
+        self.refuses("--stop-grad-conv1|mae|vit_tiny|TESSERA_STOP_GRAD_CONV1", *self.pretrain, "--objective", "mae")
         for flag in ("--unknown", "--batch", "--moco-dim", "--moco-mlp-dim"):
             self.refuses(flag, *self.pretrain, flag, "3")
         for flag in ("--batch-size", "--epochs", "--lr", "--seed", "--threads", "--knn-every", "--moco-t"):

@@ -194,7 +194,7 @@ class Faults:
         shutil.rmtree(pids, ignore_errors=True)
         pids.mkdir()
         job += ["-np", str(ranks), sys.executable, str(pathlib.Path(__file__).resolve()), "--rank", str(pids)]
-        job += [str(victim), fault, self.program, "--data", str(self.folder / "data"), "--stop-grad-conv1"]
+        job += [str(victim), fault, self.program, "--data", str(self.folder / "data")]
         job += ["--batch-size", "12", "--epochs", "10", "--warmup-epochs", "0.5", "--threads", "1"]
         job += ["--save-every", "10", "--rank-timeout", str(RANK_TIMEOUT), *arguments]
         with open(self.folder / "output", "w") as output, open(self.folder / "errors", "w") as errors:

@@ -66,7 +66,8 @@ class Choice {
     check_objective(objective);
     if (same_arch == nullptr)
       fail("--arch {}: this program has {} (TESSERA_ARCHS in CMake picks what is compiled)", arch, archs(objective));
-    fail("--stop-grad-conv1: {} with {} is not compiled {} it", objective, arch, frozen ? "with" : "without");
+    fail("--stop-grad-conv1: {} with {} is not compiled {} it (TESSERA_STOP_GRAD_CONV1 in CMake)", objective, arch,
+         frozen ? "with" : "without");
   }
 
   [[nodiscard]] std::string objectives() const {
