@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,7 +11,6 @@
 #include <fstream>
 #include <memory>
 #include <stdexcept>
-#include <system_error>
 #include <thread>
 
 #include "tessera/data/any_dataset.hpp"
@@ -451,28 +449,6 @@ TEST(Loader, NamesAWrongOption) {
   EXPECT_THAT([&] { data::Loader loader(none, TwoViews{}, options(1)); },
               testing::ThrowsMessage<Error>(testing::HasSubstr("data set is empty")));
   EXPECT_TRUE(data::epoch_order(0, 1, 0).empty());
-}
-
-// With room for the stacks of a few threads only, in a process of its own.
-TEST(Loader, AThreadThatCannotStartIsAnException) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "the sanitizers need the address space";
-#endif
-  const auto images = noise(47);
-  const auto construct = [&] {
-    long pages = 0;
-    std::ifstream("/proc/self/statm") >> pages;
-    const rlim_t size = static_cast<rlim_t>(pages) * static_cast<rlim_t>(::sysconf(_SC_PAGESIZE)) + (rlim_t{1} << 27);
-    const rlimit limit{size, size};
-    if (::setrlimit(RLIMIT_AS, &limit) != 0) return 1;
-    try {
-      data::Loader loader(images, TwoViews{}, options(4096));
-    } catch (const std::system_error&) {
-      return 0;
-    }
-    return 2;
-  };
-  EXPECT_EXIT(std::_Exit(construct()), testing::ExitedWithCode(0), "");
 }
 
 class Idx : public testing::Test {

@@ -14,7 +14,7 @@
 #include "tessera/objectives/moco_v3.hpp"
 #include "tessera/optim/optimizer.hpp"
 
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if defined(__GLIBC__)
 
 namespace {
 std::atomic<long> allocations{0};
