@@ -9,7 +9,7 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// How BatchNorm normalises. train: with the statistics of the batch, and it updates the running statistics. evaluate:
+// The mode of BatchNorm. train: with the statistics of the batch, and it updates the running statistics. evaluate:
 // with the running statistics (docs/method.md, 2.8).
 enum class Mode { train, evaluate };
 

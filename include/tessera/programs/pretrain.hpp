@@ -207,6 +207,7 @@ inline int pretrain(int argc, char** argv, const Choice& choice) {
 inline int pretrain(int argc, char** argv, const std::vector<Entry>& entries) {
   std::string name = std::filesystem::path(argv[0]).filename().string();
   return guarded(name, [&] {
+    if (entries.empty()) fail("this program has no entry: TESSERA_ARCHS and TESSERA_OBJECTIVES in CMake pick them");
     if (entries.front().many_ranks)
       if (const comm::Place place = comm::find_place(); place.size > 1) name += fmt::format(": rank {}", place.rank);
     return detail::pretrain(argc, argv, detail::Choice(entries));
