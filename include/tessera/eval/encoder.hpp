@@ -46,6 +46,7 @@ class Encoder {
   // tensor that is missing or has another shape.
   explicit Encoder(const std::filesystem::path& path, const EncoderOptions& options = {}) : backend_(options.threads) {
     const io::Safetensors file(path);
+    normalization_ = options.normalization ? *options.normalization : normalization_in(file, path.string());
     const std::string prefix = options.prefix ? *options.prefix : prefix_in(file, path.string());
     for (const Entry& entry : Layout<Model>::entries) {
       float* const to = (entry.role == Role::statistic ? statistics_ : parameters_).data() + entry.offset;
@@ -54,7 +55,6 @@ class Encoder {
           std::vector<std::int64_t>(entry.shape.extents.begin(), entry.shape.extents.begin() + entry.shape.rank),
           std::span<float>(to, static_cast<std::size_t>(entry.size())));
     }
-    normalization_ = options.normalization ? *options.normalization : normalization_in(file, path.string());
     batch_ = options.batch > 0 ? options.batch : batch_in(file);
     encode(nullptr, nullptr, batch_);
     backend_.arena().commit();

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -39,6 +40,15 @@ template <class Scalar>
 void write_npy(const std::filesystem::path& path, const Scalar* values, std::size_t rows, std::size_t columns) {
   const std::array<std::size_t, 2> shape{rows, columns};
   write_npy(path, xt::adapt(values, rows * columns, xt::no_ownership(), shape));
+}
+
+// True if the file starts as .npy files do.
+[[nodiscard]] inline bool is_npy(const std::filesystem::path& path) {
+  const detail::Descriptor file(path, O_RDONLY);
+  std::array<char, 6> start{};
+  if (file.size() < start.size()) return false;
+  file.read(0, std::as_writable_bytes(std::span(start)));
+  return std::string_view(start.data(), start.size()) == "\x93NUMPY";
 }
 
 namespace detail {

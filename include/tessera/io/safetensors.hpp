@@ -1,4 +1,8 @@
-// The safetensors format: an 8-byte header length, a JSON header, raw tensors. Needs nlohmann-json (tessera::io).
+// The safetensors format: an 8-byte header length, a JSON header, raw tensors. Needs nlohmann-json and xxHash
+// (tessera::io).
+//
+// Files that are written here have checksums in their metadata, where other programs do not look: "xxh3.NAME" is XXH3
+// of the bytes of the tensor NAME, "xxh3" that of all else in the header. They are checked when tensors are read.
 #pragma once
 
 #include <algorithm>
@@ -10,11 +14,13 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/io/file.hpp"
+#include "tessera/io/hash.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -58,19 +64,69 @@ struct TensorToWrite {
   Bytes bytes;
 };
 
-// Writes a file, atomically. The bytes depend on the arguments alone.
+namespace detail {
+
+struct StoredTensor {
+  Dtype dtype = Dtype::f32;
+  std::vector<std::int64_t> shape;
+  std::uint64_t first = 0, last = 0;  // bytes after the header
+};
+
+// The entries of a header; the checksums of tensors are among the metadata.
+struct Header {
+  std::map<std::string, StoredTensor> tensors;
+  std::map<std::string, std::string> metadata;
+};
+
+inline constexpr const char* header_checksum = "xxh3";
+
+[[nodiscard]] inline std::string checksum_key(const std::string& tensor) {
+  return fmt::format("{}.{}", header_checksum, tensor);
+}
+[[nodiscard]] inline bool is_checksum(std::string_view key) {
+  return key == header_checksum || key.starts_with(checksum_key(""));
+}
+
+[[nodiscard]] inline std::string checksum_of(const Header& header) {
+  HashOfItems hash;
+  for (const auto& [key, value] : header.metadata) {
+    if (key == header_checksum) continue;
+    hash.add(key);
+    hash.add(value);
+  }
+  for (const auto& [name, tensor] : header.tensors) {
+    hash.add(name);
+    hash.add(describe(tensor.dtype).name);
+    hash.add(std::as_bytes(std::span(tensor.shape)));
+    hash.add(static_cast<std::int64_t>(tensor.first));
+    hash.add(static_cast<std::int64_t>(tensor.last));
+  }
+  return hash_text(hash.value());
+}
+
+}  // namespace detail
+
+// Writes a file with checksums, atomically. The bytes depend on the arguments alone.
 inline void write_safetensors(const std::filesystem::path& path, std::span<const TensorToWrite> tensors,
                               const std::map<std::string, std::string>& metadata = {}) {
-  nlohmann::ordered_json header;
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  detail::Header header{{}, metadata};
   std::uint64_t offset = 0;
   for (const TensorToWrite& tensor : tensors) {
-    header[tensor.name] = {{"dtype", detail::describe(tensor.dtype).name},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {offset, offset + tensor.bytes.size()}}};
-    offset += tensor.bytes.size();
+    const std::uint64_t end = offset + tensor.bytes.size();
+    header.tensors[tensor.name] = {tensor.dtype, tensor.shape, offset, end};
+    header.metadata[detail::checksum_key(tensor.name)] = hash_text(hash(tensor.bytes));
+    offset = end;
   }
-  std::string text = header.dump();
+  header.metadata[detail::header_checksum] = detail::checksum_of(header);
+  nlohmann::ordered_json json;
+  json["__metadata__"] = header.metadata;
+  for (const TensorToWrite& tensor : tensors) {
+    const detail::StoredTensor& stored = header.tensors.at(tensor.name);
+    json[tensor.name] = {{"dtype", detail::describe(tensor.dtype).name},
+                         {"shape", tensor.shape},
+                         {"data_offsets", {stored.first, stored.last}}};
+  }
+  std::string text = json.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const std::uint64_t length = text.size();
   std::vector<Bytes> parts{std::as_bytes(std::span(&length, 1)), std::as_bytes(std::span(text))};
@@ -80,18 +136,11 @@ inline void write_safetensors(const std::filesystem::path& path, std::span<const
 
 namespace detail {
 
-struct StoredTensor {
-  Dtype dtype = Dtype::f32;
-  std::vector<std::int64_t> shape;
-  std::uint64_t first = 0, last = 0;  // bytes after the header
-};
-
 // Receives the header's JSON event by event; nothing in it may nest deeper than the format needs, so nothing recurses.
 // A handler returns false to stop, having set `problem`.
 class HeaderReader {
  public:
-  std::map<std::string, StoredTensor> tensors;
-  std::map<std::string, std::string> metadata;
+  Header header;
   std::string problem;
 
   bool null() { return stop("a null"); }
@@ -110,7 +159,7 @@ class HeaderReader {
 
   bool string(std::string& value) {
     if (depth_ == 2 && name_ == "__metadata__") {
-      metadata[field_] = value;
+      header.metadata[field_] = value;
       return true;
     }
     if (depth_ != 2 || field_ != "dtype") return stop(fmt::format("the text '{}'", value.substr(0, 40)));
@@ -143,7 +192,7 @@ class HeaderReader {
     if (depth_ == 2) {
       field_ = value;
       if (name_ == "__metadata__")
-        return !metadata.contains(value) || stop(fmt::format("the metadata key '{}' twice", value));
+        return !header.metadata.contains(value) || stop(fmt::format("the metadata key '{}' twice", value));
       if (!fields_.emplace(value, true).second) return reject(fmt::format("has the field '{}' twice", value));
       return value == "dtype" || value == "shape" || value == "data_offsets" ||
              reject(fmt::format("has the unknown field '{}'", value.substr(0, 40)));
@@ -187,7 +236,7 @@ class HeaderReader {
     if (bytes != tensor.last - tensor.first)
       return reject(fmt::format("has {} bytes, but its shape {} needs {}", tensor.last - tensor.first,
                                 shape_text(shape_), bytes));
-    tensors.emplace(name_, std::move(tensor));
+    header.tensors.emplace(name_, std::move(tensor));
     return true;
   }
 
@@ -224,11 +273,11 @@ class Safetensors {
 
     detail::HeaderReader reader;
     if (!nlohmann::json::sax_parse(text, &reader)) fail("{}: {}", path_, reader.problem);
-    tensors_ = std::move(reader.tensors);
-    metadata_ = std::move(reader.metadata);
+    take(std::move(reader.header));
     check_coverage(size - data_);
   }
 
+  // Without the checksums.
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const { return metadata_; }
   [[nodiscard]] bool contains(const std::string& name) const { return tensors_.contains(name); }
   [[nodiscard]] const std::vector<std::int64_t>& shape(const std::string& name) const { return find(name).shape; }
@@ -241,25 +290,25 @@ class Safetensors {
     return names;
   }
 
-  // The tensor's values in row-major order, converted to Scalar from F64, F32, I64, I32, U8 or BOOL.
+  // The tensor's values in row-major order, converted to Scalar from F64, F32, I64, I32, U8 or BOOL. Throws Error if
+  // the file has checksums and the header or the tensor's bytes have others.
   template <class Scalar>
   [[nodiscard]] std::vector<Scalar> read(const std::string& name) const {
-    const detail::StoredTensor& tensor = find(name);
-    switch (tensor.dtype) {
+    switch (find(name).dtype) {
       case Dtype::f64:
-        return convert<double, Scalar>(tensor);
+        return convert<double, Scalar>(name);
       case Dtype::f32:
-        return convert<float, Scalar>(tensor);
+        return convert<float, Scalar>(name);
       case Dtype::i64:
-        return convert<std::int64_t, Scalar>(tensor);
+        return convert<std::int64_t, Scalar>(name);
       case Dtype::i32:
-        return convert<std::int32_t, Scalar>(tensor);
+        return convert<std::int32_t, Scalar>(name);
       case Dtype::u8:
       case Dtype::boolean:
-        return convert<std::uint8_t, Scalar>(tensor);
+        return convert<std::uint8_t, Scalar>(name);
       default:
         fail("{}: tensor '{}' has dtype {}, which is not converted here", path_, name,
-             detail::describe(tensor.dtype).name);
+             detail::describe(dtype(name)).name);
     }
   }
 
@@ -270,13 +319,18 @@ class Safetensors {
            detail::describe(dtype).name);
   }
 
-  // Reads a tensor that must have this shape.
-  template <class Scalar>
-  void read_into(const std::string& name, std::span<const std::int64_t> shape, std::span<Scalar> to) const {
+  // Throws Error if the tensor has another shape.
+  void expect_shape(const std::string& name, std::span<const std::int64_t> shape) const {
     const std::vector<std::int64_t>& stored = find(name).shape;
     if (!std::equal(stored.begin(), stored.end(), shape.begin(), shape.end()))
       fail("{}: tensor '{}' has shape {}, expected {}", path_, name, detail::shape_text(stored),
            detail::shape_text(shape));
+  }
+
+  // Reads a tensor that must have this shape.
+  template <class Scalar>
+  void read_into(const std::string& name, std::span<const std::int64_t> shape, std::span<Scalar> to) const {
+    expect_shape(name, shape);
     const std::vector<Scalar> values = read<Scalar>(name);
     if (values.size() != to.size())
       fail("{}: tensor '{}' holds {} values, expected {}", path_, name, values.size(), to.size());
@@ -291,9 +345,11 @@ class Safetensors {
   }
 
   template <class Stored, class Scalar>
-  [[nodiscard]] std::vector<Scalar> convert(const detail::StoredTensor& tensor) const {
+  [[nodiscard]] std::vector<Scalar> convert(const std::string& name) const {
+    const detail::StoredTensor& tensor = find(name);
     std::vector<Stored> stored(static_cast<std::size_t>((tensor.last - tensor.first) / sizeof(Stored)));
     file_->read(data_ + tensor.first, std::as_writable_bytes(std::span(stored)));
+    check(name, std::as_bytes(std::span(stored)));
     if constexpr (std::is_same_v<Stored, Scalar>) {
       return stored;
     } else {
@@ -301,6 +357,26 @@ class Safetensors {
       std::transform(stored.begin(), stored.end(), values.begin(), [](Stored one) { return static_cast<Scalar>(one); });
       return values;
     }
+  }
+
+  void take(detail::Header&& header) {
+    for (const auto& [key, value] : header.metadata)
+      (detail::is_checksum(key) ? checksums_ : metadata_).emplace(key, value);
+    if (!checksums_.empty()) header_checksum_ = detail::checksum_of(header);
+    tensors_ = std::move(header.tensors);
+  }
+
+  // A file that has any checksum must have all of them.
+  void check(const std::string& name, Bytes bytes) const {
+    if (checksums_.empty()) return;
+    check_sum("the header", detail::header_checksum, header_checksum_);
+    check_sum(fmt::format("tensor '{}'", name), detail::checksum_key(name), hash_text(hash(bytes)));
+  }
+  void check_sum(const std::string& what, const std::string& key, const std::string& found) const {
+    const auto written = checksums_.find(key);
+    if (written != checksums_.end() && written->second == found) return;
+    fail("{}: {} has the checksum {}, but was written with {}: the file was damaged, or changed by another program",
+         path_, what, found, written == checksums_.end() ? std::string("none") : written->second);
   }
 
   // The tensors must fill the data without holes or overlap.
@@ -327,7 +403,8 @@ class Safetensors {
   std::shared_ptr<const detail::Descriptor> file_;
   std::uint64_t data_ = 0;
   std::map<std::string, detail::StoredTensor> tensors_;
-  std::map<std::string, std::string> metadata_;
+  std::map<std::string, std::string> metadata_, checksums_;
+  std::string header_checksum_;  // of what the header holds
 };
 
 }  // namespace io
