@@ -318,7 +318,7 @@ class Pretrain(Case):
         said = Background(self, *self.pretrain).stop(signal.SIGTERM, "parameters trained")
         self.assertIn("after step 0", said)
         shutil.copy(self.path(CHECKPOINT), self.path("first"))
-        background = Background(self, *self.pretrain)
+        background = Background(self, *self.pretrain, "--resume", CHECKPOINT)
         background.wait_for("parameters trained")
         background.process.send_signal(signal.SIGINT)
         time.sleep(0.05)
@@ -357,7 +357,7 @@ class Pretrain(Case):
             names, {"checkpoint.safetensors", "features.npy", "labels.npy", "metrics.jsonl", "report.html"}
         )
         self.make_data("data", 256, 10)
-        background = Background(self, PRETRAIN, "--data", "data")
+        background = Background(self, PRETRAIN, "--data", "data", "--overwrite")
         said = background.stop(signal.SIGTERM, "step 1/300", "runs/pretrain/checkpoint.safetensors")
         self.assertRegex(said, r"vit_tiny: [0-9.]+ M parameters trained")
         self.assertRegex(said, "epoch   0.00  k-NN accuracy 0.[0-9]+ on 10 images")

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "tessera/core/abi.hpp"
@@ -23,6 +24,10 @@ class AnyDataset {
   [[nodiscard]] bool labelled() const { return held_->labelled(); }
   // The label of image i; 0 if the data set has none.
   [[nodiscard]] int label(int i) const { return held_->label(i); }
+  // The name of image i; empty if the data set has none.
+  [[nodiscard]] std::string name(int i) const { return held_->name(i); }
+  // True if decoding an image reads no file.
+  [[nodiscard]] bool in_memory() const { return held_->in_memory(); }
 
  private:
   struct Any {
@@ -31,6 +36,8 @@ class AnyDataset {
     [[nodiscard]] virtual ImageView decode(int i, Image& scratch) const = 0;
     [[nodiscard]] virtual bool labelled() const = 0;
     [[nodiscard]] virtual int label(int i) const = 0;
+    [[nodiscard]] virtual std::string name(int i) const = 0;
+    [[nodiscard]] virtual bool in_memory() const = 0;
   };
   template <class Images>
   struct Held final : Any {
@@ -43,6 +50,18 @@ class AnyDataset {
         return images.label(i);
       else
         return 0;
+    }
+    [[nodiscard]] std::string name(int i) const override {
+      if constexpr (requires { images.name(i); })
+        return images.name(i);
+      else
+        return {};
+    }
+    [[nodiscard]] bool in_memory() const override {
+      if constexpr (requires { Images::in_memory; })
+        return Images::in_memory;
+      else
+        return false;
     }
     Images images;
   };

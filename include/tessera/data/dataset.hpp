@@ -21,6 +21,8 @@ namespace data {
 //   int size() const;                               // number of images
 //   ImageView decode(int i, Image& scratch) const;  // image i, 0 <= i < size(), in memory of the data set or scratch
 //   int label(int i) const;                         // of a LabelledDataset: 0, 1, ...
+//   std::string name(int i) const;                  // optional; by names and labels a resumed run knows its data
+//   static constexpr bool in_memory = true;         // optional; true: decode reads no file
 // };
 template <class Candidate>
 concept Dataset = requires(const Candidate& images, int i, Image& scratch) {

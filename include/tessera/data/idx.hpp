@@ -148,6 +148,8 @@ inline std::filesystem::path plain_or_gzip(const std::filesystem::path& path) {
 // A data set of grey images with labels, held in memory.
 class IdxDataset {
  public:
+  static constexpr bool in_memory = true;
+
   // Reads `folder`/`split`-images-idx3-ubyte[.gz] and `folder`/`split`-labels-idx1-ubyte[.gz]. The splits of MNIST and
   // Fashion-MNIST are "train" and "t10k". Throws Error with the file and the wrong value.
   IdxDataset(const std::filesystem::path& folder, const std::string& split) {

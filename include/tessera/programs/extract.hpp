@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "tessera/io/safetensors.hpp"
 #include "tessera/programs/command.hpp"
 #include "tessera/programs/options.hpp"
+#include "tessera/train/callbacks/progress.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -33,6 +35,17 @@ namespace programs {
   fail("{}: has the arch '{}'; there are {}", checkpoint, arch, archs);
 }
 
+namespace detail {
+
+// Throws Error if features cannot be saved to the file, or if it holds something else, such as the checkpoint.
+inline void check_features_file(const std::filesystem::path& path) {
+  io::check_replaceable(path);
+  if (std::filesystem::exists(path) && std::filesystem::file_size(path) > 0 && !io::is_npy(path))
+    fail("--out {}: is a file that is not an .npy file, and is not replaced; choose another name", path.string());
+}
+
+}  // namespace detail
+
 // Writes features.npy for the images of a folder.
 inline int extract(int argc, char** argv, const std::vector<Entry>& entries) {
   std::string folder, split = "t10k", checkpoint, out = "features.npy";
@@ -46,10 +59,11 @@ inline int extract(int argc, char** argv, const std::vector<Entry>& entries) {
   app.add_option("--threads", threads, "threads that compute; 0: every processor");
   if (!parse(app, argc, argv)) return 0;
   const Entry& entry = entry_of(checkpoint, entries);
+  detail::check_features_file(out);
   const FeatureSet features = entry.encode(checkpoint, data::AnyDataset(data::IdxDataset(folder, split)), threads);
   io::write_npy(out, features.values.data(), static_cast<std::size_t>(features.rows),
                 static_cast<std::size_t>(features.width));
-  fmt::print("{}: {} x {} features\n", out, features.rows, features.width);
+  print(fmt::format("{}: {} x {} features\n", out, features.rows, features.width));
   return 0;
 }
 

@@ -1,7 +1,10 @@
 // The options and the results of a training program.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,6 +15,8 @@
 #include "tessera/objectives/settings.hpp"
 #include "tessera/train/features.hpp"
 #include "tessera/train/recipe.hpp"
+#include "tessera/train/run_folder.hpp"
+#include "tessera/train/signals.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -21,6 +26,7 @@ namespace programs {
 struct Options {
   Recipe recipe;
   std::string data;
+  bool verify_data = false;              // pixels of all images belong to what a resumed run must find again
   std::vector<std::string> class_names;  // of the labels 0, 1, ...
   int device = 0;                        // number of the CUDA device
 };
@@ -33,10 +39,17 @@ struct Pictures {
 
 // A finished run, as its results are written. All is on the rank that leads.
 struct Results {
+  std::unique_ptr<RunFolder> folder;  // where they are written
   double trained_parameters = 0, seconds = 0, images_per_second = 0;
   FeatureSet bank, queries;                // features of the first training images, and of the test images
   std::optional<AttentionMaps> attention;  // of the first test images, where the encoder has maps
 };
+
+// A run that a signal has stopped behind its last step.
+[[nodiscard]] inline std::string stopped_at_results(const Recipe& recipe) {
+  return fmt::format("stopped by a signal before all results were written; the same command with --resume {} continues",
+                     recipe.checkpoint().string());
+}
 
 // A setting of an objective as a flag.
 struct SettingFlag {
@@ -54,8 +67,10 @@ struct Entry {
   std::string device_help;      // of --device; empty: the machine has no such flag
   std::vector<SettingFlag> settings;
   Recipe defaults;
-  // Trains; all ranks call it. Returns an exit code, and results of a finished run on the rank that leads.
-  int (*train)(const Options&, const std::vector<SettingFlag>&, const Pictures&, std::optional<Results>&) = nullptr;
+  // Trains until the end or a signal; all ranks call it. Returns an exit code, and results of a finished run on the
+  // rank that leads.
+  int (*train)(const Options&, const std::vector<SettingFlag>&, const Pictures&, const StopSignals&,
+               std::optional<Results>&) = nullptr;
   // Features of a data set by the encoder of a checkpoint.
   FeatureSet (*encode)(const std::filesystem::path& checkpoint, const data::AnyDataset&, int threads) = nullptr;
 };

@@ -97,6 +97,7 @@ class Choice {
 inline void add_recipe_flags(CLI::App& app, Options& options) {
   Recipe& recipe = options.recipe;
   app.add_option("--data", options.data, "folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]")->required();
+  app.add_flag("--verify-data", options.verify_data, "a run that continues must find every pixel as it was");
   app.add_option("-b,--batch-size", recipe.batch_size, "images per step, of all ranks together");
   app.add_option("--lr", recipe.lr, "base learning rate, multiplied by batch size / 256");
   app.add_option("--wd,--weight-decay", recipe.weight_decay, "weight decay");
@@ -186,19 +187,23 @@ inline int pretrain(int argc, char** argv, const Choice& choice) {
   chosen.add(app, choice);
   add_recipe_flags(app, options);
   add_setting_flags(app, settings);
-  app.add_option("--resume", resume, "checkpoint to continue from");
+  app.add_option("--resume", resume, "checkpoint to continue from; auto: that of --out, if there is one");
   app.add_option("--out", out, "folder for everything that is written");
+  app.add_flag("--overwrite", options.recipe.overwrite, "replace the run that --out holds");
   if (!entry.device_help.empty()) app.add_option("--device", options.device, entry.device_help);
   if (!parse(app, argc, argv)) return 0;
-  options.recipe.resume = resume;
   options.recipe.out = out;
+  if (resume != "auto")
+    options.recipe.resume = resume;
+  else if (std::filesystem::exists(options.recipe.checkpoint()))
+    options.recipe.resume = options.recipe.checkpoint();
   if (!pictures) pictures.emplace(open_pictures(options.data));
   options.recipe.check("--");
 
+  const StopSignals signals;
   std::optional<Results> results;
-  const int status = entry.train(options, settings, *pictures, results);
-  if (results) write_results(options, entry, settings, *pictures, *results);
-  return status;
+  const int status = entry.train(options, settings, *pictures, signals, results);
+  return results ? write_results(options, entry, settings, *pictures, signals, *results) : status;
 }
 
 }  // namespace detail

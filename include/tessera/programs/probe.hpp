@@ -6,6 +6,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <optional>
 #include <span>
 #include <string>
@@ -102,6 +105,7 @@ inline int probe(int argc, char** argv, const std::vector<Entry>& entries) {
   const Stopwatch linear_clock;
   const double best = detail::probe_linear(train, test, classes, options);
   fmt::print("linear probe: best top-1 {:.4f}, {} epochs in {:.1f} s\n", best, options.epochs, linear_clock.seconds());
+  if (std::fflush(stdout) != 0) fail("standard output: the results could not be written: {}", std::strerror(errno));
   return 0;
 }
 

@@ -30,7 +30,8 @@ namespace detail {
                                    const std::string& key) {
   Series series{name, {}};
   for (const auto& row : rows)
-    if (row.contains(key) && row.at(key).is_number()) series.points.emplace_back(row.at("epoch"), row.at(key));
+    if (row.contains("epoch") && row.contains(key) && row.at(key).is_number())
+      series.points.emplace_back(row.at("epoch"), row.at(key));
   return series;
 }
 
@@ -87,7 +88,7 @@ class RunPage {
 
   void write() {
     const Recipe& recipe = options_.recipe;
-    const auto rows = io::read_metrics(recipe.out / "metrics.jsonl");
+    const auto rows = io::read_metrics(recipe.metrics()).rows;
     const auto knn = series(rows, "k-NN", "knn");
     std::optional<double> raw;
     if (!knn.points.empty()) raw = raw_pixel_accuracy(pool_, pictures_, recipe.knn_bank);
@@ -211,16 +212,28 @@ class RunPage {
 
 }  // namespace detail
 
-// Writes features.npy, labels.npy (of the test images) and report.html into the run's folder.
-inline void write_results(const Options& options, const Entry& entry, const std::vector<SettingFlag>& settings,
-                          const Pictures& pictures, const Results& results) {
+// Writes features.npy, labels.npy (of the test images) and report.html into the run's folder, each whole or not at all;
+// returns an exit code. A signal ends it between two files.
+inline int write_results(const Options& options, const Entry& entry, const std::vector<SettingFlag>& settings,
+                         const Pictures& pictures, const StopSignals& signals, const Results& results) {
   const std::filesystem::path& out = options.recipe.out;
   const FeatureSet& features = results.queries;
-  io::write_npy(out / "features.npy", features.values.data(), static_cast<std::size_t>(features.rows),
-                static_cast<std::size_t>(features.width));
-  io::write_npy(out / "labels.npy", features.labels.data(), features.labels.size(), 1);
-  detail::RunPage(options, entry, settings, pictures, results).write();
-  fmt::print("{}: checkpoint.safetensors, features.npy, labels.npy, metrics.jsonl, report.html\n", out.string());
+  const auto write = [&](auto&& body) {
+    if (signals.caught() == 0) body();
+  };
+  write([&] {
+    io::write_npy(out / "features.npy", features.values.data(), static_cast<std::size_t>(features.rows),
+                  static_cast<std::size_t>(features.width));
+  });
+  write([&] { io::write_npy(out / "labels.npy", features.labels.data(), features.labels.size(), 1); });
+  write([&] { detail::RunPage(options, entry, settings, pictures, results).write(); });
+  if (signals.caught() != 0) {
+    print(stopped_at_results(options.recipe) + "\n");
+    return exit_code::stopped;
+  }
+  print(
+      fmt::format("{}: checkpoint.safetensors, features.npy, labels.npy, metrics.jsonl, report.html\n", out.string()));
+  return 0;
 }
 
 }  // namespace programs

@@ -5,14 +5,15 @@
 #include <array>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "tessera/comm/fingerprint.hpp"
+#include "tessera/data/fingerprint.hpp"
 #include "tessera/data/loader.hpp"
 #include "tessera/eval/encoder.hpp"
 #include "tessera/programs/machines.hpp"
@@ -24,6 +25,7 @@
 #include "tessera/train/checkpoint.hpp"
 #include "tessera/train/features.hpp"
 #include "tessera/train/run.hpp"
+#include "tessera/train/run_folder.hpp"
 #include "tessera/train/signals.hpp"
 #include "tessera/train/trainer.hpp"
 
@@ -68,6 +70,23 @@ template <class Objective>
   return views;
 }
 
+// The batches of this rank from the trainer's next step on.
+template <class Objective, class Trainer>
+[[nodiscard]] data::LoaderOptions loader_options(const Recipe& recipe, const Pictures& pictures, Trainer& trainer,
+                                                 int per_epoch) {
+  data::LoaderOptions options;
+  options.batch = static_cast<int>(trainer.batch());
+  options.views = views<Objective>(recipe);
+  options.normalization = pictures.normalization;
+  options.seed = recipe.seed;
+  options.threads = recipe.workers;
+  options.epoch = static_cast<int>(trainer.steps() / per_epoch);
+  options.iteration = static_cast<int>(trainer.steps() % per_epoch);
+  options.rank = trainer.communicator().rank();
+  options.ranks = trainer.communicator().size();
+  return options;
+}
+
 template <class Objective>
 [[nodiscard]] Recipe default_recipe(const std::string& arch) {
   Recipe recipe;
@@ -78,10 +97,14 @@ template <class Objective>
   return recipe;
 }
 
-inline void make_folder(const std::filesystem::path& folder) {
-  std::error_code problem;
-  std::filesystem::create_directories(folder, problem);
-  if (problem) fail("--out {}: the folder cannot be made: {}", folder.string(), problem.message());
+// The entries of a checkpoint's metadata that tell data sets from each other.
+inline void identify_data(const Options& options, const Pictures& pictures, Metadata& identity) {
+  identity["train_data"] = data::fingerprint(pictures.train);
+  identity["test_data"] = data::fingerprint(pictures.test);
+  identity["verify_data"] = "";
+  if (options.verify_data)
+    identity["verify_data"] =
+        data::fingerprint_of_contents(pictures.train) + data::fingerprint_of_contents(pictures.test);
 }
 
 // Writes what this rank called last, for whoever asks which rank was lost, and in which call. Never throws.
@@ -105,7 +128,8 @@ template <class Objective>
 template <class Objective, class Trainer>
 [[nodiscard]] Results gather_results(Trainer& trainer, const Report& report, const Recipe& recipe,
                                      const Pictures& pictures) {
-  Results results{static_cast<double>(Trainer::Online::trained_count),
+  Results results{nullptr,
+                  static_cast<double>(Trainer::Online::trained_count),
                   report.seconds(),
                   report.images_per_second(),
                   features_of(trainer, pictures.train, pictures.normalization, recipe.knn_bank),
@@ -123,10 +147,11 @@ template <class Objective, class Trainer>
 
 }  // namespace detail
 
-// Trains Objective on Machine; returns an exit code, and results of a finished run on the rank that leads.
+// Trains Objective on Machine until the end or a signal; returns an exit code, and results of a finished run on the
+// rank that leads.
 template <class Objective, class Machine>
 int train(const Options& options, const std::vector<SettingFlag>& flags, const Pictures& pictures,
-          std::optional<Results>& results) {
+          const StopSignals& signals, std::optional<Results>& results) {
   using Device = typename Machine::Device;
   using Reads = typename Objective::Reads;
   const Recipe& recipe = options.recipe;
@@ -139,9 +164,12 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
            Objective::smallest_batch);
   Metadata identity = recipe.identity(pictures.train.size());
   for (const auto& [key, value] : objectives::identity_of(settings)) identity[key] = value;
+  detail::identify_data(options, pictures, identity);
 
   Machine machine(options);
   auto& communicator = machine.device.communicator;
+  std::unique_ptr<RunFolder> folder;
+  if (communicator.rank() == 0) folder = std::make_unique<RunFolder>(recipe, "--");
   const int batch = recipe.batch_of_rank(communicator.size(), "--");
   std::vector<comm::Fact> facts{
       {"build", abi_name},
@@ -155,26 +183,18 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
   TrainerSettings trainer_settings{.batch = batch, .seed = recipe.seed, .clip_grad = recipe.clip_grad};
   if constexpr (requires { Objective::groups(settings); }) trainer_settings.groups = Objective::groups(settings);
   Trainer<Objective, Device> trainer(machine.device, recipe.make_optimizer(), trainer_settings);
-  if (!recipe.resume.empty()) load_checkpoint(recipe.resume, trainer, identity);
+  if (!trainer.all_agree(recipe.resume.empty())) load_checkpoint(recipe.resume, trainer, identity);
   Run run(trainer, recipe, settings, per_epoch);
-  if (run.leads()) detail::make_folder(recipe.out);
+  typename Machine::template Source<Reads, data::AnyDataset> source(
+      machine.device.backend, pictures.train, detail::loader_options<Objective>(recipe, pictures, trainer, per_epoch));
+  if (run.leads()) folder->begin();
 
-  Report report(recipe.out / "metrics.jsonl", trainer.steps(), run.leads(), detail::gradient_norms<Objective>());
+  Report report(recipe.metrics(), trainer.steps(), run.leads(), detail::gradient_norms<Objective>());
+  if (run.leads())
+    for (const std::string& remark : folder->remarks()) report.say(remark);
   try {
-    StopSignals signals;
     RankDeadline deadline(report);
     SaveCheckpoints save(report, identity);
-    data::LoaderOptions loading;
-    loading.batch = batch;
-    loading.views = detail::views<Objective>(recipe);
-    loading.normalization = pictures.normalization;
-    loading.seed = recipe.seed;
-    loading.threads = recipe.workers;
-    loading.epoch = static_cast<int>(trainer.steps() / per_epoch);
-    loading.iteration = static_cast<int>(trainer.steps() % per_epoch);
-    loading.rank = communicator.rank();
-    loading.ranks = communicator.size();
-    typename Machine::template Source<Reads, data::AnyDataset> source(machine.device.backend, pictures.train, loading);
     report.say(
         fmt::format("{}: {:.2f} M parameters trained, {:.0f} MB of weights and state, {:.0f} MB of activations, {}{}",
                     recipe.arch, static_cast<double>(Trainer<Objective, Device>::Online::trained_count) / 1e6,
@@ -189,7 +209,12 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
       finished = run(source, signals, deadline, report, save);
     }
     if (!finished) return exit_code::stopped;
+    if (!run.all_agree(signals.caught() == 0)) {
+      report.say(stopped_at_results(recipe));
+      return exit_code::stopped;
+    }
     Results gathered = detail::gather_results<Objective>(trainer, report, recipe, pictures);
+    gathered.folder = std::move(folder);
     if (run.leads()) results.emplace(std::move(gathered));
     return 0;
   } catch (const comm::RankLost&) {

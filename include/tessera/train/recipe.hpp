@@ -27,6 +27,7 @@ struct Recipe {
   std::string arch;              // goes into checkpoints
   std::filesystem::path out;     // folder of everything that the run writes
   std::filesystem::path resume;  // checkpoint to continue from; empty: start anew
+  bool overwrite = false;        // a run that `out` holds is replaced
   int batch_size = 256;          // images of a step, of all ranks together
   std::string optimizer = "adamw";
   double lr = 1.5e-4;  // base rate: multiplied by batch_size / 256
@@ -45,6 +46,9 @@ struct Recipe {
   int knn_bank = 10000;     // training images in the monitor's bank
   int save_every = 0;       // steps between checkpoints; 0: one every epoch
   double rank_timeout = 0;  // seconds to wait for other ranks; 0: in a step ten steps, and 30 s at least, else 300 s
+
+  [[nodiscard]] std::filesystem::path checkpoint() const { return out / "checkpoint.safetensors"; }
+  [[nodiscard]] std::filesystem::path metrics() const { return out / "metrics.jsonl"; }
 
   // Throws Error that names the value, with `prefix` in front: "--" for a program's flags.
   void check(std::string_view prefix = "") const {

@@ -2,11 +2,17 @@
 #pragma once
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <cstddef>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "tessera/core/abi.hpp"
 
@@ -32,8 +38,18 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// Prints lines to standard output: on a terminal each overwrites the one before, twice a second; otherwise one every
-// ten seconds.
+// Writes text to standard output. What cannot be written is lost: no message is worth a run. Returns false, and errno
+// says why, if that is so.
+inline bool print(const std::string& text) noexcept {
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  const int problem = errno;
+  std::clearerr(stdout);
+  errno = problem;
+  return written;
+}
+
+// Prints lines to standard output: on a terminal each overwrites the one before, twice a second; otherwise, and on a
+// terminal that cannot do that (TERM=dumb), one every ten seconds.
 class Progress {
  public:
   using Clock = std::chrono::steady_clock;
@@ -42,35 +58,41 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
   ~Progress() {
-    if (open_) std::putchar('\n');
+    if (open_) print("\n");
   }
 
   // True when the next line is due: every half second on a terminal, every 10 seconds elsewhere.
   [[nodiscard]] bool due() const {
     return Clock::now() - last_ >= (terminal_ ? std::chrono::milliseconds(500) : std::chrono::seconds(10));
   }
+  // True once nobody reads any more: standard output was a pipe, and its other end is closed.
+  [[nodiscard]] bool closed() const noexcept { return closed_; }
 
+  // On a terminal, as much of the line as fits in one row.
   void show(const std::string& line) {
     last_ = Clock::now();
     open_ = terminal_;
-    if (terminal_)
-      fmt::print("\r\033[K{}", line);
-    else
-      fmt::print("{}\n", line);
-    std::fflush(stdout);
+    write(terminal_ ? "\r\033[K" + line.substr(0, columns() - 1) : line + "\n");
   }
 
   // A line that stays.
-  void keep(const std::string& line) {
-    if (open_) fmt::print("\r\033[K");
-    open_ = false;
-    fmt::print("{}\n", line);
-    std::fflush(stdout);
-  }
+  void keep(const std::string& line) { write((std::exchange(open_, false) ? "\r\033[K" : "") + line + "\n"); }
 
  private:
-  bool terminal_ = ::isatty(STDOUT_FILENO) == 1;
+  [[nodiscard]] static bool can_overwrite() {
+    const char* const kind = std::getenv("TERM");
+    return ::isatty(STDOUT_FILENO) == 1 && kind != nullptr && std::string_view(kind) != "dumb";
+  }
+  [[nodiscard]] static std::size_t columns() {
+    constexpr std::size_t usual = 80;
+    struct winsize size {};
+    return ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : usual;
+  }
+  void write(const std::string& text) { closed_ = (!print(text) && errno == EPIPE) || closed_; }
+
+  bool terminal_ = can_overwrite();
   bool open_ = false;  // the last line has no end yet
+  bool closed_ = false;
   Clock::time_point last_{};
 };
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -28,7 +29,10 @@ class Report {
   // is not `loud` keeps time only: that of a rank that leaves talking to another.
   Report(const std::filesystem::path& metrics_path, long first, bool loud, GradientNorms norms = {})
       : norms_(std::move(norms)), first_(first), seen_(first) {
-    if (loud) out_.emplace(metrics_path, first);
+    if (!loud) return;
+    out_.emplace(metrics_path, first);
+    for (const std::size_t line : out_->metrics.damaged())
+      say(fmt::format("{}: line {} was damaged and is left out", metrics_path.string(), line));
   }
 
   // Prints a line that stays.
@@ -39,9 +43,18 @@ class Report {
   void row(const io::MetricsRow& values) {
     if (out_) out_->metrics.write(values);
   }
+  // Returns when all rows are on the disk.
+  void flush_to_disk() const {
+    if (out_) out_->metrics.flush_to_disk();
+  }
   // Shows "name value" in the progress line from now on.
   void show(std::string_view name, double value) { shown_ = fmt::format("  {} {:.4f}", name, value); }
 
+  // Nobody reads any more: `pretrain ... | head` shall end.
+  template <class Run>
+  [[nodiscard]] bool stop(Run&) const noexcept {
+    return out_ && out_->progress.closed();
+  }
   template <class Run, class StepSettings>
   void prepare(Run& run, StepSettings& settings) {
     if ((run.steps() + 1) % run.recipe().metrics_every == 0) settings.frozen_gradients = true;

@@ -1,7 +1,6 @@
 // Checkpoints while a run goes on. Needs nlohmann-json (tessera::io).
 #pragma once
 
-#include <filesystem>
 #include <utility>
 
 #include "tessera/train/callbacks/report.hpp"
@@ -11,19 +10,19 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// A callback that writes recipe.out/checkpoint.safetensors every recipe.save_every steps and when a run is stopped.
+// A callback that writes recipe.checkpoint() every recipe.save_every steps and when a run is stopped.
 class SaveCheckpoints {
  public:
   // metadata: what must be the same for a run that continues from the checkpoint. The report must outlive the callback.
   SaveCheckpoints(Report& report, Metadata metadata) : report_(report), metadata_(std::move(metadata)) {}
 
-  [[nodiscard]] static std::filesystem::path path(const Recipe& recipe) {
-    return recipe.out / "checkpoint.safetensors";
-  }
-
+  // Rows of metrics reach the disk before the checkpoint that counts on them.
   template <class Run>
   void save(Run& run) {
-    run.between_steps([&] { save_checkpoint(path(run.recipe()), run.trainer(), metadata_); });
+    run.between_steps([&] {
+      report_.flush_to_disk();
+      save_checkpoint(run.recipe().checkpoint(), run.trainer(), metadata_);
+    });
   }
   template <class Run>
   void after(Run& run, const StepReport&) {
@@ -34,7 +33,7 @@ class SaveCheckpoints {
     if (finished) return;
     save(run);
     report_.say(fmt::format("stopped by a signal after step {}; the same command with --resume {} continues",
-                            run.steps(), path(run.recipe()).string()));
+                            run.steps(), run.recipe().checkpoint().string()));
   }
 
  private:
