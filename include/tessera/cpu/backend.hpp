@@ -67,6 +67,7 @@ class Backend {
  public:
   using Scalar = Scalar_;
   using Matmul = Matmul_;
+  static constexpr bool on_host = true;  // programs read and write its memory without upload and download
   using Arena = tessera::Arena<Memory>;
   using Recording = cpu::Recording;
   using Lane = cpu::Lane;

@@ -102,6 +102,7 @@ class Backend {
 
  public:
   using Scalar = Scalar_;
+  static constexpr bool on_host = false;
   using Arena = tessera::Arena<Memory>;
   using Recording = cuda::Recording;
   using Lane = cuda::Lane<Backend>;

@@ -38,20 +38,24 @@ template <class Scalar>
 }
 
 template <class Backend, class Scalar>
-void write_tensors(const std::filesystem::path& path, const Backend& backend,
+void write_tensors(const std::filesystem::path& path, [[maybe_unused]] const Backend& backend,
                    const std::vector<NamedTensor<Scalar>>& tensors, const Metadata& metadata) {
   std::vector<io::TensorToWrite> to_write;
   std::vector<std::int64_t> counts;
   counts.reserve(tensors.size());
-  std::vector<std::vector<Scalar>> values;
+  std::vector<std::vector<Scalar>> downloaded;
   for (const auto& [name, shape, data] : tensors) {
-    auto& tensor = values.emplace_back(static_cast<std::size_t>(shape.size()));
-    backend.download(shape.size(), data, tensor.data());
+    std::span<const Scalar> values(data, static_cast<std::size_t>(shape.size()));
+    if constexpr (!Backend::on_host) {
+      auto& copy = downloaded.emplace_back(values.size());
+      backend.download(shape.size(), data, copy.data());
+      values = copy;
+    }
     if (is_batch_count(name)) {
-      counts.push_back(static_cast<std::int64_t>(tensor[0]));
+      counts.push_back(static_cast<std::int64_t>(values[0]));
       to_write.push_back({name, stored_dtype<Scalar>(name), {}, std::as_bytes(std::span(&counts.back(), 1))});
     } else {
-      to_write.push_back({name, stored_dtype<Scalar>(name), extents(shape), std::as_bytes(std::span(tensor))});
+      to_write.push_back({name, stored_dtype<Scalar>(name), extents(shape), std::as_bytes(values)});
     }
   }
   io::write_safetensors(path, to_write, metadata);
