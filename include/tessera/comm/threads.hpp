@@ -226,7 +226,7 @@ void run_threads(int ranks, Body&& body) {
       }
     };
     try {
-      threads.push_back(start_thread(ranks, run));
+      threads.push_back(start_thread("a group of ranks", ranks, run));
     } catch (...) {
       errors[static_cast<std::size_t>(rank)] = std::current_exception();
       Threads(group, rank).abort();

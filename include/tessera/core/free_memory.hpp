@@ -57,8 +57,10 @@ namespace detail {
   const auto most = number_in(limit), taken = number_in(used);
   if (!most || !taken) return no_memory_limit;
   index cached = 0;
-  for (const std::string_view key : {"inactive_file ", "active_file ", "slab_reclaimable "})
-    cached += number_of(key, statistics).value_or(0);
+  for (const std::string_view key : {"total_inactive_file ", "total_active_file ", "total_slab_reclaimable "}) {
+    constexpr std::size_t total = 6;  // version 2 has the same keys without total_
+    cached += number_of(key, statistics).value_or(number_of(key.substr(total), statistics).value_or(0));
+  }
   return left_of(*most, left_of(*taken, cached));
 }
 

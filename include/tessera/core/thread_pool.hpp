@@ -26,7 +26,7 @@ class ThreadPool {
     try {
       workers_.reserve(static_cast<std::size_t>(wanted > 0 ? wanted : 1));
       for (int worker = 1; worker < wanted; ++worker)
-        workers_.push_back(start_thread(wanted, [this, worker] { serve(worker); }));
+        workers_.push_back(start_thread("the pool", wanted, [this, worker] { serve(worker); }));
     } catch (...) {
       stop();
       throw;

@@ -11,14 +11,13 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// A thread that runs body(), one of `wanted` that are started together. Throws Error if the system refuses it.
+// A thread that runs body(), one of `wanted` of `owner`. Throws Error, which names both, if the system refuses it.
 template <class Thread = std::thread, class Body>
-[[nodiscard]] Thread start_thread(int wanted, Body&& body) {
+[[nodiscard]] Thread start_thread(const char* owner, int wanted, Body&& body) {
   try {
     return Thread(std::forward<Body>(body));
   } catch (const std::system_error& problem) {
-    fail("the system refuses one of {} thread(s): {}; fewer threads need less memory", wanted,
-         problem.code().message());
+    fail("{} cannot start {} thread(s): {}; fewer threads need less memory", owner, wanted, problem.code().message());
   }
 }
 

@@ -23,7 +23,7 @@ namespace cpu {
 class Lane {
  public:
   template <class Backend>
-  explicit Lane(Backend&) : thread_(start_thread(1, [this] { serve(); })) {}
+  explicit Lane(Backend&) : thread_(start_thread("a lane", 1, [this] { serve(); })) {}
   Lane(const Lane&) = delete;
   Lane& operator=(const Lane&) = delete;
   ~Lane() {

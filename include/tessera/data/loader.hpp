@@ -191,7 +191,8 @@ class Loader {
     first_ = produced_ = consumed_ = static_cast<long>(options.epoch) * iterations_per_epoch() + options.iteration;
     open_batch();
     for (int i = 0; i < options.threads; ++i)
-      threads_.push_back(start_thread<std::jthread>(options.threads, [this](std::stop_token stop) { work(stop); }));
+      threads_.push_back(
+          start_thread<std::jthread>("the loader", options.threads, [this](std::stop_token stop) { work(stop); }));
   }
 
   Loader(const Loader&) = delete;

@@ -99,7 +99,7 @@ class Store {
   // Half: a StoreServer or a StoreClient.
   template <class Half>
   void serve(std::unique_ptr<Half> half) {
-    thread_ = start_thread(1, [this, half = std::move(half)] {
+    thread_ = start_thread("the rendezvous", 1, [this, half = std::move(half)] {
       std::string failure;
       bool refused = false;
       try {
