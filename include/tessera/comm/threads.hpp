@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "tessera/comm/communicator.hpp"
+#include "tessera/core/threads.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -210,8 +211,9 @@ void run_threads(int ranks, Body&& body) {
   const auto group = std::make_shared<detail::ThreadGroup>(ranks);
   std::vector<std::exception_ptr> errors(static_cast<std::size_t>(ranks)), losses(errors.size());
   std::vector<std::thread> threads;
-  for (int rank = 0; rank < ranks; ++rank)
-    threads.emplace_back([&, rank] {
+  threads.reserve(errors.size());
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto run = [&, rank] {
       Threads communicator(group, rank);
       try {
         body(communicator);
@@ -222,7 +224,15 @@ void run_threads(int ranks, Body&& body) {
         errors[static_cast<std::size_t>(rank)] = std::current_exception();
         communicator.abort();
       }
-    });
+    };
+    try {
+      threads.push_back(start_thread("a group of ranks", ranks, run));
+    } catch (...) {
+      errors[static_cast<std::size_t>(rank)] = std::current_exception();
+      Threads(group, rank).abort();
+      break;
+    }
+  }
   for (std::thread& thread : threads) thread.join();
   for (const auto& kind : {errors, losses})
     for (const std::exception_ptr& error : kind)

@@ -11,6 +11,7 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/index.hpp"
+#include "tessera/core/threads.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -19,20 +20,23 @@ inline namespace TESSERA_ABI {
 // depend on the loop alone, so results do not depend on the number of threads if pieces write to different places.
 class ThreadPool {
  public:
-  // threads = 0: one thread for each processor of the machine.
+  // threads = 0: one thread for each processor of the machine. Throws Error if the system refuses a thread.
   explicit ThreadPool(int threads = 0) {
     const int wanted = threads > 0 ? threads : static_cast<int>(std::thread::hardware_concurrency());
-    for (int worker = 1; worker < wanted; ++worker) workers_.emplace_back([this, worker] { serve(worker); });
+    try {
+      workers_.reserve(static_cast<std::size_t>(wanted > 0 ? wanted : 1));
+      for (int worker = 1; worker < wanted; ++worker)
+        workers_.push_back(start_thread("the pool", wanted, [this, worker] { serve(worker); }));
+    } catch (...) {
+      stop();
+      throw;
+    }
   }
 
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  ~ThreadPool() {
-    stopping_ = true;
-    wake_workers();
-    for (std::thread& worker : workers_) worker.join();
-  }
+  ~ThreadPool() { stop(); }
 
   [[nodiscard]] int threads() const noexcept { return static_cast<int>(workers_.size()) + 1; }
 
@@ -109,6 +113,12 @@ class ThreadPool {
       if (stopping_) return;
       work(worker);
     }
+  }
+
+  void stop() {
+    stopping_ = true;
+    wake_workers();
+    for (std::thread& worker : workers_) worker.join();
   }
 
   void wake_workers() {

@@ -12,6 +12,7 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/core/arena.hpp"
 #include "tessera/core/errors.hpp"
+#include "tessera/core/free_memory.hpp"
 #include "tessera/core/rows.hpp"
 #include "tessera/core/simd.hpp"
 #include "tessera/core/thread_pool.hpp"
@@ -33,8 +34,8 @@ class Memory {
     data_.reset(static_cast<std::byte*>(
         std::aligned_alloc(static_cast<std::size_t>(alignment), static_cast<std::size_t>(size_))));
     if (!data_)
-      fail("not enough memory: {:.2f} GiB in one piece are needed; a smaller batch or model needs less",
-           static_cast<double>(bytes) / (1 << 30));
+      fail("not enough memory: {:.1f} MiB in one piece are needed; a smaller batch or model needs less",
+           static_cast<double>(bytes) / (1 << 20));
     std::memset(data_.get(), 0, static_cast<std::size_t>(size_));
   }
 
@@ -117,12 +118,24 @@ class Backend {
   static void replay(Recording&, Body&& body) {
     body();
   }
+  // Nothing is chosen, but the product's library takes its memory. Throws Error if there is too little.
   template <class Body>
-  static void choose_products(Body&&) noexcept {}
-  // The system tells only when it is asked for the memory.
-  [[nodiscard]] static constexpr index free_bytes() noexcept { return index{1} << 62; }
+  void choose_products(Body&&) {
+    if constexpr (has_library) Matmul::prepare(pool_.threads());
+  }
+  // Bytes that the process may still take, without what the product's library takes at first.
+  [[nodiscard]] index free_bytes() const {
+    const index free = free_memory();
+    if constexpr (has_library) return larger(index{0}, free - Matmul::first_bytes(pool_.threads()));
+    return free;
+  }
 
  private:
+  static constexpr bool has_library = requires {
+    Matmul::prepare(1);
+    Matmul::first_bytes(1);
+  };
+
   ThreadPool pool_;
   Arena arena_;
 };

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tessera/core/abi.hpp"
+#include "tessera/core/threads.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -22,7 +23,7 @@ namespace cpu {
 class Lane {
  public:
   template <class Backend>
-  explicit Lane(Backend&) : thread_([this] { serve(); }) {}
+  explicit Lane(Backend&) : thread_(start_thread("a lane", 1, [this] { serve(); })) {}
   Lane(const Lane&) = delete;
   Lane& operator=(const Lane&) = delete;
   ~Lane() {

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <array>
+#include <atomic>
 #include <type_traits>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
+#include "tessera/core/free_memory.hpp"
 #include "tessera/core/index.hpp"
 
 #if TESSERA_HAS_ONEDNN
@@ -32,6 +35,21 @@ struct Operand {
 
 // Every policy has supports<Scalar> and
 //   multiply(m, n, k, a, b, c, c_stride, accumulate): C (m x n) = A (m x k) B (k x n), added to C if `accumulate`.
+// A policy whose library takes memory in its first product, and ends the program where it gets none, also has
+//   first_bytes(threads): how much that is, and 0 once it has it;
+//   prepare(threads): lets it take that. Throws Error if there is too little.
+
+namespace detail {
+// Throws Error unless `left` bytes are enough for what a library takes at first.
+inline void check_room(const char* library, index wanted, index left) {
+  constexpr double mib = 1 << 20;
+  if (wanted > left)
+    fail(
+        "not enough memory: {} takes {:.0f} MiB for its first matrix products, but {:.0f} MiB are left; a smaller "
+        "batch or fewer threads leave more",
+        library, static_cast<double>(wanted) / mib, static_cast<double>(left) / mib);
+}
+}  // namespace detail
 
 // Eigen: always there, any scalar.
 struct EigenMatmul {
@@ -69,14 +87,24 @@ struct CblasMatmul {
   template <class Scalar>
   static constexpr bool supports = std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>;
 
-  template <class Scalar>
-  static void multiply(index m, index n, index k, Operand<Scalar> a, Operand<Scalar> b, Scalar* c, index c_stride,
-                       bool accumulate) {
-    static const bool single_threaded = [] {
-      if (openblas_set_num_threads != nullptr) openblas_set_num_threads(1);
+  // OpenBLAS 0.3.21 takes 128 MiB of address space for each thread that multiplies, of which it touches little. Without
+  // them it asks again without end.
+  [[nodiscard]] static index first_bytes(int) { return 0; }
+  static void prepare(int threads = 1) {
+    static const bool single_threaded = [&] {
+      if (openblas_set_num_threads != nullptr) {
+        detail::check_room(name, index{threads} * (128 << 20), address_space_left());
+        openblas_set_num_threads(1);
+      }
       return true;
     }();
     static_cast<void>(single_threaded);
+  }
+
+  template <class Scalar>
+  static void multiply(index m, index n, index k, Operand<Scalar> a, Operand<Scalar> b, Scalar* c, index c_stride,
+                       bool accumulate) {
+    prepare();
     const auto gemm = [] {
       if constexpr (std::is_same_v<Scalar, float>)
         return cblas_sgemm;
@@ -99,12 +127,44 @@ struct OneDnnMatmul {
   template <class Scalar>
   static constexpr bool supports = std::is_same_v<Scalar, float>;
 
+  // Version 2.6 compiles its kernels in the first product and, with AVX-512, those for small products with a transposed
+  // factor in the first such product. Both together take 18 MiB, and 6 MiB with AVX2. Without that memory it jumps to a
+  // kernel that is not there.
+  [[nodiscard]] static index first_bytes(int) { return prepared() ? 0 : index{24} << 20; }
+  static void prepare(int threads = 1) {
+    static const bool done = [&] {
+      detail::check_room(name, first_bytes(threads), free_memory());
+      constexpr index side = 4;
+      const std::array<float, side * side> ones{};
+      std::array<float, side * side> result{};
+      for (const bool transposed : {false, true})
+        product(side, side, side, {ones.data(), side}, {ones.data(), side, transposed}, result.data(), side, false);
+      return prepared() = true;
+    }();
+    static_cast<void>(done);
+  }
+
   static void multiply(index m, index n, index k, Operand<float> a, Operand<float> b, float* c, index c_stride,
                        bool accumulate) {
+    prepare();
+    product(m, n, k, a, b, c, c_stride, accumulate);
+  }
+
+ private:
+  static std::atomic<bool>& prepared() {
+    static std::atomic<bool> is = false;
+    return is;
+  }
+
+  static void product(index m, index n, index k, Operand<float> a, Operand<float> b, float* c, index c_stride,
+                      bool accumulate) {
     omp_set_num_threads(1);
     const auto order = [](bool transposed) { return transposed ? 'T' : 'N'; };
     const dnnl_status_t status = dnnl_sgemm(order(a.transposed), order(b.transposed), m, n, k, 1.0f, a.data, a.stride,
                                             b.data, b.stride, accumulate ? 1.0f : 0.0f, c, c_stride);
+    if (status == dnnl_out_of_memory)
+      fail("not enough memory: oneDNN has no room for a {} x {} x {} matrix product; a smaller batch leaves more", m, n,
+           k);
     if (status != dnnl_success)
       fail("oneDNN refused a {} x {} x {} matrix product (status {})", m, n, k, static_cast<int>(status));
   }

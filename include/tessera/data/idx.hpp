@@ -8,6 +8,7 @@
 #include <climits>
 #include <cstdint>
 #include <filesystem>
+#include <new>
 #include <span>
 #include <string>
 #include <utility>
@@ -113,7 +114,11 @@ class IdxFile {
     while (bytes.size() < count) {
       const std::uint64_t wanted = count - bytes.size() < chunk ? count - bytes.size() : chunk;
       const std::size_t have = bytes.size();
-      bytes.resize(have + wanted);
+      try {
+        bytes.resize(have + wanted);
+      } catch (const std::bad_alloc&) {
+        fail("not enough memory: {} holds {} values of one byte, which are read into memory", path_, count);
+      }
       const std::size_t got = file_.read(bytes.data() + have, wanted);
       if (got < wanted) fail("{}: ends after {} of {} values", path_, have + got, count);
     }

@@ -18,6 +18,7 @@
 #include "tessera/core/errors.hpp"
 #include "tessera/core/index.hpp"
 #include "tessera/core/random.hpp"
+#include "tessera/core/threads.hpp"
 #include "tessera/data/augment.hpp"
 #include "tessera/data/batch.hpp"
 #include "tessera/data/dataset.hpp"
@@ -189,7 +190,9 @@ class Loader {
     }
     first_ = produced_ = consumed_ = static_cast<long>(options.epoch) * iterations_per_epoch() + options.iteration;
     open_batch();
-    for (int i = 0; i < options.threads; ++i) threads_.emplace_back([this](std::stop_token stop) { work(stop); });
+    for (int i = 0; i < options.threads; ++i)
+      threads_.push_back(
+          start_thread<std::jthread>("the loader", options.threads, [this](std::stop_token stop) { work(stop); }));
   }
 
   Loader(const Loader&) = delete;

@@ -43,7 +43,7 @@ class Encoder {
   static constexpr int width = Model::out;
 
   // Reads the encoder's tensors from a safetensors file by their public names. Throws Error that names the file and the
-  // tensor that is missing or has another shape.
+  // tensor that is missing or has another shape, or if there is too little memory.
   explicit Encoder(const std::filesystem::path& path, const EncoderOptions& options = {}) : backend_(options.threads) {
     const io::Safetensors file(path);
     normalization_ = options.normalization ? *options.normalization : normalization_in(file, path.string());
@@ -58,6 +58,7 @@ class Encoder {
     batch_ = options.batch > 0 ? options.batch : batch_in(file);
     encode(nullptr, nullptr, batch_);
     backend_.arena().commit();
+    backend_.choose_products([] {});
   }
 
   [[nodiscard]] const data::Normalization& normalization() const noexcept { return normalization_; }

@@ -26,6 +26,7 @@
 #include "tessera/comm/rendezvous/mailbox.hpp"
 #include "tessera/comm/rendezvous/server.hpp"
 #include "tessera/comm/rendezvous/settings.hpp"
+#include "tessera/core/threads.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -98,7 +99,7 @@ class Store {
   // Half: a StoreServer or a StoreClient.
   template <class Half>
   void serve(std::unique_ptr<Half> half) {
-    thread_ = std::thread([this, half = std::move(half)] {
+    thread_ = start_thread("the rendezvous", 1, [this, half = std::move(half)] {
       std::string failure;
       bool refused = false;
       try {
