@@ -85,7 +85,7 @@ TEST_F(DeviceBackend, SaysHowMuchMemoryIsMissing) {
   const Mended mended;
   emulation::machine.memory = std::size_t{1} << 20;
   EXPECT_THAT([] { cuda::Buffer<float> buffer(index{1} << 30); },
-              says("4.00 GiB in one piece are needed, 0.00 of 0.00 GiB are free"));
+              says("4.0 GiB in one piece are needed, "));
 }
 
 TEST_F(DeviceBackend, SaysThatAKernelFailed) {

@@ -65,7 +65,7 @@ class Sweep:
             return "ran"
         if code == 127 and "error while loading shared libraries" in said:
             return "not loaded"
-        if code != 2 or said.count("\n") != 1 or not re.search("memory|thread|GiB are free", said):
+        if code != 2 or said.count("\n") != 1 or not re.search("memory|thread|are free", said):
             raise Failed(f"exit code {code}: {said}")
         left = {file.name for file in self.out.iterdir()} - RESULTS
         if left:

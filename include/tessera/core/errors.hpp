@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -32,6 +33,13 @@ class Error : public std::runtime_error {
 template <class... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> message, Args&&... args) {
   throw Error(fmt::format(message, std::forward<Args>(args)...));
+}
+
+// 3 << 20 -> "3.0 MiB", 5 << 29 -> "2.5 GiB".
+[[nodiscard]] inline std::string memory_text(std::int64_t bytes) {
+  constexpr double mib = 1 << 20, gib = 1 << 30;
+  const double value = static_cast<double>(bytes);
+  return value < gib ? fmt::format("{:.1f} MiB", value / mib) : fmt::format("{:.1f} GiB", value / gib);
 }
 
 }  // namespace TESSERA_ABI

@@ -34,8 +34,7 @@ class Memory {
     data_.reset(static_cast<std::byte*>(
         std::aligned_alloc(static_cast<std::size_t>(alignment), static_cast<std::size_t>(size_))));
     if (!data_)
-      fail("not enough memory: {:.1f} MiB in one piece are needed; a smaller batch or model needs less",
-           static_cast<double>(bytes) / (1 << 20));
+      fail("not enough memory: {} in one piece are needed; a smaller batch or model needs less", memory_text(bytes));
     std::memset(data_.get(), 0, static_cast<std::size_t>(size_));
   }
 

@@ -42,12 +42,12 @@ struct Operand {
 namespace detail {
 // Throws Error unless `left` bytes are enough for what a library takes at first.
 inline void check_room(const char* library, index wanted, index left) {
-  constexpr double mib = 1 << 20;
   if (wanted > left)
     fail(
-        "not enough memory: {} takes {:.0f} MiB for its first matrix products, but {:.0f} MiB are left; a smaller "
-        "batch or fewer threads leave more",
-        library, static_cast<double>(wanted) / mib, static_cast<double>(left) / mib);
+        "not enough memory: {} takes {} for its first matrix products, but {} are left; a smaller batch or fewer "
+        "threads "
+        "leave more",
+        library, memory_text(wanted), memory_text(left));
 }
 }  // namespace detail
 

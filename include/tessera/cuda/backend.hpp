@@ -37,8 +37,8 @@ class Memory {
     if (status == cudaErrorMemoryAllocation) {
       static_cast<void>(cudaGetLastError());
       const FreeMemory memory = free_memory();
-      fail("the device has not enough memory: {:.2f} GiB in one piece are needed, {:.2f} of {:.2f} GiB are free",
-           gibibytes(bytes), gibibytes(memory.free), gibibytes(memory.total));
+      fail("the device has not enough memory: {} in one piece are needed, {} of {} are free", memory_text(bytes),
+           memory_text(memory.free), memory_text(memory.total));
     }
     check(status, "cudaMalloc");
     data_.reset(static_cast<std::byte*>(data));

@@ -48,10 +48,6 @@ struct FreeMemory {
   return {static_cast<index>(free), static_cast<index>(total)};
 }
 
-[[nodiscard]] constexpr double gibibytes(index bytes) {
-  return static_cast<double>(bytes) / (1 << 30);
-}
-
 // The oldest compute capability that the kernels are written for: 8.0 has bf16 matrix instructions.
 inline constexpr int least_capability = 80;
 

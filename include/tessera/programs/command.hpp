@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <new>
 #include <string>
 
 #include "tessera/core/errors.hpp"
@@ -63,6 +64,9 @@ int guarded(const std::string& name, Program&& program) noexcept {
   } catch (const Error& problem) {
     detail::complain(name, problem.what());
     return problem.exit_code();
+  } catch (const std::bad_alloc&) {
+    detail::complain(name, "not enough memory; a smaller batch, or fewer threads and workers, need less");
+    return exit_code::failed;
   } catch (const std::exception& problem) {
     detail::complain(name, problem.what());
     return exit_code::failed;

@@ -382,13 +382,9 @@ class Trainer {
       (measure(middle) <= free ? fits : too_large) = middle;
     }
     backend_.arena().reset();
-    constexpr double gib = 1 << 30;
-    fail(
-        "a batch of {} needs {:.2f} GiB for activations beside {:.2f} GiB of weights and state, but {:.2f} GiB are "
-        "free; {}",
-        batch_, static_cast<double>(wanted) / gib, static_cast<double>(parameter_bytes()) / gib,
-        static_cast<double>(free) / gib,
-        fits > 1 ? fmt::format("the largest batch that fits is {}", fits) : std::string("no batch fits"));
+    fail("a batch of {} needs {} for activations beside {} of weights and state, but {} are free; {}", batch_,
+         memory_text(wanted), memory_text(parameter_bytes()), memory_text(free),
+         fits > 1 ? fmt::format("the largest batch that fits is {}", fits) : std::string("no batch fits"));
   }
 
   [[noreturn]] void refuse(double loss) {
