@@ -46,7 +46,8 @@ def apply(names, changes):
 
 
 class Disk:
-    """Follows the calls of a run. A checkpoint counts as saved when its folder's fsync has returned."""
+    """Follows the calls of a run. A checkpoint counts as saved when its folder's fsync has returned, or the program writes
+    on."""
 
     def __init__(self, checkpoint):
         self.root, self.checkpoint = Folder(), checkpoint
@@ -81,6 +82,7 @@ class Disk:
         folder.change({name: self.files[-1]})
 
     def follow_write(self, call):
+        self.saved = len(self.checkpoints)
         file = self.find(call.path)
         file.writes.append((file.size, file.size + call.result))
         file.size += call.result

@@ -23,12 +23,13 @@ import sys
 import time
 
 import disk
-import files
 from injection import CHECKPOINT, Failed, Job, Place, check, contents, error_text, finish, leftovers, reach, run
 from injection import saves_of, split_checkpoint, start, strace_problem
 
+import files  # of tests/examples
+
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS")
-INTERRUPTIBLE = ("openat", "fstat", "flock", "read", "pread64", "write", "fsync", "close", "rename", "unlink")
+INTERRUPTIBLE = ("openat", "fstat", "flock", "ftruncate", "read", "pread64", "write", "fsync", "close", "rename", "unlink")
 STREAMS = {
     "stdin closed": "<&-",
     "stdout closed": ">&-",
@@ -75,9 +76,9 @@ def kills(place):
     """Before each call of the second save, and before the call that follows."""
     saves, checkpoints = place.record_saves()
     save, following = saves[1]
-    calls = ends_of_kinds([*save, following])
-    calls += place.sample([call for call in save if call not in calls])
-    continued = place.random.sample(calls, min(len(calls), place.count(8, 60)))
+    ends = ends_of_kinds([*save, following])
+    others = place.sample([call for call in save if call not in ends])
+    continued = ends + others[: place.count(2, 60)]
 
     def body(call):
         folder = place.job_folder()
@@ -88,7 +89,7 @@ def kills(place):
         if call in continued:
             place.continues(place.short, folder)
 
-    for call in calls:
+    for call in ends + others:
         yield Job(f"kill at {call.name}", str(call), functools.partial(body, call))
 
 
@@ -161,22 +162,25 @@ def power(place):
     model.end(checkpoints[1:], folder)
     rows = (folder / out / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     until = [b"".join(row for row in rows if json.loads(row)["step"] <= step) for step in range(len(checkpoints))]
+    until[0] = b""  # a run that starts anew needs none
 
     def check_tree(tree, saved, chance):
         """How many states there are with these names."""
+
+        def held(name):
+            return disk.contents_of(tree[f"{out}/{name}"], chance) if f"{out}/{name}" in tree else [None]
+
         states = 0
-        found = [disk.contents_of(tree[path], chance) if path in tree else [None] for path in (model.checkpoint,)]
-        metrics = tree.get(f"{out}/metrics.jsonl")
-        for checkpoint in found[0]:
+        for checkpoint in held("checkpoint.safetensors"):
             check(checkpoint in checkpoints, "checkpoint.safetensors is not whole")
             step = checkpoints.index(checkpoint)
             check(step >= saved, f"checkpoint.safetensors is of step {step}, but that of step {saved} was saved")
-            for text in disk.contents_of(metrics, chance) if metrics else [b""]:
-                check(step == 0 or text.startswith(until[step]), f"metrics.jsonl has not all rows to step {step}")
+            for metrics in held("metrics.jsonl"):
+                check((metrics or b"").startswith(until[step]), f"metrics.jsonl has not all rows to step {step}")
                 states += 1
         for name in ("features.npy", "labels.npy", "report.html"):
-            for content in disk.contents_of(tree[f"{out}/{name}"], chance) if f"{out}/{name}" in tree else []:
-                check(content == tree[f"{out}/{name}"][0].content, f"{name} is not whole")
+            for content in held(name):
+                check(content in (None, (folder / out / name).read_bytes()), f"{name} is not whole")
         return states
 
     def body(trees, saved, chance):
@@ -337,6 +341,7 @@ def signals(place):
 
 def runs(place):
     whole = place.undisturbed(place.short)
+    place.undisturbed(place.long)
 
     def into_finished():
         before = contents(whole)
@@ -402,32 +407,36 @@ def damage(place):
         resume = ["--resume", folder / "damaged.safetensors", "--out", folder / "run"]
         refused(run([*place.short, *resume]), f"{folder}/damaged.safetensors")
 
-    def flipped(at, bit):
-        return content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+    def flip(fault, at, bit):
+        damaged = lambda: content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]  # noqa: E731
+        return Job(fault, f"bit {bit} of byte {at}", functools.partial(body, damaged))
 
-    def zeroed(page):
-        return content[: 4096 * page] + bytes(4096) + content[4096 * (page + 1) :]
+    def zero(page):
+        begin, end = disk.BLOCK * page, min(disk.BLOCK * (page + 1), len(content))
+        damaged = lambda: content[:begin] + bytes(end - begin) + content[end:]  # noqa: E731
+        return Job("page of zeros", f"page {page}", functools.partial(body, damaged))
 
     def cut(size):
-        return content[:size]
+        return Job("file cut short", f"{size} bytes left", functools.partial(body, lambda: content[:size]))
 
-    def job(fault, change, *where):
-        return Job(fault, str(where), functools.partial(body, functools.partial(change, *where)))
+    def value_end(key):
+        """The last character of a value."""
+        entry = json.dumps({key: metadata[key]}, separators=(",", ":"))[1:-1].encode()
+        return content.index(entry) + len(entry) - 2
 
-    # The last character of a value in the metadata.
-    values = {key: content.index(json.dumps({key: value}, separators=(",", ":"))[1:-1].encode()) for key, value in metadata.items()}
-    for key in ["step", "seed"] + place.random.sample(sorted(metadata), place.count(1, len(metadata))):
-        text = json.dumps({key: metadata[key]}, separators=(",", ":"))[1:-1]
-        yield job("flip in the metadata", flipped, values[key] + len(text) - 2, 0)
+    for key in ["step", "seed", *place.sample([key for key in metadata if metadata[key] and key not in ("step", "seed")])]:
+        yield flip("flip in the metadata", value_end(key), 0)
     for _ in range(place.count(4, 50)):
-        yield job("flip in the header", flipped, place.random.randrange(header_end), place.random.randrange(8))
-    for _ in range(place.count(8, 80)):
-        yield job("flip in tensors", flipped, place.random.randrange(header_end, len(content)), place.random.randrange(8))
-    pages = [page for page in range(len(content) // 4096) if any(content[4096 * page : 4096 * (page + 1)])]
+        yield flip("flip in the header", place.random.randrange(header_end), place.random.randrange(8))
+    for _ in range(place.count(8, 90)):
+        yield flip("flip in tensors", place.random.randrange(header_end, len(content)), place.random.randrange(8))
+    pages = range(len(content) // disk.BLOCK)
+    pages = [page for page in pages if any(content[disk.BLOCK * page : disk.BLOCK * (page + 1)])]
     for page in [0, *place.random.sample(pages, place.count(2, 20))]:
-        yield job("page of zeros", zeroed, page)
-    for size in [0, 7, header_end, len(content) - 1] + [place.random.randrange(len(content)) for _ in range(place.count(2, 20))]:
-        yield job("cut", cut, size)
+        yield zero(page)
+    sizes = [place.random.randrange(len(content)) for _ in range(place.count(2, 20))]
+    for size in [0, 7, header_end, len(content) - 1, *sizes]:
+        yield cut(size)
 
 
 CASES = {case.__name__: case for case in (kills, errors, interruptions, power, streams, signals, runs, damage)}
