@@ -46,8 +46,8 @@ def apply(names, changes):
 
 
 class Disk:
-    """Follows the calls of a run. A checkpoint counts as saved when its folder's fsync has returned, or the program writes
-    on."""
+    """Follows the calls of a run. A checkpoint counts as saved when its folder's fsync has returned, or the program
+    writes something else."""
 
     def __init__(self, checkpoint):
         self.root, self.checkpoint = Folder(), checkpoint

@@ -41,8 +41,8 @@ Job = collections.namedtuple("Job", "fault what body")
 
 class Call(collections.namedtuple("Call", "name number path target text result")):
     """A system call of the main thread: the number-th of that name, from 1. `path` is relative to the folder of the
-    recorded run, without process ids, and None outside; `target` is a rename's second path. `result` is None if the call
-    did not return."""
+    recorded run, without process ids, and None outside; `target` is a rename's second path. `result` is None if the
+    call did not return."""
 
     def kind(self):
         return "fstat" if self.name == "newfstatat" and "AT_EMPTY_PATH" in self.text else self.name
@@ -51,10 +51,15 @@ class Call(collections.namedtuple("Call", "name number path target text result")
         return f"{self.kind()} {self.number} on {self.path or 'the folder above'}"
 
 
-def start(command, **options):
+started = []
+
+
+def start(command):
     """A program in the background, in a session of its own; its output is a pipe."""
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen([str(word) for word in command], text=True, start_new_session=True, **streams)
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([str(word) for word in command], text=True, start_new_session=True, **streams)
+    started.append(process)
+    return process
 
 
 def finish(process):
@@ -62,17 +67,20 @@ def finish(process):
         output, errors = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         raise Failed(f"still running after {PATIENCE} s")
-    finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except OSError:
-            pass
-        process.wait()
     return Ended(process.returncode, output, errors)
 
 
-def run(command, **options):
-    return finish(start(command, **options))
+def run(command):
+    return finish(start(command))
+
+
+def kill_all():
+    """What still runs of what was started."""
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    started.clear()
 
 
 def reach(process, text):
@@ -84,7 +92,7 @@ def reach(process, text):
 
 
 def strace_problem(program):
-    """Why calls cannot be traced here, or an empty text. Programs with a leak checker do not run under strace either."""
+    """Why calls cannot be traced here, or an empty text; programs with a leak checker do not run under strace."""
     if shutil.which("strace") is None:
         return "there is no strace"
     ended = run(["strace", "-f", "-o", "/dev/null", program, "--help"])
@@ -117,8 +125,8 @@ def parse(log, folder):
 
 
 def saves_of(calls):
-    """The calls of each save of a checkpoint: metrics reach the disk, the temporary file is written and renamed, and the
-    folder reaches the disk. And the call that follows."""
+    """The calls of each save of a checkpoint: metrics reach the disk, the temporary file is written and renamed, the
+    folder reaches the disk. With each, the call that follows."""
     saves = []
     for at, call in enumerate(calls):
         if call.target != CHECKPOINT:
@@ -145,11 +153,11 @@ def contents(folder):
 def split_checkpoint(content):
     """Its metadata, and where the header ends."""
     (length,) = struct.unpack("<Q", content[:8])
-    return json.loads(content[8 : 8 + length])["__metadata__"], 8 + length
+    return json.loads(bytes(content[8 : 8 + length]))["__metadata__"], 8 + length
 
 
 class Place:
-    """A folder for runs of the program, and the runs that nothing disturbs. `samples` is None if all cases are wanted."""
+    """A folder for runs of the program, and the runs that nothing disturbs. `samples` is None if all are wanted."""
 
     def __init__(self, program, seed, samples):
         self.program, self.samples = str(pathlib.Path(program).resolve()), samples
@@ -164,6 +172,7 @@ class Place:
         self.whole = {}
 
     def clean_up(self):
+        kill_all()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def count(self, few, many):

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""save_test.py PROGRAM [CASE...] [--seed 1] [--samples 10 | --all]: injects faults into pretrain while it saves and reads
-checkpoints, and checks how it ends: with the exit code and the message that docs/running.md promises, and with a folder in
-which every file is whole and from which the run continues to the bits of an undisturbed one. Prints a table.
+"""save_test.py PROGRAM [CASE...] [--seed 1] [--samples 10 | --all]: injects faults into pretrain while it saves and
+reads checkpoints, and checks how it ends: with the exit code and the message that docs/running.md promises, and with a
+folder in which every file is whole and from which the run continues to the bits of an undisturbed one. Prints a table.
 
-Cases: kills, errors and interruptions in system calls; power (losses, by a model of the disk); streams (closed or full);
+Cases: kills, errors and interruptions in system calls; power (losses, by a model of the disk); streams (closed, full);
 signals; runs (two in one folder); damage (of a checkpoint). --samples: how many of many alike, chosen by the seed."""
 
 import argparse
@@ -29,7 +29,8 @@ from injection import saves_of, split_checkpoint, start, strace_problem
 import files  # of tests/examples
 
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS")
-INTERRUPTIBLE = ("openat", "fstat", "flock", "ftruncate", "read", "pread64", "write", "fsync", "close", "rename", "unlink")
+INTERRUPTIBLE = ("openat", "fstat", "flock", "ftruncate", "read", "pread64", "write", "fsync", "close")
+INTERRUPTIBLE += ("rename", "unlink")
 STREAMS = {
     "stdin closed": "<&-",
     "stdout closed": ">&-",
@@ -306,11 +307,18 @@ def signals(place):
         check_whole(folder)
         check(not leftovers(folder), f"left: {leftovers(folder)}")
 
-    def at_results(share):
+    def stop_again(pause, process):
+        """The second signal comes when the run has stopped and the program ends."""
+        process.terminate()
+        reach(process, "stopped by a signal")
+        time.sleep(pause)
+        process.terminate()
+
+    def after_training(line, pause):
         folder = place.job_folder()
         process = start([*place.short, "--out", folder / "run"])
-        reach(process, "step 3/3")
-        time.sleep(share * results_take)
+        reach(process, line)
+        time.sleep(pause)
         process.send_signal(signal.SIGTERM)
         ended = finish(process)
         check(ended.code in (0, STOPPED), f"exit code {ended.code}, not 0 or {STOPPED}: {ended.errors.strip()}")
@@ -332,8 +340,15 @@ def signals(place):
     yield Job("SIGXCPU", "a limit of processor time", functools.partial(stops, limit_time, used))
     yield Job("SIGXFSZ", "a limit of file size", file_too_large)
     for _ in range(place.count(6, 40)):
-        share = place.random.random()
-        yield Job("SIGTERM at results", f"after {share:.3f} of their time", functools.partial(at_results, share))
+        pause = place.random.random() * results_take
+        results = functools.partial(after_training, "step 3/3", pause)
+        yield Job("SIGTERM at results", f"{1000 * pause:.1f} ms after the last step", results)
+    for _ in range(place.count(4, 20)):
+        pause = place.random.random() * 0.003
+        end = functools.partial(after_training, "report.html", pause)
+        yield Job("SIGTERM at the end", f"{1000 * pause:.1f} ms after the last line", end)
+        again = functools.partial(stops, functools.partial(stop_again, pause))
+        yield Job("SIGTERM at the end", f"the second, {1000 * pause:.1f} ms after the last line", again)
 
 
 # Two runs, and damaged files.
@@ -398,45 +413,40 @@ def runs(place):
 
 
 def damage(place):
-    content = (place.undisturbed(place.short) / "checkpoint.safetensors").read_bytes()
+    content = memoryview((place.undisturbed(place.short) / "checkpoint.safetensors").read_bytes())
     metadata, header_end = split_checkpoint(content)
+    size = len(content)
 
-    def body(damaged):
+    def body(parts):
         folder = place.job_folder()
-        (folder / "damaged.safetensors").write_bytes(damaged())
+        with open(folder / "damaged.safetensors", "wb") as file:
+            file.writelines(parts)
         resume = ["--resume", folder / "damaged.safetensors", "--out", folder / "run"]
         refused(run([*place.short, *resume]), f"{folder}/damaged.safetensors")
 
+    def job(fault, what, *parts):
+        return Job(fault, what, functools.partial(body, parts))
+
     def flip(fault, at, bit):
-        damaged = lambda: content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]  # noqa: E731
-        return Job(fault, f"bit {bit} of byte {at}", functools.partial(body, damaged))
+        return job(fault, f"bit {bit} of byte {at}", content[:at], bytes([content[at] ^ 1 << bit]), content[at + 1 :])
 
-    def zero(page):
-        begin, end = disk.BLOCK * page, min(disk.BLOCK * (page + 1), len(content))
-        damaged = lambda: content[:begin] + bytes(end - begin) + content[end:]  # noqa: E731
-        return Job("page of zeros", f"page {page}", functools.partial(body, damaged))
-
-    def cut(size):
-        return Job("file cut short", f"{size} bytes left", functools.partial(body, lambda: content[:size]))
-
-    def value_end(key):
-        """The last character of a value."""
+    def last_character(key):
         entry = json.dumps({key: metadata[key]}, separators=(",", ":"))[1:-1].encode()
-        return content.index(entry) + len(entry) - 2
+        return bytes(content[:header_end]).index(entry) + len(entry) - 2
 
-    for key in ["step", "seed", *place.sample([key for key in metadata if metadata[key] and key not in ("step", "seed")])]:
-        yield flip("flip in the metadata", value_end(key), 0)
+    others = sorted(key for key in metadata if metadata[key] and key not in ("step", "seed"))
+    for key in ["step", "seed", *place.random.sample(others, min(place.count(4, 40), len(others)))]:
+        yield flip("flip in the metadata", last_character(key), 0)
     for _ in range(place.count(4, 50)):
         yield flip("flip in the header", place.random.randrange(header_end), place.random.randrange(8))
     for _ in range(place.count(8, 90)):
-        yield flip("flip in tensors", place.random.randrange(header_end, len(content)), place.random.randrange(8))
-    pages = range(len(content) // disk.BLOCK)
-    pages = [page for page in pages if any(content[disk.BLOCK * page : disk.BLOCK * (page + 1)])]
-    for page in [0, *place.random.sample(pages, place.count(2, 20))]:
-        yield zero(page)
-    sizes = [place.random.randrange(len(content)) for _ in range(place.count(2, 20))]
-    for size in [0, 7, header_end, len(content) - 1, *sizes]:
-        yield cut(size)
+        yield flip("flip in tensors", place.random.randrange(header_end, size), place.random.randrange(8))
+    pages = [begin for begin in range(0, size - disk.BLOCK, disk.BLOCK) if any(content[begin : begin + disk.BLOCK])]
+    for begin in [0, *place.random.sample(pages, place.count(2, 20))]:
+        end = begin + disk.BLOCK
+        yield job("page of zeros", f"bytes {begin} to {end}", content[:begin], bytes(disk.BLOCK), content[end:])
+    for left in [0, 7, header_end, size - 1, *(place.random.randrange(size) for _ in range(place.count(2, 20)))]:
+        yield job("file cut short", f"{left} bytes left", content[:left])
 
 
 CASES = {case.__name__: case for case in (kills, errors, interruptions, power, streams, signals, runs, damage)}
@@ -489,8 +499,9 @@ def main():
         for fault, count in counts.items():
             result = f"{len(wrong[fault])} wrong" if wrong[fault] else "as promised"
             print(f"| {fault} | {count} | {result} |", flush=True)
-        failures += [f"FAILED: seed {options.seed}, {case}, {fault}, {text}" for fault in wrong for text in wrong[fault][:5]]
-    print("\n".join(failures))
+            failures += [f"FAILED: seed {options.seed}, {case}, {fault}, {text}" for text in wrong[fault][:5]]
+    for failure in failures:
+        print(failure)
     return 1 if failures else 0
 
 
