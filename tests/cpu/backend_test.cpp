@@ -30,7 +30,7 @@ TEST(Memory, IsAlignedRoundedUpAndZero) {
 
 TEST(Memory, SaysHowMuchIsMissing) {
   EXPECT_THAT([] { cpu::Memory memory(index{1} << 60); },
-              testing::ThrowsMessage<Error>("not enough memory: 1099511627776.0 MiB in one piece are needed; a smaller "
+              testing::ThrowsMessage<Error>("not enough memory: 1073741824.0 GiB in one piece are needed; a smaller "
                                             "batch or model needs less"));
 }
 

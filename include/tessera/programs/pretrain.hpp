@@ -200,7 +200,8 @@ inline int pretrain(int argc, char** argv, const Choice& choice) {
   if (!pictures) pictures.emplace(open_pictures(options.data));
   options.recipe.check("--");
 
-  const StopSignals signals;
+  // Never destroyed: a signal does not change the exit code of a program that is about to end.
+  static const StopSignals& signals = *new StopSignals;
   std::optional<Results> results;
   const int status = entry.train(options, settings, *pictures, signals, results);
   return results ? write_results(options, entry, settings, *pictures, signals, *results) : status;

@@ -38,9 +38,7 @@ class StopSignals {
   }
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
-  // A program that ends because of a signal may get it again until it has ended.
   ~StopSignals() {
-    if (caught_ != 0) return;
     for (std::size_t i = 0; i < signals.size(); ++i) ::sigaction(signals[i], &before_[i], nullptr);
     ::sigaltstack(&stack_before_, nullptr);
   }
