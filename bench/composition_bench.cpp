@@ -69,7 +69,7 @@ class ByHand {
     predict_backward(p.predictor, g.predictor);
     project_backward(p.base_encoder.head, g.base_encoder.head);
     encode_backward(p.base_encoder.encoder, g.base_encoder.encoder);
-    double blocked = 0;
+    double blocked = 0, overflow = 0;
     check_finite(backend_, gradient_.size(), static_cast<const float*>(gradient_.data()), &loss, &blocked);
     if (blocked != 0) ts::fail("a gradient is not finite");
     const auto coefficients = updater_.coefficients(settings.learning_rate, ++steps_);
@@ -78,9 +78,11 @@ class ByHand {
                              {&all_, 1},
                              &coefficients,
                              &blocked,
+                             &overflow,
                              gradient_.data(),
                              student_.data(),
                              moments_});
+    if (overflow != 0) ts::fail("the update made a weight or a moment infinite or not a number");
     return loss;
   }
 

@@ -211,14 +211,14 @@ void updates() {
     const auto gradient = full(backend, count), weight = full(backend, count);
     const Buffer<float> moment1(count), moment2(count);
     const Buffer<bf16> copy(count);
-    const Buffer<double> blocked(1);
+    const Buffer<double> blocked(1), overflow(1);
     const Buffer<ts::optim::AdamW::Coefficients> coefficients(1);
     const auto values = ts::optim::AdamW{}.coefficients(1e-6, 10);
     backend.upload(1, &values, coefficients.data());
     measure(state, backend, {.bytes = size_of(count, 4 * 4 + 3 * 4 + 2)}, [&] {
-      update_elements<ts::optim::AdamW>(backend, count, coefficients.data(), ts::optim::Group{}, blocked.data(),
-                                        gradient.data(), ts::Parameter<bf16>{weight.data(), copy.data()},
-                                        std::array{moment1.data(), moment2.data()});
+      update_elements<ts::optim::AdamW>(
+          backend, count, coefficients.data(), ts::optim::Group{}, blocked.data(), overflow.data(), gradient.data(),
+          ts::Parameter<bf16>{weight.data(), copy.data()}, std::array{moment1.data(), moment2.data()});
     });
   });
   add("moving_average", [](benchmark::State& state) {

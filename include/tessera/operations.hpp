@@ -318,12 +318,13 @@ concept DropPath = requires(Backend& backend, const StepNumber* number, const do
 };
 
 // update.hpp. Passes over flat buffers. *blocked != 0 says that the step's loss or gradient is not finite: updates then
-// leave weights and states as they are.
+// leave weights and states as they are. Updates assign *overflow = 1 if a weight or a state is not finite afterwards,
+// and leave it as it is otherwise.
 template <class Backend>
 concept Updates = requires(Backend& backend, index count, const double* m, const Sum<Backend>* x,
                            Weight<Backend> average, const double* loss, double* to_blocked, const double* blocked,
                            const archetype::Rule::Coefficients* coefficients, const archetype::Group& group,
-                           bool adapts, const Sum<Backend>* gradient, Weight<Backend> weight,
+                           bool adapts, double* overflow, const Sum<Backend>* gradient, Weight<Backend> weight,
                            const std::array<Sum<Backend>*, 2>& states, std::span<const Entry> entries,
                            double* squares) {
   // average = *m average + (1 - *m) x.
@@ -331,10 +332,11 @@ concept Updates = requires(Backend& backend, index count, const double* m, const
   // *blocked = 1 if the loss or any of the values is not finite, else 0.
   check_finite(backend, count, x, loss, to_blocked);
   // An optimizer's rule of elements (optim/rule.hpp), in one pass over gradient, weight and states.
-  update_elements<archetype::Rule>(backend, count, coefficients, group, blocked, gradient, weight, states);
+  update_elements<archetype::Rule>(backend, count, coefficients, group, blocked, overflow, gradient, weight, states);
   // An optimizer's rule of tensors (optim/rule.hpp) on one tensor: a pass for the direction and the norms, and one for
   // the update. Without `adapts` the ratio of norms is 1.
-  update_tensor<archetype::Rule>(backend, count, coefficients, group, adapts, blocked, gradient, weight, states);
+  update_tensor<archetype::Rule>(backend, count, coefficients, group, adapts, blocked, overflow, gradient, weight,
+                                 states);
   // squares[i] = the sum of squares of entry i, in double; 0 for statistics.
   squared_norms(backend, entries, x, squares);
 };

@@ -11,7 +11,12 @@ namespace {
 constexpr index sizes[] = {1, 37, 40000};
 
 template <class Scalar>
-class Update : public testing::Test {};
+class Update : public testing::Test {
+ protected:
+  void TearDown() override { EXPECT_EQ(overflow, 0) << "with values that are finite"; }
+
+  double overflow = 0;
+};
 TYPED_TEST_SUITE(Update, Scalars);
 
 TYPED_TEST(Update, MovingAverageKeepsItsShare) {
@@ -47,8 +52,8 @@ TYPED_TEST(Update, AdamWDecaysAndFollowsTheMoments) {
             adam.weight(0, i) * (1 - c.learning_rate * c.weight_decay) - c.learning_rate * direction(0, i);
       run_operation<TypeParam>(
           [&](auto& backend) {
-            update_elements<optim::AdamW>(backend, count, &c, alike, &free_to_go, gradient.data(), weight.data(),
-                                          std::array{moment1.data(), moment2.data()});
+            update_elements<optim::AdamW>(backend, count, &c, alike, &free_to_go, &this->overflow, gradient.data(),
+                                          weight.data(), std::array{moment1.data(), moment2.data()});
           },
           {&weight, &moment1, &moment2});
       expect_close("weight", weight, adam.weight);
@@ -70,8 +75,8 @@ TYPED_TEST(Update, LambScalesItsDirectionByTheTensorsSize) {
       for (index i = 0; i < count; ++i) adam.weight(0, i) -= c.learning_rate * ratio * expected(0, i);
       run_operation<TypeParam>(
           [&](auto& backend) {
-            update_tensor<optim::Lamb>(backend, count, &c, alike, true, &free_to_go, gradient.data(), weight.data(),
-                                       std::array{moment1.data(), moment2.data(), direction.data()});
+            update_tensor<optim::Lamb>(backend, count, &c, alike, true, &free_to_go, &this->overflow, gradient.data(),
+                                       weight.data(), std::array{moment1.data(), moment2.data(), direction.data()});
           },
           {&weight, &moment1, &moment2, &direction});
       expect_close("weight", weight, adam.weight);
@@ -92,8 +97,8 @@ TYPED_TEST(Update, SgdDecaysTheGradient) {
       expected.move(c, 1, c.weight_decay);
       run_operation<TypeParam>(
           [&](auto& backend) {
-            update_elements<optim::Sgd>(backend, count, &c, alike, &free_to_go, gradient.data(), weight.data(),
-                                        std::array{velocity.data()});
+            update_elements<optim::Sgd>(backend, count, &c, alike, &free_to_go, &this->overflow, gradient.data(),
+                                        weight.data(), std::array{velocity.data()});
           },
           {&weight, &velocity});
       expect_close("weight", weight, expected.weight);
@@ -121,7 +126,8 @@ TYPED_TEST(Update, LarsTrustsMatricesByTheirSize) {
         run_operation<TypeParam>(
             [&](auto& backend) {
               update_tensor<optim::Lars>(backend, count, &c, matrix ? alike : without_decay_of_its_own, matrix,
-                                         &free_to_go, gradient.data(), weight.data(), std::array{velocity.data()});
+                                         &free_to_go, &this->overflow, gradient.data(), weight.data(),
+                                         std::array{velocity.data()});
             },
             {&weight, &velocity});
         expect_close("weight", weight, expected.weight);
@@ -135,8 +141,8 @@ TYPED_TEST(Update, LarsLeavesTensorsOfZerosTheirRate) {
   Values<TypeParam> weight(Matrix(1, 3, 0)), velocity(Matrix(1, 3, 0));
   run_operation<TypeParam>(
       [&](auto& backend) {
-        update_tensor<optim::Lars>(backend, 3, &c, alike, true, &free_to_go, gradient.data(), weight.data(),
-                                   std::array{velocity.data()});
+        update_tensor<optim::Lars>(backend, 3, &c, alike, true, &free_to_go, &this->overflow, gradient.data(),
+                                   weight.data(), std::array{velocity.data()});
       },
       {&weight, &velocity});
   expect_close("weight", weight, Matrix(1, 3, -0.2));
@@ -153,10 +159,13 @@ TYPED_TEST(Update, ChangesNothingWhenBlocked) {
         const std::array states{state1.data(), state2.data(), state3.data()};
         const TypeParam* const g = gradient.data();
         TypeParam* const w = weight.data();
-        update_elements<optim::AdamW>(backend, count, &late, alike, &stop, g, w, std::array{states[0], states[1]});
-        update_elements<optim::Sgd>(backend, count, &with_decay, alike, &stop, g, w, std::array{states[0]});
-        update_tensor<optim::Lamb>(backend, count, &late, alike, true, &stop, g, w, states);
-        update_tensor<optim::Lars>(backend, count, &with_decay, alike, true, &stop, g, w, std::array{states[0]});
+        update_elements<optim::AdamW>(backend, count, &late, alike, &stop, &this->overflow, g, w,
+                                      std::array{states[0], states[1]});
+        update_elements<optim::Sgd>(backend, count, &with_decay, alike, &stop, &this->overflow, g, w,
+                                    std::array{states[0]});
+        update_tensor<optim::Lamb>(backend, count, &late, alike, true, &stop, &this->overflow, g, w, states);
+        update_tensor<optim::Lars>(backend, count, &with_decay, alike, true, &stop, &this->overflow, g, w,
+                                   std::array{states[0]});
       },
       {&weight, &state1, &state2, &state3});
   EXPECT_TRUE(weight.same_bits(weight_before));
@@ -180,12 +189,71 @@ TYPED_TEST(Update, LambTakesNormsOfTheTensorAlone) {
     for (index i = 0; i < count; ++i) adam.weight(0, i) -= c.learning_rate * ratio * expected(0, i);
     run_operation<TypeParam>(
         [&](auto& backend) {
-          update_tensor<optim::Lamb>(backend, count, &c, alike, true, &free_to_go, gradient.data(), weight.data(),
-                                     std::array{moment1.data(), moment2.data(), direction.data()});
+          update_tensor<optim::Lamb>(backend, count, &c, alike, true, &free_to_go, &this->overflow, gradient.data(),
+                                     weight.data(), std::array{moment1.data(), moment2.data(), direction.data()});
         },
         {&weight, &moment1, &moment2, &direction});
     expect_close("weight", weight, adam.weight);
   }
+}
+
+struct Overflow {
+  double told;
+  bool weights_are_finite;
+};
+
+// What an update of WithOneElement tells. `before`: what stands there in advance.
+template <class Rule, class Scalar>
+Overflow overflow_of(index count, index at, const Element& other, double before = 0) {
+  const WithOneElement tensor(count, at, other);
+  const Values<Scalar> gradient(tensor.gradient);
+  Values<Scalar> weight(tensor.weight), moment1(tensor.moment1), moment2(tensor.moment2), direction(1, count);
+  const Scalar* const g = gradient.data();
+  Scalar* const w = weight.data();
+  cpu::Backend<Scalar> backend(3);
+  double told = before;
+  const auto update = [&] {
+    if constexpr (std::is_same_v<Rule, optim::AdamW>)
+      update_elements<Rule>(backend, count, &without_epsilon, alike, &free_to_go, &told, g, w,
+                            std::array{moment1.data(), moment2.data()});
+    else if constexpr (std::is_same_v<Rule, optim::Lamb>)
+      update_tensor<Rule>(backend, count, &without_epsilon, alike, true, &free_to_go, &told, g, w,
+                          std::array{moment1.data(), moment2.data(), direction.data()});
+    else if constexpr (std::is_same_v<Rule, optim::Lars>)
+      update_tensor<Rule>(backend, count, &without_trust, alike, false, &free_to_go, &told, g, w,
+                          std::array{moment1.data()});
+    else
+      update_elements<Rule>(backend, count, &without_trust, alike, &free_to_go, &told, g, w,
+                            std::array{moment1.data()});
+  };
+  update();
+  EXPECT_EQ(told, before) << "while planning";
+  backend.arena().commit();
+  update();
+  return {told, math::all_finite(weight.data(), count)};
+}
+
+template <class Rule, class Scalar>
+void check_overflow() {
+  constexpr bool adam = std::is_same_v<Rule, optim::AdamW> || std::is_same_v<Rule, optim::Lamb>;
+  for (const index count : sizes) {
+    EXPECT_EQ((overflow_of<Rule, Scalar>(count, 0, {}).told), 0) << count;
+    EXPECT_EQ((overflow_of<Rule, Scalar>(count, 0, {}, 1).told), 1) << "was 1 before";
+    for (const index at : {index{0}, count / 2, count - 1}) {
+      SCOPED_TRACE(fmt::format("{}: {} of {}", Rule::name, at, count));
+      EXPECT_EQ((overflow_of<Rule, Scalar>(count, at, overflowing_weight<Scalar>).told), 1);
+      const Overflow by_state = overflow_of<Rule, Scalar>(count, at, overflowing_state<Scalar>);
+      EXPECT_EQ(by_state.told, 1);
+      EXPECT_EQ(by_state.weights_are_finite, adam);
+    }
+  }
+}
+
+TYPED_TEST(Update, TellsOfAnyResultThatIsNotFinite) {
+  check_overflow<optim::AdamW, TypeParam>();
+  check_overflow<optim::Sgd, TypeParam>();
+  check_overflow<optim::Lars, TypeParam>();
+  check_overflow<optim::Lamb, TypeParam>();
 }
 
 TYPED_TEST(Update, SquaredNormsAreOfEveryEntry) {

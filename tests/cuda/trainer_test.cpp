@@ -88,6 +88,15 @@ TEST_F(DeviceTrainer, LeavesWeightsAsTheyWereIfAGradientIsNotFinite) {
   EXPECT_EQ(run.trainer.steps(), 1);
 }
 
+TEST_F(DeviceTrainer, RefusesAnUpdateThatMakesWeightsInfinite) {
+  Low run;
+  run.step(0);
+  EXPECT_THAT([&] { run.trainer.step(run.batch(), {.learning_rate = 1e300}); },
+              testing::ThrowsMessage<NotFinite>(
+                  testing::HasSubstr("step 2: the update made 'base_encoder.cls_token' infinite or not a number")));
+  EXPECT_EQ(run.trainer.steps(), 1);
+}
+
 TEST_F(DeviceTrainer, MeasuresGradientsAsTheProcessorDoes) {
   Training<cuda::Backend<float>> device;
   Training<cpu::Backend<float>> host;

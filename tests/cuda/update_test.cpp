@@ -96,7 +96,7 @@ TYPED_TEST(DeviceUpdate, CopiesAreRounded) {
 }
 
 TYPED_TEST(DeviceUpdate, AdamWDecaysAndFollowsTheMoments) {
-  const OnDevice<double> blocked(0);
+  const OnDevice<double> blocked(0), overflow(0);
   for (const optim::AdamCoefficients& c : {early, late})
     for (const index count : sizes) {
       SCOPED_TRACE(fmt::format("correction {}, {} values", c.correction1, count));
@@ -110,21 +110,22 @@ TYPED_TEST(DeviceUpdate, AdamWDecaysAndFollowsTheMoments) {
             adam.weight(0, i) * (1 - c.learning_rate * c.weight_decay) - c.learning_rate * direction(0, i);
       run_on_device<TypeParam>(
           [&](cuda::Backend<TypeParam>& backend) {
-            update_elements<optim::AdamW>(backend, count, coefficients.data(), alike, blocked.data(), gradient.data(),
-                                          weight.data(), std::array{moment1.data(), moment2.data()});
+            update_elements<optim::AdamW>(backend, count, coefficients.data(), alike, blocked.data(), overflow.data(),
+                                          gradient.data(), weight.data(), std::array{moment1.data(), moment2.data()});
           },
           weight.master, weight.copy, moment1, moment2);
       weight.expect("weight", adam.weight, bound);
       expect_close("moment1", moment1, adam.moment1, bound);
       expect_close("moment2", moment2, adam.moment2, bound);
     }
+  EXPECT_EQ(overflow.download(), 0);
 }
 
 template <class Scalar>
 void check_lamb(const optim::AdamCoefficients& c, index count) {
   SCOPED_TRACE(fmt::format("correction {}, {} values", c.correction1, count));
   Adam adam = Adam::random(count);
-  const OnDevice<double> blocked(0);
+  const OnDevice<double> blocked(0), overflow(0);
   const OnDevice<optim::AdamCoefficients> coefficients(c);
   const DeviceValues<float> gradient(adam.gradient), moment1(adam.moment1), moment2(adam.moment2), direction(1, count);
   const DeviceParameter<Scalar> weight(adam.weight);
@@ -134,14 +135,16 @@ void check_lamb(const optim::AdamCoefficients& c, index count) {
   for (index i = 0; i < count; ++i) adam.weight(0, i) -= c.learning_rate * ratio * expected(0, i);
   run_on_device<Scalar>(
       [&](cuda::Backend<Scalar>& backend) {
-        update_tensor<optim::Lamb>(backend, count, coefficients.data(), alike, true, blocked.data(), gradient.data(),
-                                   weight.data(), std::array{moment1.data(), moment2.data(), direction.data()});
+        update_tensor<optim::Lamb>(backend, count, coefficients.data(), alike, true, blocked.data(), overflow.data(),
+                                   gradient.data(), weight.data(),
+                                   std::array{moment1.data(), moment2.data(), direction.data()});
       },
       weight.master, weight.copy, moment1, moment2, direction);
   weight.expect("weight", adam.weight, bound);
   expect_close("direction", direction, expected, bound);
   expect_close("moment1", moment1, adam.moment1, bound);
   expect_close("moment2", moment2, adam.moment2, bound);
+  EXPECT_EQ(overflow.download(), 0);
 }
 
 TYPED_TEST(DeviceUpdate, LambScalesItsDirectionByTheTensorsSize) {
@@ -152,7 +155,7 @@ TYPED_TEST(DeviceUpdate, LambScalesItsDirectionByTheTensorsSize) {
 constexpr optim::MomentumCoefficients with_decay{0.1, 0.3, 0.9, 1}, without_decay{0.5, 0, 0.8, 1};
 
 TYPED_TEST(DeviceUpdate, SgdDecaysTheGradient) {
-  const OnDevice<double> blocked(0);
+  const OnDevice<double> blocked(0), overflow(0);
   for (const optim::MomentumCoefficients& c : {with_decay, without_decay})
     for (const index count : sizes) {
       Momentum expected = Momentum::random(count);
@@ -162,13 +165,14 @@ TYPED_TEST(DeviceUpdate, SgdDecaysTheGradient) {
       expected.move(c, 1, c.weight_decay);
       run_on_device<TypeParam>(
           [&](cuda::Backend<TypeParam>& backend) {
-            update_elements<optim::Sgd>(backend, count, coefficients.data(), alike, blocked.data(), gradient.data(),
-                                        weight.data(), std::array{velocity.data()});
+            update_elements<optim::Sgd>(backend, count, coefficients.data(), alike, blocked.data(), overflow.data(),
+                                        gradient.data(), weight.data(), std::array{velocity.data()});
           },
           weight.master, weight.copy, velocity);
       weight.expect("weight", expected.weight, bound);
       expect_close("velocity", velocity, expected.velocity, bound);
     }
+  EXPECT_EQ(overflow.download(), 0);
 }
 
 // Tensors that do not adapt come with a group without decay.
@@ -179,7 +183,7 @@ template <class Scalar>
 void check_lars(const optim::MomentumCoefficients& c, bool matrix, index count) {
   SCOPED_TRACE(fmt::format("{} values, {}", count, matrix ? "matrix" : "vector"));
   Momentum expected = Momentum::random(count);
-  const OnDevice<double> blocked(0);
+  const OnDevice<double> blocked(0), overflow(0);
   const OnDevice<optim::MomentumCoefficients> coefficients(c);
   const DeviceValues<float> gradient(expected.gradient), velocity(expected.velocity);
   const DeviceParameter<Scalar> weight(expected.weight);
@@ -192,11 +196,13 @@ void check_lars(const optim::MomentumCoefficients& c, bool matrix, index count) 
   run_on_device<Scalar>(
       [&](cuda::Backend<Scalar>& backend) {
         update_tensor<optim::Lars>(backend, count, coefficients.data(), matrix ? alike : without_decay_of_its_own,
-                                   matrix, blocked.data(), gradient.data(), weight.data(), std::array{velocity.data()});
+                                   matrix, blocked.data(), overflow.data(), gradient.data(), weight.data(),
+                                   std::array{velocity.data()});
       },
       weight.master, weight.copy, velocity);
   weight.expect("weight", expected.weight, bound);
   expect_close("velocity", velocity, expected.velocity, bound);
+  EXPECT_EQ(overflow.download(), 0);
 }
 
 TYPED_TEST(DeviceUpdate, LarsTrustsMatricesByTheirSize) {
@@ -211,7 +217,7 @@ TYPED_TEST(DeviceUpdate, NormsAreOfLargeTensors) {
 }
 
 TYPED_TEST(DeviceUpdate, TensorsOfZerosHaveARateOfOne) {
-  const OnDevice<double> blocked(0);
+  const OnDevice<double> blocked(0), overflow(0);
   const OnDevice<optim::MomentumCoefficients> sgd(optim::MomentumCoefficients{0.1, 0, 0, 0.001});
   const OnDevice<optim::AdamCoefficients> adam(optim::AdamCoefficients{0.1, 0, 0, 0, 1e-6, 1, 1, 1});
   const DeviceValues<float> gradient(Matrix(1, 3, 2)), velocity(Matrix(1, 3)), moment1(Matrix(1, 3)),
@@ -219,10 +225,11 @@ TYPED_TEST(DeviceUpdate, TensorsOfZerosHaveARateOfOne) {
   const DeviceParameter<TypeParam> by_lars(Matrix(1, 3)), by_lamb(Matrix(1, 3));
   run_on_device<TypeParam>(
       [&](cuda::Backend<TypeParam>& backend) {
-        update_tensor<optim::Lars>(backend, 3, sgd.data(), alike, true, blocked.data(), gradient.data(), by_lars.data(),
-                                   std::array{velocity.data()});
-        update_tensor<optim::Lamb>(backend, 3, adam.data(), alike, true, blocked.data(), gradient.data(),
-                                   by_lamb.data(), std::array{moment1.data(), moment2.data(), direction.data()});
+        update_tensor<optim::Lars>(backend, 3, sgd.data(), alike, true, blocked.data(), overflow.data(),
+                                   gradient.data(), by_lars.data(), std::array{velocity.data()});
+        update_tensor<optim::Lamb>(backend, 3, adam.data(), alike, true, blocked.data(), overflow.data(),
+                                   gradient.data(), by_lamb.data(),
+                                   std::array{moment1.data(), moment2.data(), direction.data()});
       },
       by_lars.master, by_lars.copy, by_lamb.master, by_lamb.copy, velocity, moment1, moment2, direction);
   by_lars.expect("weight by LARS", Matrix(1, 3, -0.2), bound);
@@ -232,7 +239,7 @@ TYPED_TEST(DeviceUpdate, TensorsOfZerosHaveARateOfOne) {
 TYPED_TEST(DeviceUpdate, ChangesNothingWhenBlocked) {
   constexpr index count = 37;
   const Adam adam = Adam::random(count);
-  const OnDevice<double> blocked(1);
+  const OnDevice<double> blocked(1), overflow(0);
   const OnDevice<optim::AdamCoefficients> adam_coefficients(late);
   const OnDevice<optim::MomentumCoefficients> sgd_coefficients(with_decay);
   const DeviceValues<float> gradient(adam.gradient), state1(adam.moment1), state2(adam.moment2), state3(adam.moment2);
@@ -244,12 +251,14 @@ TYPED_TEST(DeviceUpdate, ChangesNothingWhenBlocked) {
         const optim::MomentumCoefficients* const sgd_c = sgd_coefficients.data();
         const float* const g = gradient.data();
         const auto w = weight.data();
-        update_elements<optim::AdamW>(backend, count, adam_c, alike, blocked.data(), g, w,
+        update_elements<optim::AdamW>(backend, count, adam_c, alike, blocked.data(), overflow.data(), g, w,
                                       std::array{states[0], states[1]});
-        update_elements<optim::Sgd>(backend, count, sgd_c, alike, blocked.data(), g, w, std::array{states[0]});
-        update_tensor<optim::Lamb>(backend, count, adam_c, alike, true, blocked.data(), g, w, states);
+        update_elements<optim::Sgd>(backend, count, sgd_c, alike, blocked.data(), overflow.data(), g, w,
+                                    std::array{states[0]});
+        update_tensor<optim::Lamb>(backend, count, adam_c, alike, true, blocked.data(), overflow.data(), g, w, states);
         for (const bool matrix : {true, false})
-          update_tensor<optim::Lars>(backend, count, sgd_c, alike, matrix, blocked.data(), g, w, std::array{states[0]});
+          update_tensor<optim::Lars>(backend, count, sgd_c, alike, matrix, blocked.data(), overflow.data(), g, w,
+                                     std::array{states[0]});
       },
       weight.master, weight.copy, state1, state2, state3);
   for (const auto* values : {&weight.master, &state1, &state2, &state3}) EXPECT_TRUE(values->untouched());
@@ -268,7 +277,7 @@ TYPED_TEST(DeviceUpdate, RunsAUsersRuleOnGroups) {
   const Lion lion{.weight_decay = 0.3};
   const optim::Updater<cuda::Backend<TypeParam>> updater(lion);
   const OnDevice<optim::StepCoefficients> coefficients(updater.coefficients(0.1, 1));
-  const OnDevice<double> blocked(0);
+  const OnDevice<double> blocked(0), overflow(0);
   Random random(1, Purpose::test, 0, 0);
   Matrix gradient = normal(random, 1, count), weight = normal(random, 1, count), momentum = normal(random, 1, count);
   const DeviceValues<float> from(gradient), state(momentum);
@@ -279,9 +288,15 @@ TYPED_TEST(DeviceUpdate, RunsAUsersRuleOnGroups) {
   run_on_device<TypeParam>(
       [&](cuda::Backend<TypeParam>& backend) {
         float* const states[] = {state.data()};
-        updater.step(
-            backend,
-            {entries, groups, {&part, 1}, coefficients.data(), blocked.data(), from.data(), to.data(), states});
+        updater.step(backend, {entries,
+                               groups,
+                               {&part, 1},
+                               coefficients.data(),
+                               blocked.data(),
+                               overflow.data(),
+                               from.data(),
+                               to.data(),
+                               states});
       },
       to.master, to.copy, state);
   const Matrix weights = to.master.values(), states = state.values();
@@ -290,6 +305,59 @@ TYPED_TEST(DeviceUpdate, RunsAUsersRuleOnGroups) {
       ASSERT_NEAR(weights(0, at), weight(0, at), 1e-6) << at;
       ASSERT_NEAR(states(0, at), momentum(0, at), 1e-6) << at;
     }
+}
+
+// What an update of WithOneElement tells.
+template <class Rule, class Scalar>
+double overflow_of(index count, index at, const Element& other) {
+  const WithOneElement tensor(count, at, other);
+  const DeviceValues<float> gradient(tensor.gradient), moment1(tensor.moment1), moment2(tensor.moment2),
+      direction(1, count);
+  const DeviceParameter<Scalar> weight(tensor.weight);
+  const OnDevice<double> blocked(0), overflow(0);
+  const OnDevice<optim::AdamCoefficients> adam(without_epsilon);
+  const OnDevice<optim::MomentumCoefficients> momentum(without_trust);
+  const float* const g = gradient.data();
+  const auto w = weight.data();
+  cuda::Backend<Scalar> backend;
+  const auto update = [&] {
+    if constexpr (std::is_same_v<Rule, optim::AdamW>)
+      update_elements<Rule>(backend, count, adam.data(), alike, blocked.data(), overflow.data(), g, w,
+                            std::array{moment1.data(), moment2.data()});
+    else if constexpr (std::is_same_v<Rule, optim::Lamb>)
+      update_tensor<Rule>(backend, count, adam.data(), alike, true, blocked.data(), overflow.data(), g, w,
+                          std::array{moment1.data(), moment2.data(), direction.data()});
+    else if constexpr (std::is_same_v<Rule, optim::Lars>)
+      update_tensor<Rule>(backend, count, momentum.data(), alike, false, blocked.data(), overflow.data(), g, w,
+                          std::array{moment1.data()});
+    else
+      update_elements<Rule>(backend, count, momentum.data(), alike, blocked.data(), overflow.data(), g, w,
+                            std::array{moment1.data()});
+  };
+  update();
+  backend.arena().commit();
+  update();
+  backend.wait();
+  return overflow.download();
+}
+
+template <class Rule, class Scalar>
+void check_overflow() {
+  for (const index count : sizes) {
+    EXPECT_EQ((overflow_of<Rule, Scalar>(count, 0, {})), 0) << Rule::name << ", " << count;
+    for (const index at : {index{0}, count / 2, count - 1}) {
+      SCOPED_TRACE(fmt::format("{}: {} of {}", Rule::name, at, count));
+      EXPECT_EQ((overflow_of<Rule, Scalar>(count, at, overflowing_weight<float>)), 1);
+      EXPECT_EQ((overflow_of<Rule, Scalar>(count, at, overflowing_state<float>)), 1);
+    }
+  }
+}
+
+TYPED_TEST(DeviceUpdate, TellsOfAnyResultThatIsNotFinite) {
+  check_overflow<optim::AdamW, TypeParam>();
+  check_overflow<optim::Sgd, TypeParam>();
+  check_overflow<optim::Lars, TypeParam>();
+  check_overflow<optim::Lamb, TypeParam>();
 }
 
 // More entries than one launch takes.

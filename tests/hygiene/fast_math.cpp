@@ -6,14 +6,21 @@
 
 #include "tessera/core/math.hpp"
 
+namespace simd = tessera::simd;
+
+template <class Scalar>
+bool pack_is_finite(const Scalar* values) {
+  return !simd::any<Scalar>(tessera::math::not_finite<Scalar>(simd::load(values)));
+}
+
 template <class Scalar>
 bool guarded() {
   std::vector<Scalar> values(100, Scalar(1));
-  if (!tessera::math::all_finite(values.data(), 100)) return false;
+  if (!tessera::math::all_finite(values.data(), 100) || !pack_is_finite(values.data() + 57)) return false;
   for (const Scalar bad : {std::numeric_limits<Scalar>::quiet_NaN(), std::numeric_limits<Scalar>::infinity(),
                            -std::numeric_limits<Scalar>::infinity()}) {
     values[57] = bad;
-    if (tessera::math::all_finite(values.data(), 100)) return false;
+    if (tessera::math::all_finite(values.data(), 100) || pack_is_finite(values.data() + 57)) return false;
   }
   return true;
 }

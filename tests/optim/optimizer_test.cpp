@@ -170,7 +170,7 @@ TEST(Optimizer, WantsAGroupForEveryTensor) {
   const optim::Updater<Steps::Backend> updater(optim::Sgd{});
   EXPECT_THAT(
       [&] {
-        updater.step(backend, {tensors, {}, {}, nullptr, nullptr, nullptr, nullptr, {}});
+        updater.step(backend, {tensors, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, {}});
       },
       ThrowsMessage<Error>(HasSubstr("6 tensors has 0 groups")));
 }

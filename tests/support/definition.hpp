@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -244,5 +245,34 @@ struct Momentum {
 // At step 1, and later.
 inline constexpr optim::AdamCoefficients early{0.5, 0.2, 0.9, 0.999, 1e-3, 10, 1000, 31.622776601683793},
     late{0.01, 0.1, 0.9, 0.95, 1e-8, 1.7, 3.1, 1.760681686165901};
+
+// One element before an update at the coefficients below; moment1 is the velocity where that is the only state.
+struct Element {
+  double gradient = 0, weight = 1, moment1 = 0, moment2 = 1;
+};
+// The update makes the weight infinite, and no state. Scalar: what the backend updates.
+template <class Scalar>
+inline constexpr Element overflowing_weight{.weight = std::numeric_limits<Scalar>::max(),
+                                            .moment1 = -0.9 * std::numeric_limits<Scalar>::max()};
+// It makes a state infinite: Adam's second moment, which leaves the weight finite, or a velocity.
+template <class Scalar>
+inline constexpr Element overflowing_state{.gradient = std::numeric_limits<Scalar>::max(),
+                                           .moment1 = 0.5 * std::numeric_limits<Scalar>::max()};
+// Without epsilon the lanes behind the end of a tensor, where all values are 0, become 0 / 0 by Adam.
+inline constexpr optim::AdamCoefficients without_epsilon{1, 0, 0.9, 0.9, 0, 1, 1, 1};
+inline constexpr optim::MomentumCoefficients without_trust{1, 0, 0.9, 1};
+
+// A tensor of ordinary elements, of which the one at `at` is another.
+struct WithOneElement {
+  Matrix gradient, weight, moment1, moment2;
+
+  WithOneElement(index count, index at, const Element& other)
+      : gradient(1, count), weight(1, count, 1), moment1(1, count), moment2(1, count, 1) {
+    gradient(0, at) = other.gradient;
+    weight(0, at) = other.weight;
+    moment1(0, at) = other.moment1;
+    moment2(0, at) = other.moment2;
+  }
+};
 
 }  // namespace tessera::test

@@ -33,8 +33,8 @@ class Steps {
     const optim::StepCoefficients coefficients = updater.coefficients(learning_rate, ++steps_);
     std::vector<double*> pointers;
     for (auto& state : states) pointers.push_back(state.data());
-    const optim::Update<double> update{entries_, groups_,         parts,         &coefficients,
-                                       &blocked, gradient.data(), weight.data(), pointers};
+    const optim::Update<double> update{entries_,  groups_,         parts,         &coefficients, &blocked,
+                                       &overflow, gradient.data(), weight.data(), pointers};
     if (backend_.planning()) {
       updater.step(backend_, update);
       backend_.arena().commit();
@@ -45,7 +45,7 @@ class Steps {
   void step(double gradient) { step(std::vector<double>(weight.size(), gradient)); }
 
   optim::Updater<Backend> updater;
-  double blocked = 0;
+  double blocked = 0, overflow = 0;
 
  private:
   std::span<const Entry> entries_;

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "support/ranks.hpp"
+#include "support/rules.hpp"
 #include "tessera/comm/threads.hpp"
 #include "tessera/cpu/cpu.hpp"
 #include "tessera/testing/faulty.hpp"
@@ -241,6 +242,41 @@ TEST(Ranks, DecideAlikeOnWhatIsNotFinite) {
     check_not_finite<Replicated>(bad);
     check_not_finite<ZeroStage1>(bad);
   }
+}
+
+// Ranks that update all weights refuse the same step if the update makes some of them infinite. Where ranks have parts,
+// the one with such a part refuses it, and no rank comes to save anything, also by a rule without moments.
+template <template <class, class> class Sharing>
+void check_overflow() {
+  constexpr bool split = Sharing<cpu::Backend<double>, comm::Threads>::split;
+  std::atomic<int> refused = 0, saved = 0;
+  const auto run = [&](comm::Threads& communicator) {
+    cpu::Backend<double> backend(1);
+    const auto grouping = [](const Entry& entry) {
+      return optim::Group{.rate = entry.name.view() == "base_encoder.cls_token" ? 1e308 : 1};
+    };
+    TrainerOn<Learned, cpu::Backend<double>, comm::Threads, Sharing> trainer(
+        backend, communicator, NormalizedSgd{}, {.batch = 8, .seed = 3, .groups = grouping});
+    const auto images = random_views<Learned>({}, 0, communicator.rank(), 3);
+    trainer.step(batch_of<Learned>(images.data(), 8), {0, {0.2, 0.95}});
+    try {
+      trainer.step(batch_of<Learned>(images.data(), 8), {1e3, {0.2, 0.95}});
+    } catch (const NotFinite& problem) {
+      EXPECT_THAT(problem.what(), ::testing::HasSubstr("step 2: the update made 'base_encoder.cls_token' infinite"));
+      EXPECT_EQ(trainer.steps(), 1);
+      ++refused;
+      throw;
+    }
+    trainer.with_tensors([&](const auto&) { ++saved; });
+  };
+  EXPECT_THROW(comm::run_threads(3, run), NotFinite);
+  EXPECT_EQ(refused, split ? 1 : 3);
+  EXPECT_EQ(saved, 0);
+}
+
+TEST(Ranks, DoNotSaveWhatAnUpdateMadeInfinite) {
+  check_overflow<Replicated>();
+  check_overflow<ZeroStage1>();
 }
 
 // The gradients of frozen tensors are assigned when they are asked for, yet their sums travel with every bucket.

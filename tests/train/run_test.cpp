@@ -55,6 +55,38 @@ TEST(Run, ResumesBitwiseFromItsCheckpoint) {
   std::filesystem::remove_all(recipe.out);
 }
 
+// A run whose update overflows ends with that, and its last checkpoint stays: there is none if it was the first step.
+TEST(Run, SavesNothingThatIsNotFinite) {
+  using Whole = WholeRun<Objective, Backend>;
+  const data::IdxDataset images = noise(40, 14, 14);
+  Recipe recipe;
+  recipe.arch = "test";
+  recipe.batch_size = 8;
+  recipe.lr = 1e300;
+  recipe.save_every = 1;
+  testing::internal::CaptureStdout();
+  for (const bool warm_up : {true, false}) {
+    recipe.epochs = 2;
+    recipe.warmup_epochs = warm_up ? 1 : 0;  // which begins at a rate of 0
+    recipe.out = scratch("overflow");
+    Backend backend(2);
+    Whole whole(backend, recipe, images);
+    EXPECT_THROW(whole(), NotFinite);
+    const std::filesystem::path checkpoint = recipe.out / "checkpoint.safetensors";
+    ASSERT_EQ(std::filesystem::exists(checkpoint), warm_up);
+    if (warm_up) {
+      const io::Safetensors file(checkpoint);
+      EXPECT_EQ(file.metadata().at("step"), "1");
+      for (const std::string& name : file.names()) {
+        const std::vector<float> values = file.read<float>(name);
+        EXPECT_TRUE(math::all_finite(values.data(), static_cast<index>(values.size()))) << name;
+      }
+    }
+    std::filesystem::remove_all(recipe.out);
+  }
+  testing::internal::GetCapturedStdout();
+}
+
 // The same images for every step.
 template <class Communicator = comm::Serial>
 struct Steps {

@@ -103,6 +103,65 @@ TEST(Trainer, NamesTheTensorWhoseGradientIsNotFinite) {
   EXPECT_EQ(weights_of(run.trainer), before);
 }
 
+// What a trainer says when an update overflows at one of 100 steps; the step does not count, and the exit code is 76.
+template <class Rule>
+std::string refusal(Rule rule, double learning_rate) {
+  Backend backend(2);
+  comm::Serial communicator;
+  ThisTrainer trainer(backend, communicator, rule, {.batch = 6, .seed = 11});
+  const auto images = random_images(6, 0);
+  for (long step = 0; step < 100; ++step) {
+    try {
+      trainer.step(batch_of<Objective>(images.data(), 6), {.learning_rate = learning_rate});
+    } catch (const NotFinite& problem) {
+      EXPECT_EQ(problem.exit_code(), 76);
+      EXPECT_EQ(trainer.steps(), step);
+      return problem.what();
+    }
+  }
+  return "nothing";
+}
+
+// The weights of patches are frozen, and the class token is the first that is trained.
+TEST(Trainer, NamesTheTensorThatTheUpdateMadeInfinite) {
+  using testing::StartsWith;
+  const std::string token = "step 1: the update made 'base_encoder.cls_token' infinite or not a number";
+  EXPECT_THAT(refusal(optim::AdamW{}, 1e300), StartsWith(token));
+  EXPECT_THAT(refusal(optim::Sgd{}, 1e300), StartsWith(token));
+  EXPECT_THAT(refusal(optim::Lars{}, 1e300), StartsWith(token));
+  EXPECT_THAT(refusal(optim::Lamb{}, 1e300), StartsWith(token));
+  EXPECT_THAT(refusal(optim::AdamW{.weight_decay = 1e37}, 1e3), StartsWith(token));
+}
+
+// Leaves the weights alone, and adds the rate to its state.
+struct Adding {
+  static constexpr std::string_view name = "adding";
+  static constexpr int states = 1;
+  struct Coefficients {
+    double learning_rate;
+  };
+  [[nodiscard]] static Coefficients coefficients(double learning_rate, long) { return {learning_rate}; }
+  template <class Number>
+  static constexpr Number factors(const Coefficients& c, const optim::Group&) {
+    return static_cast<Number>(c.learning_rate);
+  }
+  template <class Number, class Value>
+  static constexpr void update(Number rate, Value&, Value, Value& state) {
+    state = state + rate;
+  }
+};
+
+TEST(Trainer, NamesTheMomentThatTheUpdateMadeInfinite) {
+  EXPECT_EQ(refusal(Adding{}, 1e38),
+            "step 4: the update made 'optimizer.0.base_encoder.cls_token' infinite or not a number, so that this run "
+            "cannot go on; continue from the last checkpoint with a smaller learning rate, a longer warm-up or clipped "
+            "gradients");
+}
+
+TEST(Trainer, GoesOnAtALargeRateWhileAllIsFinite) {
+  EXPECT_EQ(refusal(Adding{}, 1e36), "nothing");
+}
+
 TEST(Trainer, RefusesALimitOfTheNormBelowZero) {
   Backend backend(1);
   comm::Serial communicator;

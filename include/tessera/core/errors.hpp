@@ -17,7 +17,7 @@ inline namespace TESSERA_ABI {
 namespace exit_code {
 inline constexpr int failed = 2;      // wrong options or data, no memory or storage left: correct this before a restart
 inline constexpr int rank_lost = 75;  // a rank died, hangs, or cannot be reached: restart from the last checkpoint
-inline constexpr int not_finite = 76;  // a loss or gradient is not finite: change the settings before a restart
+inline constexpr int not_finite = 76;  // a loss, gradient or weight is not finite: change the settings before a restart
 inline constexpr int stopped = 85;     // a signal stopped the run after a complete checkpoint: restart to continue
 }  // namespace exit_code
 

@@ -129,15 +129,28 @@ template <class Value>
   }
 }
 
-// True if none of the `count` values (float or double) is NaN or infinite. The test reads exponent bits: under
-// -ffast-math a compiler may remove comparisons that only NaN fails.
+// The bits of a float or double, and those of its exponent: all of these are set in NaN and infinity, and in no other
+// value. Tests read them, since under -ffast-math a compiler may remove comparisons that only NaN fails.
+template <class Scalar>
+using Bits = std::conditional_t<sizeof(Scalar) == 4, std::uint32_t, std::uint64_t>;
+template <class Scalar>
+inline constexpr Bits<Scalar> exponent_bits = sizeof(Scalar) == 4 ? static_cast<Bits<Scalar>>(0x7F800000u)
+                                                                  : static_cast<Bits<Scalar>>(0x7FF0000000000000ull);
+
+// True if none of the `count` values (float or double) is NaN or infinite.
 template <class Scalar>
 [[nodiscard]] bool all_finite(const Scalar* values, index count) {
-  using Bits = std::conditional_t<sizeof(Scalar) == 4, std::uint32_t, std::uint64_t>;
-  constexpr Bits exponent = sizeof(Scalar) == 4 ? Bits{0x7F800000u} : static_cast<Bits>(0x7FF0000000000000ull);
-  Bits found = 0;
-  for (index i = 0; i < count; ++i) found |= static_cast<Bits>((std::bit_cast<Bits>(values[i]) & exponent) == exponent);
+  constexpr Bits<Scalar> exponent = exponent_bits<Scalar>;
+  Bits<Scalar> found = 0;
+  for (index i = 0; i < count; ++i)
+    found |= static_cast<Bits<Scalar>>((std::bit_cast<Bits<Scalar>>(values[i]) & exponent) == exponent);
   return found == 0;
+}
+
+// The elements of a pack that are NaN or infinite.
+template <class Scalar>
+[[nodiscard, gnu::always_inline]] inline simd::Mask<Scalar> not_finite(simd::Pack<Scalar> x) {
+  return (std::bit_cast<simd::Pack<Bits<Scalar>>>(x) & exponent_bits<Scalar>) == exponent_bits<Scalar>;
 }
 
 }  // namespace math

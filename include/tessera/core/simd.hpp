@@ -111,6 +111,14 @@ template <class Scalar>
   return values[0];
 }
 
+// True if an element of the mask is true.
+template <class Scalar>
+[[nodiscard, gnu::always_inline]] inline bool any(Mask<Scalar> mask) {
+  bool found = false;
+  for (index lane = 0; lane < lanes<Scalar>; ++lane) found |= mask[lane] != 0;
+  return found;
+}
+
 // y[i] = f(x0[i], x1[i], ...) for i in [0, count). f takes and returns packs. y may be one of the inputs.
 template <class Scalar, class Function, class... Inputs>
 [[gnu::always_inline]] inline void transform(index count, Scalar* y, Function&& f, const Inputs*... x) {

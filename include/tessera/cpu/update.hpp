@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <span>
@@ -77,45 +78,69 @@ struct PackPart {
   }
 };
 
-// Rule::update of the pack at `at`, with the states of the sequence. `source`: the gradient, or the direction.
+// Marks in `wrong` the elements of a pack that are not finite. Its other lanes do not count.
+template <class Scalar, class Access>
+[[gnu::always_inline]] inline void mark(Access access, simd::Pack<Scalar> pack, simd::Mask<Scalar>& wrong) {
+  wrong |= math::not_finite<Scalar>(access.template clear_rest<Scalar>(pack));
+}
+
+// *overflow = 1 if an element is marked. Pieces that run on several threads share it.
+template <class Scalar>
+void tell(simd::Mask<Scalar> wrong, double* overflow) {
+  if (simd::any<Scalar>(wrong)) std::atomic_ref<double>(*overflow).store(1, std::memory_order_relaxed);
+}
+
+// Rule::update of the pack at `at`, with the states of the sequence. `source`: the gradient, or the direction. Results
+// that are not finite are marked in `wrong`.
 template <class Rule, class Scalar, class Access, class Factors, std::size_t... state>
 [[gnu::always_inline]] inline void update_pack(const Factors& f, index at, Access access, const Scalar* source,
                                                Scalar* weight, [[maybe_unused]] Scalar* const* states,
-                                               std::index_sequence<state...>) {
+                                               simd::Mask<Scalar>& wrong, std::index_sequence<state...>) {
   simd::Pack<Scalar> w = access.load(weight + at);
   const simd::Pack<Scalar> g = access.load(source + at);
   simd::Pack<Scalar> s[sizeof...(state) + 1] = {access.load(states[state] + at)...};
   Rule::update(f, w, g, s[state]...);
   access.store(weight + at, w);
   (access.store(states[state] + at, s[state]), ...);
+  mark<Scalar>(access, w, wrong);
+  (mark<Scalar>(access, s[state], wrong), ...);
 }
 
 // Rule::update of all elements, in one pass.
 template <class Rule, std::size_t moved, class Scalar, class Matmul, class Factors, std::size_t count>
 void update_all(Backend<Scalar, Matmul>& backend, index size, const Factors& factors, const Scalar* source,
-                Scalar* weight, const std::array<Scalar*, count>& states) {
+                Scalar* weight, const std::array<Scalar*, count>& states, double* overflow) {
   backend.for_pieces(size, update_grain, [&](index first, index last, int) {
     constexpr index width = simd::lanes<Scalar>;
     constexpr std::make_index_sequence<moved> sequence;
     const Factors f = factors;
     const std::array<Scalar*, count> s = states;
+    simd::Mask<Scalar> wrong{};
     index at = first;
-    for (; at + width <= last; at += width) update_pack<Rule>(f, at, WholePack{}, source, weight, s.data(), sequence);
-    if (at < last) update_pack<Rule>(f, at, PackPart{last - at}, source, weight, s.data(), sequence);
+    for (; at + width <= last; at += width)
+      update_pack<Rule>(f, at, WholePack{}, source, weight, s.data(), wrong, sequence);
+    if (at < last) update_pack<Rule>(f, at, PackPart{last - at}, source, weight, s.data(), wrong, sequence);
+    tell<Scalar>(wrong, overflow);
   });
 }
 
 // Rule::direction of the pack at `at`, which moves the states of the sequence, if any, and is kept in the one behind.
+// Those that are not finite are marked in `wrong`.
 template <class Rule, class Scalar, class Access, class Factors, std::size_t... state>
 [[gnu::always_inline]] inline simd::Pack<Scalar> direction_pack(const Factors& f, index at, Access access,
                                                                 const Scalar* gradient, simd::Pack<Scalar> weight,
                                                                 [[maybe_unused]] Scalar* const* states,
+                                                                [[maybe_unused]] simd::Mask<Scalar>& wrong,
                                                                 std::index_sequence<state...>) {
   const simd::Pack<Scalar> g = access.load(gradient + at);
   simd::Pack<Scalar> s[sizeof...(state) + 1] = {access.load(states[state] + at)...};
   const simd::Pack<Scalar> d = Rule::direction(f, weight, g, s[state]...);
   (access.store(states[state] + at, s[state]), ...);
-  if constexpr (Rule::keeps_direction) access.store(states[sizeof...(state)] + at, d);
+  (mark<Scalar>(access, s[state], wrong), ...);
+  if constexpr (Rule::keeps_direction) {
+    access.store(states[sizeof...(state)] + at, d);
+    mark<Scalar>(access, d, wrong);
+  }
   return access.template clear_rest<Scalar>(d);
 }
 
@@ -127,13 +152,14 @@ inline constexpr index norm_grain = 4096;
 // Rule::direction of [first, last), and the sums of squares, in the order of simd::reduce.
 template <class Rule, class Scalar, class Factors, std::size_t count>
 [[nodiscard]] SquaredNorms find_direction(const Factors& f, index first, index last, const Scalar* gradient,
-                                          const Scalar* weight, const std::array<Scalar*, count>& states) {
+                                          const Scalar* weight, const std::array<Scalar*, count>& states,
+                                          simd::Mask<Scalar>& wrong) {
   constexpr index width = simd::lanes<Scalar>;
   constexpr std::make_index_sequence<Rule::keeps_direction ? count - 1 : 0> sequence;
   simd::Pack<Scalar> weights[2]{}, directions[2]{};
   const auto add = [&](index at, auto access, int odd) __attribute__((always_inline)) {
     const simd::Pack<Scalar> w = access.load(weight + at);
-    const simd::Pack<Scalar> d = direction_pack<Rule>(f, at, access, gradient, w, states.data(), sequence);
+    const simd::Pack<Scalar> d = direction_pack<Rule>(f, at, access, gradient, w, states.data(), wrong, sequence);
     const simd::Pack<Scalar> weight_square = w * w, direction_square = d * d;
     weights[odd] += weight_square;
     directions[odd] += direction_square;
@@ -156,13 +182,16 @@ template <class Rule, class Scalar, class Factors, std::size_t count>
 template <class Rule, class Scalar, class Matmul, class Factors, std::size_t count>
 [[nodiscard]] SquaredNorms find_direction(Backend<Scalar, Matmul>& backend, index size, const Factors& factors,
                                           const Scalar* gradient, const Scalar* weight,
-                                          const std::array<Scalar*, count>& states, SquaredNorms* pieces) {
+                                          const std::array<Scalar*, count>& states, double* overflow,
+                                          SquaredNorms* pieces) {
   static_assert(update_grain % norm_grain == 0);
   backend.for_pieces(size, update_grain, [&](index first, index last, int) {
     const Factors f = factors;
     const std::array<Scalar*, count> s = states;
+    simd::Mask<Scalar> wrong{};
     for (index at = first; at < last; at += norm_grain)
-      pieces[at / norm_grain] = find_direction<Rule>(f, at, smaller(at + norm_grain, last), gradient, weight, s);
+      pieces[at / norm_grain] = find_direction<Rule>(f, at, smaller(at + norm_grain, last), gradient, weight, s, wrong);
+    tell<Scalar>(wrong, overflow);
   });
   SquaredNorms all;
   for (index piece = 0; piece < divide_up(size, norm_grain); ++piece) {
@@ -186,19 +215,19 @@ template <class Scalar>
 
 template <class Rule, class Scalar, class Matmul, class Group, std::size_t states>
 void update_elements(Backend<Scalar, Matmul>& backend, index count, const typename Rule::Coefficients* coefficients,
-                     const Group& group, const double* blocked, const Scalar* gradient, Scalar* weight,
-                     const std::array<Scalar*, states>& state) {
+                     const Group& group, const double* blocked, double* overflow, const Scalar* gradient,
+                     Scalar* weight, const std::array<Scalar*, states>& state) {
   backend.compute([&] {
     if (*blocked != 0) return;
     const auto factors = Rule::template factors<Scalar>(*coefficients, group);
-    detail::update_all<Rule, states>(backend, count, factors, gradient, weight, state);
+    detail::update_all<Rule, states>(backend, count, factors, gradient, weight, state, overflow);
   });
 }
 
 template <class Rule, class Scalar, class Matmul, class Group, std::size_t states>
 void update_tensor(Backend<Scalar, Matmul>& backend, index count, const typename Rule::Coefficients* coefficients,
-                   const Group& group, bool adapts, const double* blocked, const Scalar* gradient, Scalar* weight,
-                   const std::array<Scalar*, states>& state) {
+                   const Group& group, bool adapts, const double* blocked, double* overflow, const Scalar* gradient,
+                   Scalar* weight, const std::array<Scalar*, states>& state) {
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   auto* const pieces = backend.arena().template take<detail::SquaredNorms>(divide_up(count, detail::norm_grain));
   backend.compute([&] {
@@ -207,14 +236,14 @@ void update_tensor(Backend<Scalar, Matmul>& backend, index count, const typename
     if (adapts || Rule::keeps_direction) {
       const auto factors = Rule::template factors<Scalar>(*coefficients, group, ratio);
       const detail::SquaredNorms squares =
-          detail::find_direction<Rule>(backend, count, factors, gradient, weight, state, pieces);
+          detail::find_direction<Rule>(backend, count, factors, gradient, weight, state, overflow, pieces);
       if (adapts) ratio = Rule::ratio(*coefficients, std::sqrt(squares.weight), std::sqrt(squares.direction));
     }
     const auto factors = Rule::template factors<Scalar>(*coefficients, group, ratio);
     if constexpr (Rule::keeps_direction)
-      detail::update_all<Rule, 0>(backend, count, factors, state[states - 1], weight, state);
+      detail::update_all<Rule, 0>(backend, count, factors, state[states - 1], weight, state, overflow);
     else
-      detail::update_all<Rule, states>(backend, count, factors, gradient, weight, state);
+      detail::update_all<Rule, states>(backend, count, factors, gradient, weight, state, overflow);
   });
 }
 

@@ -88,10 +88,21 @@ __global__ void check_finite_kernel(index count, const Value* values, const doub
   if (!finite) *blocked = 1;
 }
 
-// Rule::update of all pieces, with the states of the sequence. `source`: the gradient, or the direction.
+// True if all values of the piece are finite; those behind its end do not count.
+__device__ inline bool is_finite(Piece piece, const float (&values)[update_width]) {
+  bool finite = true;
+  TESSERA_UNROLL
+  for (int i = 0; i < update_width; ++i) finite = finite && (i >= piece.size || std::isfinite(values[i]));
+  return finite;
+}
+
+// Rule::update of all pieces, with the states of the sequence. `source`: the gradient, or the direction. *overflow = 1
+// if a result is not finite.
 template <class Rule, class Scalar, class Factors, std::size_t... moved>
 __device__ inline void update_pieces(index count, const Factors& f, const float* source, Parameter<Scalar> weight,
-                                     [[maybe_unused]] float* const* states, std::index_sequence<moved...>) {
+                                     [[maybe_unused]] float* const* states, double* overflow,
+                                     std::index_sequence<moved...>) {
+  bool finite = true;
   for_pieces(count, [&](Piece piece) {
     float g[update_width], p[update_width], s[sizeof...(moved) + 1][update_width];
     load_piece(source, piece, g);
@@ -101,16 +112,18 @@ __device__ inline void update_pieces(index count, const Factors& f, const float*
     for (int i = 0; i < update_width; ++i) Rule::update(f, p[i], g[i], s[moved][i]...);
     store_piece(weight, piece, p);
     (store_piece(states[moved], piece, s[moved]), ...);
+    finite = finite && (is_finite(piece, p) && ... && is_finite(piece, s[moved]));
   });
+  if (!finite) *overflow = 1;
 }
 
 template <class Rule, class Scalar, class Group, std::size_t states>
 __global__ void update_kernel(index count, const typename Rule::Coefficients* coefficients, Group group,
-                              const double* blocked, const float* gradient, Parameter<Scalar> weight,
+                              const double* blocked, double* overflow, const float* gradient, Parameter<Scalar> weight,
                               std::array<float*, states> state) {
   if (*blocked != 0) return;
   const auto f = Rule::template factors<float>(*coefficients, group);
-  update_pieces<Rule, Scalar>(count, f, gradient, weight, state.data(), std::make_index_sequence<states>{});
+  update_pieces<Rule, Scalar>(count, f, gradient, weight, state.data(), overflow, std::make_index_sequence<states>{});
 }
 
 // Blocks that find a tensor's norms: all of them are on the device at the same time.
@@ -155,12 +168,13 @@ __device__ inline float square_of_piece(const float (&values)[update_width]) {
 }
 
 // Rule::direction of all pieces, which moves the states of the sequence, if any, and is kept in the one behind;
-// squares[block] = those of weight and direction.
+// squares[block] = those of weight and direction. *overflow = 1 if a state is not finite then.
 template <class Rule, class Factors, std::size_t... moved>
 __device__ inline void find_direction(index count, const Factors& f, const float* gradient, const float* weight,
-                                      [[maybe_unused]] float* const* states, Squares* squares,
-                                      std::index_sequence<moved...>) {
+                                      [[maybe_unused]] float* const* states, [[maybe_unused]] double* overflow,
+                                      Squares* squares, std::index_sequence<moved...>) {
   double weights = 0, directions = 0;
+  bool finite = true;
   for_pieces(count, [&](Piece piece) {
     float g[update_width], p[update_width], d[update_width], s[sizeof...(moved) + 1][update_width];
     load_piece(gradient, piece, g);
@@ -175,27 +189,32 @@ __device__ inline void find_direction(index count, const Factors& f, const float
     }
     weights += static_cast<double>(square_of_piece(p));
     directions += static_cast<double>(square_of_piece(d));
-    (store_piece(states[moved], piece, s[moved]), ...);
-    if constexpr (Rule::keeps_direction) store_piece(states[sizeof...(moved)], piece, d);
+    if constexpr (Rule::keeps_direction) {
+      (store_piece(states[moved], piece, s[moved]), ...);
+      store_piece(states[sizeof...(moved)], piece, d);
+      finite = finite && (is_finite(piece, d) && ... && is_finite(piece, s[moved]));
+    }
   });
+  if (!finite) *overflow = 1;
   store_squares(weights, directions, squares);
 }
 
 template <class Rule, class Group, std::size_t states>
 __global__ void direction_kernel(index count, const typename Rule::Coefficients* coefficients, Group group,
-                                 const double* blocked, const float* gradient, const float* weight,
+                                 const double* blocked, double* overflow, const float* gradient, const float* weight,
                                  std::array<float*, states> state, Squares* squares) {
   if (*blocked != 0) return;
   const auto f = Rule::template factors<float>(*coefficients, group, 1.0);
-  find_direction<Rule>(count, f, gradient, weight, state.data(), squares,
+  find_direction<Rule>(count, f, gradient, weight, state.data(), overflow, squares,
                        std::make_index_sequence < Rule::keeps_direction ? states - 1 : 0 > {});
 }
 
 // parts: of the norms; 0 for a ratio of 1.
 template <class Rule, class Scalar, class Group, std::size_t states>
 __global__ void adapted_update_kernel(index count, const typename Rule::Coefficients* coefficients, Group group,
-                                      const double* blocked, int parts, const Squares* squares, const float* gradient,
-                                      Parameter<Scalar> weight, std::array<float*, states> state) {
+                                      const double* blocked, double* overflow, int parts, const Squares* squares,
+                                      const float* gradient, Parameter<Scalar> weight,
+                                      std::array<float*, states> state) {
   if (*blocked != 0) return;
   double ratio = 1;
   if (parts > 0) {
@@ -204,9 +223,9 @@ __global__ void adapted_update_kernel(index count, const typename Rule::Coeffici
   }
   const auto f = Rule::template factors<float>(*coefficients, group, ratio);
   if constexpr (Rule::keeps_direction)
-    update_pieces<Rule, Scalar>(count, f, state[states - 1], weight, state.data(), std::index_sequence<>{});
+    update_pieces<Rule, Scalar>(count, f, state[states - 1], weight, state.data(), overflow, std::index_sequence<>{});
   else
-    update_pieces<Rule, Scalar>(count, f, gradient, weight, state.data(), std::make_index_sequence<states>{});
+    update_pieces<Rule, Scalar>(count, f, gradient, weight, state.data(), overflow, std::make_index_sequence<states>{});
 }
 
 // Some entries of a layout, as a kernel's argument: one launch for all of them.
@@ -264,27 +283,28 @@ void check_finite(Backend<Scalar>& backend, index count, const Accumulator<Scala
 
 template <class Rule, class Scalar, class Group, std::size_t states>
 void update_elements(Backend<Scalar>& backend, index count, const typename Rule::Coefficients* coefficients,
-                     const Group& group, const double* blocked, const Accumulator<Scalar>* gradient,
+                     const Group& group, const double* blocked, double* overflow, const Accumulator<Scalar>* gradient,
                      Parameter<Scalar> weight, const std::array<Accumulator<Scalar>*, states>& state) {
   launch(backend, blocks_for(count, detail::update_threads, detail::update_width), detail::update_threads, 0,
-         detail::update_kernel<Rule, Scalar, Group, states>, count, coefficients, group, blocked, gradient, weight,
-         state);
+         detail::update_kernel<Rule, Scalar, Group, states>, count, coefficients, group, blocked, overflow, gradient,
+         weight, state);
 }
 
 template <class Rule, class Scalar, class Group, std::size_t states>
 void update_tensor(Backend<Scalar>& backend, index count, const typename Rule::Coefficients* coefficients,
-                   const Group& group, bool adapts, const double* blocked, const Accumulator<Scalar>* gradient,
-                   Parameter<Scalar> weight, const std::array<Accumulator<Scalar>*, states>& state) {
+                   const Group& group, bool adapts, const double* blocked, double* overflow,
+                   const Accumulator<Scalar>* gradient, Parameter<Scalar> weight,
+                   const std::array<Accumulator<Scalar>*, states>& state) {
   const typename Backend<Scalar>::Arena::Frame frame(backend.arena());
   const int parts = adapts || Rule::keeps_direction ? detail::blocks_for_norms(count) : 0;
   auto* const squares = backend.arena().template take<detail::Squares>(parts);
   launch(backend, dim3(static_cast<unsigned>(parts)), detail::update_threads, detail::norm_shared_bytes,
-         detail::direction_kernel<Rule, Group, states>, count, coefficients, group, blocked, gradient, weight, state,
-         squares);
+         detail::direction_kernel<Rule, Group, states>, count, coefficients, group, blocked, overflow, gradient, weight,
+         state, squares);
   const dim3 grid =
       parts > 0 ? dim3(static_cast<unsigned>(parts)) : blocks_for(count, detail::update_threads, detail::update_width);
   launch(backend, grid, detail::update_threads, detail::norm_shared_bytes,
-         detail::adapted_update_kernel<Rule, Scalar, Group, states>, count, coefficients, group, blocked,
+         detail::adapted_update_kernel<Rule, Scalar, Group, states>, count, coefficients, group, blocked, overflow,
          adapts ? parts : 0, squares, gradient, weight, state);
 }
 

@@ -247,10 +247,17 @@ class LinearProbe {
   void update(double factor) {
     const optim::StepCoefficients coefficients = updater_.coefficients(factor, ++steps_);
     const double blocked = 0;
+    double overflow = 0;  // not looked at: a rate that is too large is a bad classifier, and the others go on
     const Part all{0, weights_.size(), 0};
-    updater_.step(
-        backend_,
-        {entries_, groups_, {&all, 1}, &coefficients, &blocked, gradient_.data(), weights_.data(), state_pointers_});
+    updater_.step(backend_, {entries_,
+                             groups_,
+                             {&all, 1},
+                             &coefficients,
+                             &blocked,
+                             &overflow,
+                             gradient_.data(),
+                             weights_.data(),
+                             state_pointers_});
   }
 
   mutable cpu::Backend<Scalar> backend_;

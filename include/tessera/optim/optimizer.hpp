@@ -222,13 +222,13 @@ class Updater {
                             [&](index at, index size, index state, const Shape& shape, Group group) {
                               const bool adapts = Rule::adapts(shape);
                               if (!adapts) group.decay = 0;
-                              update_tensor<Rule>(backend, size, coefficients, group, adapts, u.blocked,
+                              update_tensor<Rule>(backend, size, coefficients, group, adapts, u.blocked, u.overflow,
                                                   u.gradient + at, u.weight + at, states_at(u, state));
                             });
       } else {
         detail::for_stretches(u.entries, u.groups, u.parts, [&](index at, index size, index state, const Group& group) {
-          update_elements<Rule>(backend, size, coefficients, group, u.blocked, u.gradient + at, u.weight + at,
-                                states_at(u, state));
+          update_elements<Rule>(backend, size, coefficients, group, u.blocked, u.overflow, u.gradient + at,
+                                u.weight + at, states_at(u, state));
         });
       }
     }

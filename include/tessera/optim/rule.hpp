@@ -54,7 +54,8 @@ namespace optim {
 using StepCoefficients = std::array<double, 8>;
 
 // The operands of one update. It changes the trained entries whose group is not frozen, within the parts; it changes
-// nothing if *blocked is not 0. gradient and weight are whole flat buffers; state has the moments of the parts alone.
+// nothing if *blocked is not 0, and assigns *overflow = 1 if a weight or a moment is not finite afterwards. gradient
+// and weight are whole flat buffers; state has the moments of the parts alone.
 template <class Scalar>
 struct Update {
   std::span<const Entry> entries;
@@ -62,6 +63,7 @@ struct Update {
   std::span<const Part> parts;
   const StepCoefficients* coefficients;  // in memory of the backend, as all that follow
   const double* blocked;
+  double* overflow;
   const Accumulator<Scalar>* gradient;
   Parameter<Scalar> weight;
   std::span<Accumulator<Scalar>* const> state;  // the array of pointers is in memory of the host

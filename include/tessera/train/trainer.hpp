@@ -48,7 +48,7 @@ struct StepSettings {
   bool stop = false;              // this rank asks all ranks to stop after the step
 };
 
-// A loss or gradient is not a finite number.
+// A loss or gradient, or what the update made of a weight or moment, is not a finite number.
 class NotFinite : public Error {
  public:
   using Error::Error;
@@ -57,17 +57,20 @@ class NotFinite : public Error {
 
 namespace detail {
 
-// The first trained tensor whose gradient is not finite, or null.
+// The first trained tensor with a value that is not finite within the parts, or null. values: of the parts alone.
 template <class Backend, class Scalar>
 [[nodiscard]] const Entry* first_not_finite(const Backend& backend, std::span<const Entry> entries,
-                                            const Scalar* gradient) {
-  std::vector<Scalar> values;
-  for (const Entry& entry : entries) {
-    if (entry.role != Role::trained) continue;
-    values.resize(static_cast<std::size_t>(entry.size()));
-    backend.download(entry.size(), gradient + entry.offset, values.data());
-    if (!math::all_finite(values.data(), entry.size())) return &entry;
-  }
+                                            std::span<const Part> parts, const Scalar* values) {
+  std::vector<Scalar> some;
+  for (const Part& part : parts)
+    for (const Entry& entry : entries) {
+      if (entry.role != Role::trained) continue;
+      const index first = larger(part.first, entry.offset), last = smaller(part.last, entry.offset + entry.size());
+      if (first >= last) continue;
+      some.resize(static_cast<std::size_t>(last - first));
+      backend.download(last - first, values + (part.state + first - part.first), some.data());
+      if (!math::all_finite(some.data(), last - first)) return &entry;
+    }
   return nullptr;
 }
 
@@ -140,9 +143,14 @@ class Trainer {
   // Images that encode() takes at once: as many as the crops that the encoder sees in a step.
   [[nodiscard]] index images_at_once() const { return most_images(batch_); }
 
-  // One step on a batch in memory of the backend, on all ranks. Returns the loss of the batch of all ranks. Throws
-  // NotFinite, which names the first such tensor, if the loss or a gradient of any rank is not finite; then nothing has
-  // changed but moving averages, BatchNorm statistics and buffers.
+  // One step on a batch in memory of the backend, on all ranks. Returns the loss of the batch of all ranks.
+  //
+  // Throws NotFinite, which names the first such tensor, if the loss or a gradient of any rank is not finite; then
+  // nothing has changed but moving averages, BatchNorm statistics and buffers. Throws NotFinite as well, and counts no
+  // step, if the update makes a weight or moment infinite or not a number, as at a learning rate that is too large;
+  // then the trainer is of no more use. All ranks throw alike. But with ZeroStage1, where ranks update parts, the ranks
+  // throw that made such a value; the others learn that a rank is lost when they meet next, in a step or before they
+  // save.
   double step(const Batch& batch, const StepSettings<Objective>& settings) {
     start(batch, settings);
     return finish();
@@ -170,6 +178,7 @@ class Trainer {
     backend_.download(1, control_.data(), &control);
     clipping_factor_ = control.blocked != 0 ? 1 : clipping_.factor(control.square);
     if (control.blocked != 0) refuse(control.loss);
+    if (control.overflow != 0) refuse_update();
     stop_wished_ = control.stop != 0;
     ++steps_;
     return control.loss;
@@ -209,6 +218,7 @@ class Trainer {
   template <class Use>
   void with_tensors(Use&& use) {
     if constexpr (Exchange::split) {
+      static_cast<void>(all_agree(true));  // a rank whose part of the weights is not finite does not come
       const States whole = make_states(Online::parameters);
       for_state_parts([&](std::size_t i, const Part& part, index size) {
         backend_.copy(size, states_[i].data() + part.state, whole[i].data() + part.first);
@@ -254,10 +264,10 @@ class Trainer {
     objectives::StepNumber number;
   };
 
-  // The results of a step, summed over the ranks by one call. square: the squared norm of the gradients, if they are
-  // clipped.
+  // The results of a step. One call sums those in front over the ranks: loss, blocked, stop, and square, the squared
+  // norm of the gradients, if they are clipped. overflow: of what this rank has updated.
   struct Control {
-    double loss = 0, blocked = 0, stop = 0, square = 0;
+    double loss = 0, blocked = 0, stop = 0, square = 0, overflow = 0;
   };
   [[nodiscard]] index control_values() const { return clipping_.on() ? 4 : 3; }
 
@@ -284,9 +294,11 @@ class Trainer {
     for (std::size_t i = 0; i < states.size(); ++i)
       for (const Entry& entry : Online::entries)
         if (entry.role == Role::trained)
-          all.push_back(
-              {fmt::format("optimizer.{}.{}", i, entry.name.view()), entry.shape, states[i].data() + entry.offset});
+          all.push_back({state_name(i, entry), entry.shape, states[i].data() + entry.offset});
     return all;
+  }
+  [[nodiscard]] static std::string state_name(std::size_t i, const Entry& entry) {
+    return fmt::format("optimizer.{}.{}", i, entry.name.view());
   }
   template <class Read>
   void continue_from(const std::vector<NamedTensor<Master>>& tensors, Read&& read) {
@@ -325,13 +337,14 @@ class Trainer {
     Master* const gradient = gradient_.data();
     double* const blocked = control + 1;
     double* const square = control + 3;
+    double* const overflow = control + 4;
     check_finite(backend_, gradient_.size(), static_cast<const Master*>(gradient), control, blocked);
     if (clipping_.on()) clipping_.measure(backend_, planned(exchange_.shares()), gradient, square);
     if (!backend_.planning()) communicator_.all_reduce(backend_, control, control_values());
     if (clipping_.on()) clipping_.apply(backend_, planned(exchange_.parts()), square, blocked, gradient);
     const Parameter<Scalar> weights = networks_.online().parameters();
     updater_.step(backend_, {Online::entries, groups_, exchange_.parts(), &scalars_.data()->optimizer, blocked,
-                             gradient, weights, state_pointers_});
+                             overflow, gradient, weights, state_pointers_});
     exchange_.gather(Online::parameters, weights);
   }
 
@@ -388,8 +401,7 @@ class Trainer {
   }
 
   [[noreturn]] void refuse(double loss) {
-    const Entry* const entry =
-        detail::first_not_finite(backend_, std::span<const Entry>(Online::entries), gradient_.data());
+    const Entry* const entry = first_not_finite({&whole_buffer, 1}, gradient_.data());
     const std::string problem = !math::all_finite(&loss, 1) ? std::string("the loss is not a finite number")
                                 : entry == nullptr
                                     ? std::string("a gradient on another rank is not finite")
@@ -398,6 +410,25 @@ class Trainer {
         fmt::format("step {}: {}; weights were left as they were: try a smaller learning rate, a longer warm-up or a "
                     "frozen patch projection",
                     steps_ + 1, problem));
+  }
+  [[noreturn]] void refuse_update() {
+    throw NotFinite(fmt::format(
+        "step {}: the update made {} infinite or not a number, so that this run cannot go on; continue from the last "
+        "checkpoint with a smaller learning rate, a longer warm-up or clipped gradients",
+        steps_ + 1, overflown()));
+  }
+  // The first tensor that is not finite after an update, among the weights and this rank's parts of the moments.
+  [[nodiscard]] std::string overflown() {
+    const Master* const weights = networks_.online().parameters();
+    if (const Entry* const entry = first_not_finite({&whole_buffer, 1}, weights))
+      return fmt::format("'{}'", entry->name.view());
+    for (std::size_t i = 0; i < states_.size(); ++i)
+      if (const Entry* const entry = first_not_finite(exchange_.parts(), states_[i].data()))
+        return fmt::format("'{}'", state_name(i, *entry));
+    return "a value between two tensors, whose gradient is 0,";
+  }
+  [[nodiscard]] const Entry* first_not_finite(std::span<const Part> parts, const Master* values) const {
+    return detail::first_not_finite(backend_, std::span<const Entry>(Online::entries), parts, values);
   }
 
   [[nodiscard]] States make_states(index count) const {
