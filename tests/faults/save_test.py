@@ -484,6 +484,9 @@ def main():
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--all", action="store_true")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU):
+        if signal.getsignal(number) == signal.SIG_IGN:  # by a shell's & or nohup; programs would ignore it as well
+            signal.signal(number, signal.SIG_DFL)
     untraced = strace_problem(options.program)
     failures = []
     print("| fault | cases | result |\n| --- | --- | --- |")
