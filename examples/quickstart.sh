@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Pre-trains a small Vision Transformer with MoCo v3 on Fashion-MNIST, on this machine's processor.
-# Flags are handed to `pretrain`: --data FOLDER takes other IDX files, --out FOLDER another place for the results.
+# Flags are handed to `pretrain`: --data FOLDER takes other IDX files, --out FOLDER another place for the results, and
+# --overwrite replaces those of an earlier start.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . cmake/dependencies.sh
