@@ -51,8 +51,9 @@ TEST(AddressSpace, IsCheckedBeforeOneDnnTakesIt) {
   {
     const Limit limit(20 * mib);
     EXPECT_EQ(backend.free_bytes(), 0);
-    EXPECT_THAT([&] { backend.choose_products([] {}); },
-                testing::ThrowsMessage<Error>(testing::HasSubstr("oneDNN takes 24.0 MiB for its first matrix products")));
+    EXPECT_THAT(
+        [&] { backend.choose_products([] {}); },
+        testing::ThrowsMessage<Error>(testing::HasSubstr("oneDNN takes 24.0 MiB for its first matrix products")));
   }
   backend.choose_products([] {});
   const Limit limit(20 * mib);

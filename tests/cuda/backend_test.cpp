@@ -84,8 +84,7 @@ TEST_F(DeviceBackend, SaysWhyThereIsNoDevice) {
 TEST_F(DeviceBackend, SaysHowMuchMemoryIsMissing) {
   const Mended mended;
   emulation::machine.memory = std::size_t{1} << 20;
-  EXPECT_THAT([] { cuda::Buffer<float> buffer(index{1} << 30); },
-              says("4.0 GiB in one piece are needed, "));
+  EXPECT_THAT([] { cuda::Buffer<float> buffer(index{1} << 30); }, says("4.0 GiB in one piece are needed, "));
 }
 
 TEST_F(DeviceBackend, SaysThatAKernelFailed) {

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
-#include <system_error>
 #include <vector>
 
 #include "tessera/data/loader.hpp"
@@ -34,7 +33,7 @@ TEST(LoaderResources, AThreadThatCannotStartIsAnException) {
     if (::setrlimit(RLIMIT_AS, &limit) != 0) return 1;
     try {
       data::Loader loader(images, data::Reads<data::Crops<2, image<8, 1>>>{}, options);
-    } catch (const std::system_error&) {
+    } catch (const Error&) {
       return 0;
     }
     return 2;

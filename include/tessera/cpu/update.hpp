@@ -54,7 +54,7 @@ struct WholePack {
     simd::store(to, pack);
   }
   template <class Scalar>
-  [[gnu::always_inline]] static simd::Pack<Scalar> clear_rest(simd::Pack<Scalar> pack) {
+  [[nodiscard, gnu::always_inline]] static simd::Pack<Scalar> clear_rest(simd::Pack<Scalar> pack) {
     return pack;
   }
 };
@@ -71,7 +71,7 @@ struct PackPart {
   }
   // Makes the other lanes zero.
   template <class Scalar>
-  [[gnu::always_inline]] simd::Pack<Scalar> clear_rest(simd::Pack<Scalar> pack) const {
+  [[nodiscard, gnu::always_inline]] simd::Pack<Scalar> clear_rest(simd::Pack<Scalar> pack) const {
     Scalar lanes[simd::lanes<Scalar>]{};
     simd::store_part<Scalar>(lanes, pack, count);
     return simd::load(lanes);
@@ -86,7 +86,7 @@ template <class Scalar, class Access>
 
 // *overflow = 1 if an element is marked. Pieces that run on several threads share it.
 template <class Scalar>
-void tell(simd::Mask<Scalar> wrong, double* overflow) {
+void tell(simd::Mask<Scalar> wrong, double* overflow) {  // NOLINT(readability-non-const-parameter)
   if (simd::any<Scalar>(wrong)) std::atomic_ref<double>(*overflow).store(1, std::memory_order_relaxed);
 }
 

@@ -204,7 +204,7 @@ inline int pretrain(int argc, char** argv, const Choice& choice) {
   static const StopSignals& signals = *new StopSignals;
   std::optional<Results> results;
   const int status = entry.train(options, settings, *pictures, signals, results);
-  return results ? write_results(options, entry, settings, *pictures, signals, *results) : status;
+  return results ? write_results(options, entry, settings, *pictures, *results) : status;
 }
 
 }  // namespace detail

@@ -215,11 +215,11 @@ class RunPage {
 // Writes features.npy, labels.npy (of the test images) and report.html into the run's folder, each whole or not at all;
 // returns an exit code. A signal ends it between two files.
 inline int write_results(const Options& options, const Entry& entry, const std::vector<SettingFlag>& settings,
-                         const Pictures& pictures, const StopSignals& signals, const Results& results) {
+                         const Pictures& pictures, const Results& results) {
   const std::filesystem::path& out = options.recipe.out;
   const FeatureSet& features = results.queries;
   const auto write = [&](auto&& body) {
-    if (signals.caught() == 0) body();
+    if (StopSignals::caught() == 0) body();
   };
   write([&] {
     io::write_npy(out / "features.npy", features.values.data(), static_cast<std::size_t>(features.rows),
@@ -227,7 +227,7 @@ inline int write_results(const Options& options, const Entry& entry, const std::
   });
   write([&] { io::write_npy(out / "labels.npy", features.labels.data(), features.labels.size(), 1); });
   write([&] { detail::RunPage(options, entry, settings, pictures, results).write(); });
-  if (signals.caught() != 0) {
+  if (StopSignals::caught() != 0) {
     print(stopped_at_results(options.recipe) + "\n");
     return exit_code::stopped;
   }

@@ -209,7 +209,7 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
       finished = run(source, signals, deadline, report, save);
     }
     if (!finished) return exit_code::stopped;
-    if (!run.all_agree(signals.caught() == 0)) {
+    if (!run.all_agree(StopSignals::caught() == 0)) {
       report.say(stopped_at_results(recipe));
       return exit_code::stopped;
     }
