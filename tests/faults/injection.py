@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -169,7 +170,7 @@ class Place:
         flags += ["--workers", "1", "--knn-bank", "4", "--metrics-every", "1"]
         self.short = [self.program, *flags, "--epochs", "1", "--save-every", "1"]  # three steps, a save after each
         self.long = [self.program, *flags, "--epochs", "64", "--save-every", "1000", "--knn-every", "16"]  # about 1 s
-        self.whole = {}
+        self.whole, self.thread = {}, threading.local()
 
     def clean_up(self):
         kill_all()
@@ -186,14 +187,32 @@ class Place:
         return random.Random(self.random.random())
 
     def job_folder(self):
-        return pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+        """A new folder; one that a job's thread makes is removed after the job."""
+        folder = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+        if threading.current_thread() is not threading.main_thread():
+            self.thread.folders.append(folder)
+        return folder
+
+    def outcome(self, job):
+        """How many cases the job was, and what is wrong, if anything."""
+        self.thread.folders = []
+        try:
+            return job.body() or 1, ""
+        except Failed as problem:
+            return 1, str(problem)
+        except (OSError, ValueError, KeyError) as problem:  # files that are not there, or not what they should be
+            return 1, f"{type(problem).__name__}: {problem}"
+        finally:
+            for folder in self.thread.folders:
+                shutil.rmtree(folder, ignore_errors=True)
 
     # Runs.
 
     def undisturbed(self, command):
-        """The folder of results of a run that nothing disturbs; made by the first call, which no other thread makes."""
+        """The folder of results of a run that nothing disturbs; made by the first call, before any job."""
         key = " ".join(map(str, command))
         if key not in self.whole:
+            assert threading.current_thread() is threading.main_thread()
             self.whole[key] = self.job_folder() / "run"
             ended = run([*command, "--out", self.whole[key]])
             check(ended.code == 0, f"exit code {ended.code} without a fault: {ended.errors}")

@@ -257,6 +257,7 @@ def check_whole(folder):
 
 
 def signals(place):
+    place.undisturbed(place.short)
     place.undisturbed(place.long)
     results_take = place.time_of_results()
     monitor = place.folder / "monitor"
@@ -453,14 +454,6 @@ CASES = {case.__name__: case for case in (kills, errors, interruptions, power, s
 TRACED = ("kills", "errors", "interruptions", "power")
 
 
-def outcome(job):
-    """How many cases the job was, and what is wrong, if anything."""
-    try:
-        return job.body() or 1, ""
-    except (Failed, OSError, ValueError, KeyError) as problem:
-        return 1, f"{type(problem).__name__ + ': ' if not isinstance(problem, Failed) else ''}{problem}"
-
-
 def run_case(place, case):
     """Rows of the table, and failures."""
     counts, wrong = collections.Counter(), collections.defaultdict(list)
@@ -469,7 +462,7 @@ def run_case(place, case):
     except Failed as problem:
         jobs = [Job(case, "preparation", functools.partial(check, False, str(problem)))]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for job, (count, problem) in zip(jobs, pool.map(outcome, jobs)):
+        for job, (count, problem) in zip(jobs, pool.map(place.outcome, jobs)):
             counts[job.fault] += count
             if problem:
                 wrong[job.fault].append(f"{job.what}: {problem}")
