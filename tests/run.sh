@@ -34,9 +34,9 @@ if [ "${1:-}" != "--quick" ]; then
     ctest --preset asan -j "$(nproc)" -R '^((core|cpu|data|io|optim|train|programs)/|(comm|emulated)/[A-Z])' \
     --output-on-failure --progress
   stage "build with ThreadSanitizer" configure_and_build tsan \
-    --target tests_core tests_data tests_comm tests_ranks
+    --target tests_threads tests_comm tests_ranks
   stage "tests with ThreadSanitizer" \
-    ctest --preset tsan -j "$(nproc)" -R '^core/ThreadPool|^data/.*Loader|^(comm|ranks)/[A-Z]' --output-on-failure
+    ctest --preset tsan -j "$(nproc)" -R '^(threads|comm|ranks)/[A-Z]' --output-on-failure
   # What the sanitizers have seen is not built again.
   options=("${programs[@]}" -DTESSERA_SANITIZED_TESTS=OFF)
 fi

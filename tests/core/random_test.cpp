@@ -3,11 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <atomic>
 
-#include "tessera/core/errors.hpp"
 #include "tessera/core/math.hpp"
-#include "tessera/core/thread_pool.hpp"
 
 namespace tessera::test {
 namespace {
@@ -70,32 +67,6 @@ TEST(Math, FunctionsOfPacksAreAccurate) {
   EXPECT_EQ(math::exp<Pack>(Pack{} - 200.0f)[0], 0);
   EXPECT_EQ(math::exp<Pack>(Pack{} + 200.0f)[0], HUGE_VALF);
   EXPECT_TRUE(std::isnan(math::exp<Pack>(Pack{} + NAN)[0]));
-}
-
-TEST(ThreadPool, VisitsEveryIndexOnce) {
-  for (const int threads : {1, 2, 5, 16}) {
-    ThreadPool pool(threads);
-    for (int round = 0; round < 200; ++round) {
-      std::vector<int> visits(137);
-      pool.for_pieces(137, 1 + round % 9, [&](index first, index last, int worker) {
-        ASSERT_LT(worker, threads);
-        for (index i = first; i < last; ++i) ++visits[static_cast<std::size_t>(i)];
-      });
-      EXPECT_EQ(visits, std::vector<int>(137, 1));
-    }
-  }
-}
-
-TEST(ThreadPool, RethrowsAndGoesOn) {
-  ThreadPool pool(3);
-  EXPECT_THROW(pool.for_pieces(20, 1,
-                               [](index first, index, int) {
-                                 if (first == 11) fail("piece {}", first);
-                               }),
-               Error);
-  std::atomic<int> count{0};
-  pool.for_pieces(20, 1, [&](index, index, int) { ++count; });
-  EXPECT_EQ(count, 20);
 }
 
 }  // namespace
