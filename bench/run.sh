@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . cmake/dependencies.sh
 need_packages "the benchmarks" g++ cmake ninja-build libeigen3-dev libxtensor-dev libfmt-dev nlohmann-json3-dev \
-  libxxhash-dev libcli11-dev zlib1g-dev libpng-dev libdnnl-dev libbenchmark-dev python3-torch
+  libxxhash-dev libcli11-dev zlib1g-dev libpng-dev libjpeg62-turbo-dev libdnnl-dev libbenchmark-dev python3-torch
 python=${PYTHON:-/usr/bin/python3}
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT

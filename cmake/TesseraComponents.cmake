@@ -1,7 +1,7 @@
 # What each part of Tessera needs. Used by the build and by the installed package alike.
 #
 # tessera_find_component(NAME [REQUIRED]) sets TESSERA_<NAME>_FOUND, _LIBRARIES, _DEFINITIONS and _OPTIONS.
-set(TESSERA_COMPONENTS io data programs onednn cblas mpi cuda nccl)
+set(TESSERA_COMPONENTS io data image programs onednn cblas mpi cuda nccl)
 
 macro(tessera_find_component component)
   set(TESSERA_${component}_FOUND FALSE)
@@ -27,6 +27,13 @@ macro(tessera_find_component component)
     find_package(ZLIB QUIET)
     set(TESSERA_data_FOUND ${ZLIB_FOUND})
     set(TESSERA_data_LIBRARIES ZLIB::ZLIB)
+  elseif("${component}" STREQUAL "image")
+    find_package(JPEG QUIET)
+    find_package(PNG QUIET)
+    if(JPEG_FOUND AND PNG_FOUND)
+      set(TESSERA_image_FOUND TRUE)
+      set(TESSERA_image_LIBRARIES JPEG::JPEG PNG::PNG)
+    endif()
   elseif("${component}" STREQUAL "programs")
     tessera_find_component(io)
     find_package(ZLIB QUIET)

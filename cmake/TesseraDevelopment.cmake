@@ -9,7 +9,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_compile_options(tessera_development INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized -Wno-uninitialized -Wno-alloc-size-larger-than>)
 endif()
-foreach(component io data programs)
+foreach(component io data image programs)
   if(TARGET tessera_${component})
     target_link_libraries(tessera_development INTERFACE tessera::${component})
   else()

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . cmake/dependencies.sh
 need_packages "the quickstart" g++ cmake ninja-build libeigen3-dev libxtensor-dev libfmt-dev nlohmann-json3-dev \
-  libxxhash-dev libcli11-dev zlib1g-dev libpng-dev libdnnl-dev dataset-fashion-mnist
+  libxxhash-dev libcli11-dev zlib1g-dev libpng-dev libjpeg62-turbo-dev libdnnl-dev dataset-fashion-mnist
 
 echo "Building (about a minute, once)"
 log=$(mktemp)

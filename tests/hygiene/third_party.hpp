@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <jpeglib.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -31,6 +32,7 @@
 #include <climits>
 #include <cmath>
 #include <condition_variable>
+#include <csetjmp>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>

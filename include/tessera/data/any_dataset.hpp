@@ -44,7 +44,12 @@ class AnyDataset {
     explicit Held(Images of) : images(std::move(of)) {}
     [[nodiscard]] int size() const override { return images.size(); }
     [[nodiscard]] ImageView decode(int i, Image& scratch) const override { return images.decode(i, scratch); }
-    [[nodiscard]] bool labelled() const override { return LabelledDataset<Images>; }
+    [[nodiscard]] bool labelled() const override {
+      if constexpr (requires { images.labelled(); })
+        return images.labelled();
+      else
+        return LabelledDataset<Images>;
+    }
     [[nodiscard]] int label(int i) const override {
       if constexpr (LabelledDataset<Images>)
         return images.label(i);

@@ -21,6 +21,7 @@ namespace data {
 //   int size() const;                               // number of images
 //   ImageView decode(int i, Image& scratch) const;  // image i, 0 <= i < size(), in memory of the data set or scratch
 //   int label(int i) const;                         // of a LabelledDataset: 0, 1, ...
+//   bool labelled() const;                          // optional, of a LabelledDataset; false: labels mean nothing
 //   std::string name(int i) const;                  // optional; by names and labels a resumed run knows its data
 //   static constexpr bool in_memory = true;         // optional; true: decode reads no file
 // };

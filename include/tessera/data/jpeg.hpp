@@ -1,0 +1,179 @@
+// JPEG files in memory, by libjpeg-turbo. Needs it (CMake target tessera::image).
+#pragma once
+
+#include <csetjmp>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+// libjpeg's header needs those above.
+#include <jpeglib.h>
+
+#include <algorithm>
+#include <array>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/errors.hpp"
+#include "tessera/data/image.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace data {
+
+// Pictures of more pixels are refused before memory is taken for them; Pillow has the same limit.
+inline constexpr std::int64_t most_pixels = 178956970;
+
+namespace detail {
+
+// The orientation in the Exif data of a JPEG's APP1 marker, 1 to 8; 1 where there is none.
+[[nodiscard]] inline int exif_orientation(std::span<const std::uint8_t> marker) {
+  constexpr std::array<std::uint8_t, 6> start{'E', 'x', 'i', 'f', 0, 0};
+  constexpr std::size_t header = 8, entry_size = 12;
+  constexpr std::uint32_t orientation = 0x112, type_short = 3;
+  if (marker.size() < start.size() + header || !std::equal(start.begin(), start.end(), marker.begin())) return 1;
+  const auto tiff = marker.subspan(start.size());
+  const bool little = tiff[0] == 'I';
+  const auto number = [&](std::size_t at, int bytes) {  // 0 behind the end
+    std::uint32_t value = 0;
+    for (int i = 0; i < bytes; ++i) {
+      const std::size_t byte = at + static_cast<std::size_t>(little ? bytes - 1 - i : i);
+      value = value << 8 | (byte < tiff.size() ? tiff[byte] : 0u);
+    }
+    return value;
+  };
+  const std::size_t directory = number(4, 4), entries = number(directory, 2);
+  for (std::size_t i = 0; i < entries; ++i) {
+    const std::size_t entry = directory + 2 + i * entry_size;
+    if (entry + entry_size > tiff.size()) return 1;
+    if (number(entry, 2) != orientation || number(entry + 2, 2) != type_short) continue;
+    const std::uint32_t value = number(entry + 8, 2);
+    return value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
+  }
+  return 1;
+}
+
+// CMYK as Adobe stores it, each value 255 less the ink, to RGB as Pillow converts it; in place, to the front.
+inline void rgb_of_inverted_cmyk(std::size_t pixels, std::uint8_t* values) {
+  for (std::size_t p = 0; p < pixels; ++p) {
+    const std::uint8_t* const from = values + 4 * p;
+    const int light = from[3];
+    for (std::size_t c = 0; c < 3; ++c) {
+      const int product = (255 - from[c]) * light + 128;
+      const int value = light - ((product + (product >> 8)) >> 8);
+      values[3 * p + c] = static_cast<std::uint8_t>(value < 0 ? 0 : value);
+    }
+  }
+}
+
+// A decompressor of libjpeg. Its errors jump out of the library: each call that may fail is a function of its own
+// without objects to destroy, and returns false after an error.
+class Jpeg {
+ public:
+  Jpeg() {
+    info_.err = jpeg_std_error(&errors_.base);
+    errors_.base.error_exit = [](j_common_ptr info) {
+      auto* const errors = reinterpret_cast<Errors*>(info->err);
+      info->err->format_message(info, errors->message.data());
+      std::longjmp(errors->escape, 1);
+    };
+    errors_.base.output_message = [](j_common_ptr) {};
+  }
+  Jpeg(const Jpeg&) = delete;
+  Jpeg& operator=(const Jpeg&) = delete;
+  ~Jpeg() { jpeg_destroy_decompress(&info_); }
+
+  [[nodiscard]] const char* problem() const { return errors_.message.data(); }
+  // libjpeg warns where data are missing or wrong, and goes on with grey.
+  [[nodiscard]] bool damaged() const { return errors_.base.num_warnings > 0; }
+  [[nodiscard]] std::int64_t pixels() const {
+    return static_cast<std::int64_t>(info_.image_width) * info_.image_height;
+  }
+  [[nodiscard]] int width() const { return static_cast<int>(info_.image_width); }
+  [[nodiscard]] int height() const { return static_cast<int>(info_.image_height); }
+  // Of what read_rows gives: 1 (grey), 3 (RGB) or 4 (CMYK as it is stored).
+  [[nodiscard]] int channels() const { return info_.output_components; }
+  [[nodiscard]] int orientation() const {
+    for (const jpeg_marker_struct* marker = info_.marker_list; marker != nullptr; marker = marker->next)
+      if (const int found = exif_orientation({marker->data, marker->data_length}); found != 1) return found;
+    return 1;
+  }
+
+  [[nodiscard]] bool read_header(std::span<const std::byte> file) {
+    if (setjmp(errors_.escape) != 0) return false;
+    jpeg_create_decompress(&info_);
+    info_.mem->max_memory_to_use = 1 << 30;  // of coefficients of progressive files
+    jpeg_mem_src(&info_, reinterpret_cast<const unsigned char*>(file.data()), file.size());
+    jpeg_save_markers(&info_, JPEG_APP0 + 1, 0xFFFF);
+    jpeg_read_header(&info_, TRUE);
+    return true;
+  }
+  [[nodiscard]] bool start() {
+    if (setjmp(errors_.escape) != 0) return false;
+    if (info_.num_components == 1)
+      info_.out_color_space = JCS_GRAYSCALE;
+    else if (info_.num_components == 4)
+      info_.out_color_space = JCS_CMYK;
+    else
+      info_.out_color_space = JCS_RGB;
+    // Each scan of a progressive file goes over the whole picture: few bytes make much work.
+    progress_.progress_monitor = [](j_common_ptr info) {
+      constexpr int most_scans = 500;
+      auto* const decompressor = reinterpret_cast<j_decompress_ptr>(info);
+      if (decompressor->input_scan_number <= most_scans) return;
+      auto* const errors = reinterpret_cast<Errors*>(info->err);
+      std::snprintf(errors->message.data(), errors->message.size(), "it has more than %d scans", most_scans);
+      std::longjmp(errors->escape, 1);
+    };
+    info_.progress = &progress_;
+    jpeg_start_decompress(&info_);
+    return true;
+  }
+  [[nodiscard]] bool read_rows(std::uint8_t* to) {
+    if (setjmp(errors_.escape) != 0) return false;
+    const std::size_t stride = static_cast<std::size_t>(info_.output_width) * static_cast<std::size_t>(channels());
+    while (info_.output_scanline < info_.output_height) {
+      JSAMPROW row = to + info_.output_scanline * stride;
+      jpeg_read_scanlines(&info_, &row, 1);
+    }
+    jpeg_finish_decompress(&info_);
+    return true;
+  }
+
+ private:
+  struct Errors {
+    jpeg_error_mgr base;
+    std::jmp_buf escape;
+    std::array<char, JMSG_LENGTH_MAX> message{};
+  };
+  Errors errors_{};
+  jpeg_progress_mgr progress_{};
+  jpeg_decompress_struct info_{};
+};
+
+}  // namespace detail
+
+// Decodes a JPEG file to grey or RGB pixels, which are Pillow's to the bit, and returns its Exif orientation, 1 to 8.
+// CMYK becomes RGB. Throws Error, which starts with `name`, for damaged and truncated files, more than most_pixels
+// pixels, and kinds that libjpeg-turbo does not decode, such as 12 bits.
+inline int decode_jpeg(std::span<const std::byte> file, std::string_view name, Image& to) {
+  detail::Jpeg jpeg;
+  if (!jpeg.read_header(file)) fail("{}: is not a JPEG file that can be decoded: {}", name, jpeg.problem());
+  if (jpeg.pixels() > most_pixels)
+    fail("{}: states {} x {} pixels; at most {} are decoded", name, jpeg.width(), jpeg.height(), most_pixels);
+  const int orientation = jpeg.orientation();  // libjpeg forgets it behind the last row
+  if (!jpeg.start()) fail("{}: cannot be decoded: {}", name, jpeg.problem());
+  to.resize(jpeg.height(), jpeg.width(), jpeg.channels());
+  if (!jpeg.read_rows(to.pixels.data())) fail("{}: cannot be decoded: {}", name, jpeg.problem());
+  if (jpeg.damaged()) fail("{}: is truncated or damaged", name);
+  if (to.channels == 4) {
+    detail::rgb_of_inverted_cmyk(to.pixels.size() / 4, to.pixels.data());
+    to.resize(to.height, to.width, 3);
+  }
+  return orientation;
+}
+
+}  // namespace data
+}  // namespace TESSERA_ABI
+}  // namespace tessera

@@ -1,0 +1,113 @@
+// PNG files in memory, by libpng. Needs it (CMake target tessera::image).
+#pragma once
+
+#include <png.h>
+
+#include <array>
+#include <csetjmp>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tessera/core/abi.hpp"
+#include "tessera/core/errors.hpp"
+#include "tessera/data/image.hpp"
+#include "tessera/data/jpeg.hpp"
+
+namespace tessera {
+inline namespace TESSERA_ABI {
+namespace data {
+
+namespace detail {
+
+// A reader of libpng. Its errors jump out of the library: each call that may fail is a function of its own without
+// objects to destroy, and returns false after an error.
+class Png {
+ public:
+  explicit Png(std::span<const std::byte> file) : left_(file) {
+    png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, fail_call, [](png_structp, png_const_charp) {});
+    if (png_ != nullptr) info_ = png_create_info_struct(png_);
+  }
+  Png(const Png&) = delete;
+  Png& operator=(const Png&) = delete;
+  ~Png() { png_destroy_read_struct(&png_, &info_, nullptr); }
+
+  [[nodiscard]] const char* problem() const { return message_.data(); }
+  [[nodiscard]] std::int64_t pixels() const { return static_cast<std::int64_t>(width()) * height(); }
+  [[nodiscard]] int width() const { return static_cast<int>(png_get_image_width(png_, info_)); }
+  [[nodiscard]] int height() const { return static_cast<int>(png_get_image_height(png_, info_)); }
+  // Of what read_rows gives: 1 (grey) or 3 (RGB).
+  [[nodiscard]] int channels() const { return png_get_channels(png_, info_); }
+
+  [[nodiscard]] bool read_header() {
+    if (png_ == nullptr || info_ == nullptr) return tell("not enough memory");
+    if (setjmp(png_jmpbuf(png_)) != 0) return false;
+    png_set_read_fn(png_, this, read);
+    // Texts, profiles and the like are not looked at: they may unpack to gigabytes.
+    png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
+    png_read_info(png_, info_);
+    return true;
+  }
+  // 8 bits (the high byte of 16), grey or RGB, no alpha.
+  [[nodiscard]] bool start() {
+    if (setjmp(png_jmpbuf(png_)) != 0) return false;
+    png_set_strip_16(png_);
+    png_set_expand(png_);
+    png_set_strip_alpha(png_);
+    png_set_interlace_handling(png_);
+    png_read_update_info(png_, info_);
+    return true;
+  }
+  [[nodiscard]] bool read_rows(png_bytepp rows) {
+    if (setjmp(png_jmpbuf(png_)) != 0) return false;
+    png_read_image(png_, rows);
+    png_read_end(png_, nullptr);
+    return true;
+  }
+
+ private:
+  bool tell(const char* problem) {
+    std::strncpy(message_.data(), problem, message_.size() - 1);
+    return false;
+  }
+  [[noreturn]] static void fail_call(png_structp png, png_const_charp problem) {
+    static_cast<Png*>(png_get_error_ptr(png))->tell(problem);
+    png_longjmp(png, 1);
+  }
+  static void read(png_structp png, png_bytep to, std::size_t count) {
+    auto& left = static_cast<Png*>(png_get_io_ptr(png))->left_;
+    if (count > left.size()) png_error(png, "it is truncated");
+    std::memcpy(to, left.data(), count);
+    left = left.subspan(count);
+  }
+
+  std::span<const std::byte> left_;
+  std::array<char, 200> message_{};
+  png_structp png_ = nullptr;
+  png_infop info_ = nullptr;
+};
+
+}  // namespace detail
+
+// Decodes a PNG file to grey or RGB pixels, which are Pillow's to the bit, but for 16-bit grey: of 16 bits the high
+// byte is taken. Alpha and transparent colours are dropped. Throws Error, which starts with `name`, for damaged and
+// truncated files and more than most_pixels pixels.
+inline void decode_png(std::span<const std::byte> file, std::string_view name, Image& to) {
+  detail::Png png(file);
+  if (!png.read_header()) fail("{}: is not a PNG file that can be decoded: {}", name, png.problem());
+  if (png.pixels() > most_pixels)
+    fail("{}: states {} x {} pixels; at most {} are decoded", name, png.width(), png.height(), most_pixels);
+  if (!png.start()) fail("{}: cannot be decoded: {}", name, png.problem());
+  to.resize(png.height(), png.width(), png.channels());
+  std::vector<png_bytep> rows(static_cast<std::size_t>(to.height));
+  for (int y = 0; y < to.height; ++y) rows[static_cast<std::size_t>(y)] = to.row(y);
+  if (!png.read_rows(rows.data())) fail("{}: cannot be decoded: {}", name, png.problem());
+}
+
+}  // namespace data
+}  // namespace TESSERA_ABI
+}  // namespace tessera
