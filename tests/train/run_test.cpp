@@ -27,15 +27,22 @@ using Backend = cpu::Backend<float>;
   return std::filesystem::temp_directory_path() / fmt::format("tessera_run_{}_{}", ::getpid(), name);
 }
 
-TEST(Run, ResumesBitwiseFromItsCheckpoint) {
-  using Whole = WholeRun<Objective, Backend>;
-  const data::IdxDataset images = noise(40, 14, 14);
+using Whole = WholeRun<Objective, Backend>;
+
+// Two epochs of five steps over 40 images, into a folder of its own.
+[[nodiscard]] Recipe small_recipe(const std::string& name, double warmup_epochs) {
   Recipe recipe;
   recipe.arch = "test";
   recipe.batch_size = 8;
   recipe.epochs = 2;
-  recipe.warmup_epochs = 0.5;
-  recipe.out = scratch("resume");
+  recipe.warmup_epochs = warmup_epochs;
+  recipe.out = scratch(name);
+  return recipe;
+}
+
+TEST(Run, ResumesBitwiseFromItsCheckpoint) {
+  const data::IdxDataset images = noise(40, 14, 14);
+  Recipe recipe = small_recipe("resume", 0.5);
   testing::internal::CaptureStdout();
   Backend one(2), two(2), three(2);
   Whole whole(one, recipe, images);
@@ -45,7 +52,7 @@ TEST(Run, ResumesBitwiseFromItsCheckpoint) {
     Whole stopped(two, recipe, images);
     stopped.save();
   }
-  recipe.resume = recipe.out / "checkpoint.safetensors";
+  recipe.resume = recipe.checkpoint();
   recipe.workers = 2;
   Whole resumed(three, recipe, images);
   EXPECT_TRUE(resumed());
@@ -57,22 +64,16 @@ TEST(Run, ResumesBitwiseFromItsCheckpoint) {
 
 // A run whose update overflows ends with that, and its last checkpoint stays: there is none if it was the first step.
 TEST(Run, SavesNothingThatIsNotFinite) {
-  using Whole = WholeRun<Objective, Backend>;
   const data::IdxDataset images = noise(40, 14, 14);
-  Recipe recipe;
-  recipe.arch = "test";
-  recipe.batch_size = 8;
-  recipe.lr = 1e300;
-  recipe.save_every = 1;
   testing::internal::CaptureStdout();
   for (const bool warm_up : {true, false}) {
-    recipe.epochs = 2;
-    recipe.warmup_epochs = warm_up ? 1 : 0;  // which begins at a rate of 0
-    recipe.out = scratch("overflow");
+    Recipe recipe = small_recipe("overflow", warm_up ? 1 : 0);  // a warm-up begins at a rate of 0
+    recipe.lr = 1e300;
+    recipe.save_every = 1;
     Backend backend(2);
     Whole whole(backend, recipe, images);
     EXPECT_THROW(whole(), NotFinite);
-    const std::filesystem::path checkpoint = recipe.out / "checkpoint.safetensors";
+    const std::filesystem::path checkpoint = recipe.checkpoint();
     ASSERT_EQ(std::filesystem::exists(checkpoint), warm_up);
     if (warm_up) {
       const io::Safetensors file(checkpoint);

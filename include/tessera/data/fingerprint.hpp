@@ -1,4 +1,4 @@
-// What tells data sets from each other. Needs xxHash (tessera::io).
+// Fingerprints tell data sets from each other. Need xxHash (tessera::io).
 #pragma once
 
 #include <cstdint>

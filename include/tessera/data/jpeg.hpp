@@ -92,7 +92,7 @@ class Jpeg {
   }
   [[nodiscard]] int width() const { return static_cast<int>(info_.image_width); }
   [[nodiscard]] int height() const { return static_cast<int>(info_.image_height); }
-  // Of what read_rows gives: 1 (grey), 3 (RGB) or 4 (CMYK as it is stored).
+  // read_rows gives 1 (grey), 3 (RGB) or 4 (CMYK as it is stored).
   [[nodiscard]] int channels() const { return info_.output_components; }
   [[nodiscard]] int orientation() const {
     for (const jpeg_marker_struct* marker = info_.marker_list; marker != nullptr; marker = marker->next)

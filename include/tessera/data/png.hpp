@@ -40,7 +40,7 @@ class Png {
   [[nodiscard]] std::int64_t pixels() const { return static_cast<std::int64_t>(width()) * height(); }
   [[nodiscard]] int width() const { return static_cast<int>(png_get_image_width(png_, info_)); }
   [[nodiscard]] int height() const { return static_cast<int>(png_get_image_height(png_, info_)); }
-  // Of what read_rows gives: 1 (grey) or 3 (RGB).
+  // read_rows gives 1 (grey) or 3 (RGB).
   [[nodiscard]] int channels() const { return png_get_channels(png_, info_); }
 
   [[nodiscard]] bool read_header() {

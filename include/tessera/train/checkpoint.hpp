@@ -87,22 +87,26 @@ void read_tensors(const std::string& path, const Backend& backend, const io::Saf
   return one == metadata.end() ? std::string() : one->second;
 }
 
-// Why values of a key differ.
+// The keys of fingerprints, which checkpoints of version 0.1 do not have.
+[[nodiscard]] inline bool is_fingerprint(std::string_view key) {
+  return key == "train_data" || key == "test_data";
+}
+
+// The reason why values of a key differ; empty where they say it themselves.
 [[nodiscard]] inline std::string_view reason_of(std::string_view key) {
-  if (key == "train_data" || key == "test_data")
-    return ": number, order, names, sizes or labels of the images are not those of then";
+  if (is_fingerprint(key)) return ": number, order, names, sizes or labels of the images are not those of then";
   if (key == "verify_data") return ": pixels of the images are not those of then";
   return "";
 }
 
 // Throws Error that names the first key of `expected` that has another value. A key without a value, such as that of a
-// feature that is off, is equal to one that is not there. Checkpoints of version 0.1 do not know their data.
+// feature that is off, is equal to one that is not there. A fingerprint that is missing is not compared.
 inline void check_metadata(const std::string& path, const Metadata& found, const Metadata& expected) {
   if (!found.contains("format")) fail("{}: is not a checkpoint of this program: it has no 'format'", path);
   const std::string_view writer = found.contains("encoder") ? "was written" : "was written by version 0.1";
   for (const auto& [key, value] : expected) {
     const std::string written = value_of(found, key);
-    if (written == value || (written.empty() && (key == "train_data" || key == "test_data"))) continue;
+    if (written == value || (written.empty() && is_fingerprint(key))) continue;
     if (written.empty())
       fail("{}: {} without {}, but this run has {} = {}; leave it out to continue", path, writer, key, key, value);
     if (value.empty()) fail("{}: {} with {} = {}, but this run has none", path, writer, key, written);
