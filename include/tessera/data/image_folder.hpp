@@ -5,11 +5,7 @@
 
 #include <algorithm>
 #include <cctype>
-#include <climits>
-#include <cstddef>
-#include <cstdint>
 #include <filesystem>
-#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -17,9 +13,7 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
-#include "tessera/data/image.hpp"
-#include "tessera/data/picture.hpp"
-#include "tessera/io/file.hpp"
+#include "tessera/data/image_files.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -84,64 +78,45 @@ class PictureNames {
 struct ImageFolderOptions {
   bool labels = true;  // false: folders are no classes
   Orientation orientation = Orientation::upright;
+  std::vector<std::string> classes = {};  // the folders that are the labels 0, 1, ...; none: those there are, sorted
 };
 
-// The pictures (.jpg, .jpeg, .png) in a folder and in those within, decoded when they are asked for. The folders of the
-// first level that hold pictures are the classes, in sorted order as torchvision's, and pictures beside them are left
-// out; where there are none, there are no labels.
-class ImageFolder {
+// The pictures in a folder and in those within. The folders of the first level that hold pictures are the classes, in
+// sorted order as torchvision's, and pictures beside them are left out; where there are none, there are no labels.
+class ImageFolder : public ImageFiles {
  public:
-  // Reads names alone. Throws Error that names the folder if it cannot be read or holds no picture.
-  explicit ImageFolder(std::filesystem::path folder, const ImageFolderOptions& options = {})
-      : folder_(std::move(folder)), orientation_(options.orientation) {
+  // Reads names alone. Throws Error that names the folder if it cannot be read, holds no picture, or has a class that
+  // is none of options.classes.
+  explicit ImageFolder(const std::filesystem::path& folder, const ImageFolderOptions& options = {})
+      : ImageFiles(folder, options.orientation) {
     try {
-      detail::PictureNames names(folder_);
-      if (options.labels) add_classes(names);
-      if (names_.empty()) add(names.below(""), 0);
+      detail::PictureNames names(folder);
+      if (options.labels) add_classes(names, options.classes);
+      if (size() == 0) add_all(names.below(""), 0);
     } catch (const std::filesystem::filesystem_error& problem) {
       fail("{}: {}", problem.path1().string(), problem.code().message());
     }
-    if (names_.empty())
-      fail("{}: there is no picture in it (.jpg, .jpeg, .png), nor in a folder within", folder_.string());
-    if (names_.size() > INT_MAX) fail("{}: holds more than {} pictures", folder_.string(), INT_MAX);
-  }
-
-  [[nodiscard]] int size() const { return static_cast<int>(names_.size()); }
-  [[nodiscard]] bool labelled() const { return !classes_.empty(); }
-  // The names of the labels 0, 1, ...; none without labels.
-  [[nodiscard]] const std::vector<std::string>& classes() const { return classes_; }
-  // The class of picture i; 0 without labels.
-  [[nodiscard]] int label(int i) const { return labels_[static_cast<std::size_t>(i)]; }
-  // The path of picture i below the folder.
-  [[nodiscard]] const std::string& name(int i) const { return names_[static_cast<std::size_t>(i)]; }
-
-  // Decodes picture i into `scratch`. Throws Error that names the file if it cannot be read or decoded.
-  [[nodiscard]] ImageView decode(int i, Image& scratch) const {
-    constexpr std::uintmax_t most_bytes = 1 << 30;
-    const std::filesystem::path path = folder_ / name(i);
-    const std::string file = io::read_file(path, most_bytes);
-    decode_picture(std::as_bytes(std::span(file)), path.string(), scratch, orientation_);
-    return scratch;
+    if (size() == 0) fail("{}: there is no picture in it (.jpg, .jpeg, .png), nor in a folder within", folder.string());
   }
 
  private:
-  void add_classes(detail::PictureNames& names) {
-    for (const std::string& folder : names.folders()) {
-      const auto pictures = names.below(folder);
+  void add_classes(detail::PictureNames& names, std::vector<std::string> classes) {
+    const bool given = !classes.empty();
+    for (const std::string& class_folder : names.folders()) {
+      const auto pictures = names.below(class_folder);
       if (pictures.empty()) continue;
-      add(pictures, static_cast<int>(classes_.size()));
-      classes_.push_back(folder);
+      if (!given) classes.push_back(class_folder);
+      const auto at = std::find(classes.begin(), classes.end(), class_folder);
+      if (at == classes.end())
+        fail("{}: is none of the {} classes ({}, ...): the training pictures have no such folder",
+             (folder() / class_folder).string(), classes.size(), classes.front());
+      add_all(pictures, static_cast<int>(at - classes.begin()));
     }
+    if (size() > 0) set_classes(std::move(classes));
   }
-  void add(const std::vector<detail::PictureNames::Name>& pictures, int label) {
-    for (const auto& [folder, name] : pictures) names_.push_back(folder.empty() ? name : folder + "/" + name);
-    labels_.resize(names_.size(), label);
+  void add_all(const std::vector<detail::PictureNames::Name>& pictures, int label) {
+    for (const auto& [folder, name] : pictures) add(folder.empty() ? name : folder + "/" + name, label);
   }
-
-  std::filesystem::path folder_;
-  Orientation orientation_;
-  std::vector<std::string> names_, classes_;
-  std::vector<int> labels_;
 };
 
 }  // namespace data
