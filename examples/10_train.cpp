@@ -37,8 +37,8 @@ int main(int argc, char** argv) try {
   }
 
   // The features are judged by k-NN: test images are classified by their nearest training images.
-  const auto bank = ts::features_of(trainer, pictures, normalization, 2000);
-  const auto queries = ts::features_of(trainer, test, normalization, 1000);
+  const auto bank = ts::features_of(trainer, ts::data::Spread(pictures, 2000), normalization);
+  const auto queries = ts::features_of(trainer, ts::data::Spread(test, 1000), normalization);
   ts::ThreadPool pool;
   fmt::print("k-NN accuracy {:.3f}\n",
              ts::eval::knn_accuracy(pool, bank.view(), bank.labels, queries.view(), queries.labels));

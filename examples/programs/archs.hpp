@@ -1,4 +1,5 @@
-// The encoders that the programs know by name: the paper's and a small one (docs/method.md, "Variants").
+// The encoders that the programs know by name: the paper's, and small ones for small pictures (docs/method.md,
+// "Variants").
 #pragma once
 
 #include "tessera/models/heads.hpp"
@@ -21,6 +22,10 @@ using Paper = Arch<Encoder, 4096, 256>;
 // Embed: embed::Patches, or embed::FrozenPatches with --stop-grad-conv1.
 template <class Embed>
 using vit_tiny = Arch<ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, ts::vit::policies<Embed>>, 512, 128, 10, 2>;
+template <class Embed>
+using vit_tiny_32 = Arch<ts::vit::Tiny<ts::image<32>, ts::patch<4>, ts::vit::policies<Embed>>, 512, 128, 10, 2>;
+template <class Embed>
+using vit_tiny_64 = Arch<ts::vit::Tiny<ts::image<64>, ts::patch<8>, ts::vit::policies<Embed>>, 512, 128, 10, 2>;
 template <class Embed>
 using vit_small = Paper<ts::vit::Small<ts::image<224>, ts::patch<16>, ts::vit::policies<Embed>>>;
 template <class Embed>

@@ -1,13 +1,13 @@
 # What the training programs can train: one line for an objective with the machines that it runs on, one for an encoder.
 # Each pair becomes a small translation unit of its own; TESSERA_ARCHS and TESSERA_OBJECTIVES pick which are compiled.
 set(TESSERA_ALL_OBJECTIVES moco_v3 simclr supervised mae)
-set(TESSERA_ALL_ARCHS vit_tiny vit_small vit_base vit_large vit_huge vit_small_p7 vit_base_p7 vit_large_p7 vit_conv_small
+set(TESSERA_ALL_ARCHS vit_tiny vit_tiny_32 vit_tiny_64 vit_small vit_base vit_large vit_huge vit_small_p7 vit_base_p7 vit_large_p7 vit_conv_small
                       vit_conv_base)
 set(TESSERA_CONV_ARCHS vit_conv_small vit_conv_base)
 # --stop-grad-conv1 is a choice of these objectives, with encoders that have a patch projection.
 set(TESSERA_FROZEN_OBJECTIVES moco_v3 simclr)
 
-set(TESSERA_ARCHS vit_tiny vit_small CACHE STRING "Encoders of the example programs, or 'all'")
+set(TESSERA_ARCHS vit_tiny vit_tiny_32 vit_tiny_64 vit_small CACHE STRING "Encoders of the example programs, or 'all'")
 set(TESSERA_OBJECTIVES all CACHE STRING "Objectives of the example programs, or 'all'; TESSERA_OBJECTIVES_Cpu, _MpiCpu, \
 _Cuda and _NcclCuda pick for one machine")
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import struct
+import zlib
 
 
 def write_idx(path, extents, values):
@@ -18,6 +19,36 @@ def data(folder, train=120, test=40, side=28, test_side=None, classes=10):
     for split, count, pixels in ("train", train, side), ("t10k", test, test_side or side):
         write_idx(f"{folder}/{split}-images-idx3-ubyte", (count, pixels, pixels), noise.randbytes(count * pixels**2))
         write_idx(f"{folder}/{split}-labels-idx1-ubyte", (count,), bytes(i % classes for i in range(count)))
+
+
+def png(path, pixels, width, channels=1):
+    """An 8-bit PNG file: grey (1 channel) or RGB (3)."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    stride = width * channels
+    rows = b"".join(b"\0" + pixels[at : at + stride] for at in range(0, len(pixels), stride))
+    header = struct.pack(">IIBBBBB", width, len(pixels) // stride, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)))
+        file.write(chunk(b"IEND", b""))
+
+
+def pictures_of(folder, split, target):
+    """The images of IDX files as PNG files TARGET/LABEL/NUMBER.png, and in a list, TARGET.txt, in their order."""
+    with open(f"{folder}/{split}-images-idx3-ubyte", "rb") as file:
+        count, height, width = struct.unpack(">4xIII", file.read(16))
+        images = [file.read(height * width) for _ in range(count)]
+    with open(f"{folder}/{split}-labels-idx1-ubyte", "rb") as file:
+        labels = file.read()[8:]
+    names = [f"{label}/{number:05}.png" for number, label in enumerate(labels)]
+    for name, image in zip(names, images):
+        png(f"{target}/{name}", image, width)
+    with open(f"{target}.txt", "w") as file:
+        for name, label in zip(names, labels):
+            file.write(f"{os.path.basename(target)}/{name}\t{label}\n")
 
 
 def checkpoint(source, target, change, key, value=None):

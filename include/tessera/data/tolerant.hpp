@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -34,11 +35,16 @@ class DamagedPictures {
   // Counts pictures that may turn out to be damaged.
   void expect(int pictures) { pictures_ += pictures; }
   [[nodiscard]] int count() const noexcept { return count_; }
+  [[nodiscard]] std::vector<std::string> names() const {
+    const std::lock_guard lock(mutex_);
+    return names_;
+  }
 
   // Counts a picture that is damaged. Throws Error if it is one too many.
   void add(const std::string& name, const std::string& problem) {
     const std::lock_guard lock(mutex_);
     ++count_;
+    names_.push_back(name);
     lines_ += name + '\t' + problem + '\n';
     write();
     if (count_ > most_ * static_cast<double>(pictures_))
@@ -49,10 +55,12 @@ class DamagedPictures {
   }
 
   // Writes the pictures to a file, those that were added before and those to come: a line has the name, a tab, and
-  // what is wrong. The file is not made before there is one.
+  // what is wrong. A file that is there is removed; a new one is made when there is a picture.
   void write_to(std::filesystem::path path) {
     const std::lock_guard lock(mutex_);
     path_ = std::move(path);
+    std::error_code none;
+    std::filesystem::remove(path_, none);
     write();
   }
 
@@ -65,11 +73,12 @@ class DamagedPictures {
 
   double most_;
   std::string prefix_, lines_;  // lines that are not written yet
+  std::vector<std::string> names_;
   std::filesystem::path path_;
   bool started_ = false;
   std::atomic<int> count_{0};
   std::atomic<std::int64_t> pictures_{0};
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
 };
 
 // A data set in which a picture that cannot be read or decoded is replaced by the next one that can, of the same label

@@ -41,20 +41,22 @@ template <class Scalar>
 [[nodiscard]] std::vector<Neighbour<Scalar>> nearest(ThreadPool& pool, Features<Scalar> bank, Features<Scalar> queries,
                                                      index k) {
   using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
   if (k < 1 || k > bank.rows) fail("k-NN: k = {} neighbours of a bank of {} features", k, bank.rows);
-  const auto unit = [](Features<Scalar> features) -> Matrix {
-    Matrix rows = Eigen::Map<const Matrix>(features.data, features.rows, features.width);
-    for (index r = 0; r < rows.rows(); ++r) {
-      const Scalar norm = rows.row(r).norm();
-      rows.row(r) /= norm > Scalar(1e-12) ? norm : Scalar(1e-12);
-    }
-    return rows;
+  const auto rows_of = [](Features<Scalar> features) {
+    return Eigen::Map<const Matrix>(features.data, features.rows, features.width);
   };
-  const Matrix unit_bank = unit(bank), unit_queries = unit(queries);
+  const auto scales_of = [](const auto& rows) -> Vector {
+    return rows.rowwise().norm().cwiseMax(Scalar(1e-12)).cwiseInverse();
+  };
+  // The bank may be large: it is not copied.
+  const auto known = rows_of(bank), asked = rows_of(queries);
+  const Vector bank_scale = scales_of(known), query_scale = scales_of(asked);
   std::vector<Neighbour<Scalar>> result(static_cast<std::size_t>(queries.rows * k));
   constexpr index block = 64;
   pool.for_pieces(queries.rows, block, [&](index first, index last, int) {
-    const Matrix similarity = unit_queries.middleRows(first, last - first) * unit_bank.transpose();
+    const Matrix similarity = query_scale.segment(first, last - first).asDiagonal() *
+                              (asked.middleRows(first, last - first) * known.transpose()) * bank_scale.asDiagonal();
     std::vector<Neighbour<Scalar>> row(static_cast<std::size_t>(bank.rows));
     for (index q = first; q < last; ++q) {
       for (index b = 0; b < bank.rows; ++b)

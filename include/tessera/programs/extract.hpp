@@ -6,15 +6,16 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "tessera/data/any_dataset.hpp"
-#include "tessera/data/idx.hpp"
 #include "tessera/io/npy.hpp"
 #include "tessera/io/safetensors.hpp"
 #include "tessera/programs/command.hpp"
 #include "tessera/programs/options.hpp"
+#include "tessera/programs/pictures.hpp"
 #include "tessera/train/callbacks/progress.hpp"
 
 namespace tessera {
@@ -48,19 +49,22 @@ inline void check_features_file(const std::filesystem::path& path) {
 
 // Writes features.npy for the images of a folder.
 inline int extract(int argc, char** argv, const std::vector<Entry>& entries) {
-  std::string folder, split = "t10k", checkpoint, out = "features.npy";
+  DataOptions data;
+  std::string split, checkpoint, out = "features.npy";
   int threads = 0;
-  CLI::App app("Features of images in IDX files by a checkpoint of pretrain, as .npy.");
+  CLI::App app("Features of pictures by a checkpoint of pretrain, as .npy.");
   set_up(app);
-  app.add_option("--data", folder, "folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]")->required();
-  app.add_option("--split", split, "train or t10k");
+  add_data_flags(app, data);
+  app.add_option("--split", split,
+                 "train or test, as pretrain takes them; none: all pictures, or the test images of IDX files");
   app.add_option("--checkpoint", checkpoint, "checkpoint.safetensors of a run")->required();
   app.add_option("--out", out, "file to write");
   app.add_option("--threads", threads, "threads that compute; 0: every processor");
   if (!parse(app, argc, argv)) return 0;
   const Entry& entry = entry_of(checkpoint, entries);
   detail::check_features_file(out);
-  const FeatureSet features = entry.encode(checkpoint, data::AnyDataset(data::IdxDataset(folder, split)), threads);
+  const FeatureSet features = entry.encode(
+      checkpoint, open_part(data, split, std::make_shared<data::DamagedPictures>(data.max_damaged, "--")), threads);
   io::write_npy(out, features.values.data(), static_cast<std::size_t>(features.rows),
                 static_cast<std::size_t>(features.width));
   print(fmt::format("{}: {} x {} features\n", out, features.rows, features.width));

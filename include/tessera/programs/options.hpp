@@ -12,6 +12,7 @@
 
 #include "tessera/data/any_dataset.hpp"
 #include "tessera/data/normalization.hpp"
+#include "tessera/data/tolerant.hpp"
 #include "tessera/objectives/settings.hpp"
 #include "tessera/train/features.hpp"
 #include "tessera/train/recipe.hpp"
@@ -22,27 +23,40 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace programs {
 
+// The pictures of a program, as its flags name them (programs/pictures.hpp).
+struct DataOptions {
+  std::string path, test;     // folders or files; an empty `test`: a part of `path`
+  bool labels = true;         // false: labels are not read
+  bool upright = true;        // false: Exif's orientation is ignored
+  double max_damaged = 0.01;  // largest share of pictures that cannot be decoded
+  double cache = 0;           // GiB for decoded pictures
+};
+
 // The command line of a training program.
 struct Options {
   Recipe recipe;
-  std::string data;
+  DataOptions data;
   bool verify_data = false;              // pixels of all images belong to what a resumed run must find again
-  std::vector<std::string> class_names;  // of the labels 0, 1, ...
+  std::vector<std::string> class_names;  // of the labels 0, 1, ...; none: those of the data
   int device = 0;                        // number of the CUDA device
 };
 
 // The images of a run: those that it trains on, and those that its monitors classify.
 struct Pictures {
   data::AnyDataset train, test;
-  data::Normalization normalization;
+  data::Normalization normalization = data::imagenet_normalization;
+  std::vector<std::string> class_names = {};                 // of the labels 0, 1, ...; none if they have no names
+  std::shared_ptr<data::DamagedPictures> damaged = nullptr;  // none if no picture is decoded during the run
 };
+
+inline constexpr int attention_rows = 8;  // test images in the report with their attention maps, at most
 
 // A finished run, as its results are written. All is on the rank that leads.
 struct Results {
   std::unique_ptr<RunFolder> folder;  // where they are written
   double trained_parameters = 0, seconds = 0, images_per_second = 0;
-  FeatureSet bank, queries;                // features of the first training images, and of the test images
-  std::optional<AttentionMaps> attention;  // of the first test images, where the encoder has maps
+  FeatureSet bank, queries;                // features of training images, evenly spaced, and of all test images
+  std::optional<AttentionMaps> attention;  // of some test images, evenly spaced, where the encoder has maps
 };
 
 // A run that a signal has stopped behind its last step.

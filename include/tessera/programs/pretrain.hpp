@@ -1,5 +1,5 @@
 // The training program as a template: flags, data, progress, k-NN, checkpoints, report. Flags as in the reference's
-// main_moco.py. Needs CLI11, libpng, zlib and nlohmann-json (tessera::programs).
+// main_moco.py. Needs tessera::programs.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -11,25 +11,16 @@
 #include <vector>
 
 #include "tessera/comm/launch.hpp"
-#include "tessera/data/idx.hpp"
+#include "tessera/io/safetensors.hpp"
 #include "tessera/programs/command.hpp"
 #include "tessera/programs/options.hpp"
+#include "tessera/programs/pictures.hpp"
 #include "tessera/programs/results.hpp"
 #include "tessera/programs/train.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
 namespace programs {
-
-// Opens the data set in `folder`: IDX files, whose splits are "train" and "t10k". Throws Error that names the file.
-[[nodiscard]] inline Pictures open_pictures(const std::string& folder) {
-  data::IdxDataset train(folder, "train"), test(folder, "t10k");
-  if (train.height() != test.height() || train.width() != test.width())
-    fail("--data {}: training images have {} x {} pixels, but test images {} x {}", folder, train.height(),
-         train.width(), test.height(), test.width());
-  const data::Normalization normalization = data::measure_normalization(train);
-  return {data::AnyDataset(std::move(train)), data::AnyDataset(std::move(test)), normalization};
-}
 
 namespace detail {
 
@@ -40,13 +31,19 @@ class Choice {
 
   [[nodiscard]] const std::string& default_objective() const { return entries_.front().objective; }
 
-  // The arch for images of this size if none is asked for: the first of their size.
-  [[nodiscard]] std::string arch_for(const std::string& objective, int size) const {
+  // The arch for images of these sizes if none is asked for: the first of the largest whose images are not larger.
+  [[nodiscard]] std::string arch_for(const std::string& objective, const ImageSizes& images) const {
     check_objective(objective);
+    const Entry* best = nullptr;
     for (const Entry& entry : entries_)
-      if (entry.objective == objective && entry.size == size) return entry.arch;
-    fail("no encoder of this program is made for images of {} pixels: choose one by --arch ({})", size,
-         archs(objective));
+      if (entry.objective == objective && entry.size <= images.shorter_side && entry.channels >= images.channels)
+        if (best == nullptr || entry.size > best->size) best = &entry;
+    if (best == nullptr)
+      fail(
+          "no encoder of this program is made for {} images of {} pixels: choose one by --arch ({}), or compile "
+          "another (TESSERA_ARCHS in CMake)",
+          images.channels == 1 ? "grey" : "colour", images.shorter_side, archs(objective));
+    return best->arch;
   }
 
   [[nodiscard]] const Entry& find_default(const std::string& objective) const {
@@ -96,7 +93,7 @@ class Choice {
 
 inline void add_recipe_flags(CLI::App& app, Options& options) {
   Recipe& recipe = options.recipe;
-  app.add_option("--data", options.data, "folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]")->required();
+  add_data_flags(app, options.data);
   app.add_flag("--verify-data", options.verify_data, "a run that continues must find every pixel as it was");
   app.add_option("-b,--batch-size", recipe.batch_size, "images per step, of all ranks together");
   app.add_option("--lr", recipe.lr, "base learning rate, multiplied by batch size / 256");
@@ -116,7 +113,8 @@ inline void add_recipe_flags(CLI::App& app, Options& options) {
   app.add_option("--threads", recipe.threads, "threads that compute on the host; 0: every processor");
   app.add_option("--metrics-every", recipe.metrics_every, "steps between rows of metrics");
   app.add_option("--knn-every", recipe.knn_every, "steps between k-NN monitors; 0: once an epoch");
-  app.add_option("--knn-bank", recipe.knn_bank, "training images that the monitor knows");
+  app.add_option("--knn-bank", recipe.knn_bank, "training images that the monitor knows, evenly spaced");
+  app.add_option("--knn-queries", recipe.knn_queries, "test images that the monitor classifies, evenly spaced");
   app.add_option("--save-every", recipe.save_every, "steps between checkpoints; 0: once an epoch");
   app.add_option("--rank-timeout", recipe.rank_timeout,
                  "seconds that ranks wait for each other, for rank 0's monitor and checkpoint too; 0: in a step ten "
@@ -146,7 +144,8 @@ inline void add_setting_flags(CLI::App& app, std::vector<SettingFlag>& settings)
 // The flags that choose the entry. They are read before the others, because each objective has its own flags and
 // defaults.
 struct ChosenFlags {
-  std::string objective, arch, data;
+  std::string objective, arch;
+  DataOptions data;
   bool frozen = false;
 
   void add(CLI::App& app, const Choice& choice) {
@@ -160,20 +159,30 @@ struct ChosenFlags {
     first.allow_extras();
     set_up(first);
     add(first, choice);
-    first.add_option("--data", data);
+    add_data_flags(first, data);
+    first.get_option("--data")->required(false);
     parse(first, argc, argv);
   }
 };
+
+// That of the checkpoint which the run continues from, else measured.
+[[nodiscard]] inline data::Normalization normalization_of(const Pictures& pictures, const Recipe& recipe) {
+  if (!pictures.train.in_memory() && !recipe.resume.empty()) {
+    const io::Safetensors checkpoint(recipe.resume);
+    if (const auto said = checkpoint.metadata().find("normalization"); said != checkpoint.metadata().end())
+      return data::normalization_from(said->second, recipe.resume.string());
+  }
+  return measure(pictures.train);
+}
 
 inline int pretrain(int argc, char** argv, const Choice& choice) {
   ChosenFlags chosen;
   chosen.objective = choice.default_objective();
   chosen.read(argc, argv, choice);
   std::optional<Pictures> pictures;
-  if (chosen.arch.empty() && !chosen.data.empty()) {
+  if (chosen.arch.empty() && !chosen.data.path.empty()) {
     pictures.emplace(open_pictures(chosen.data));
-    data::Image scratch;
-    chosen.arch = choice.arch_for(chosen.objective, pictures->train.decode(0, scratch).width);
+    chosen.arch = choice.arch_for(chosen.objective, sizes_of(pictures->train));
   }
   if (chosen.arch.empty()) chosen.arch = choice.find_default(chosen.objective).arch;
   const Entry& entry = choice.find(chosen.objective, chosen.arch, chosen.frozen);
@@ -182,7 +191,7 @@ inline int pretrain(int argc, char** argv, const Choice& choice) {
   options.recipe = entry.defaults;
   std::vector<SettingFlag> settings = entry.settings;
   std::string resume, out = options.recipe.out.string();
-  CLI::App app(fmt::format("Trains a Vision Transformer ({}) on images in IDX files.", chosen.objective));
+  CLI::App app(fmt::format("Trains a Vision Transformer ({}) on pictures.", chosen.objective));
   set_up(app);
   chosen.add(app, choice);
   add_recipe_flags(app, options);
@@ -199,6 +208,8 @@ inline int pretrain(int argc, char** argv, const Choice& choice) {
     options.recipe.resume = options.recipe.checkpoint();
   if (!pictures) pictures.emplace(open_pictures(options.data));
   options.recipe.check("--");
+  if (options.class_names.empty()) options.class_names = pictures->class_names;
+  pictures->normalization = normalization_of(*pictures, options.recipe);
 
   // Never destroyed: a signal does not change the exit code of a program that is about to end.
   static const StopSignals& signals = *new StopSignals;

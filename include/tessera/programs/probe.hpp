@@ -21,6 +21,7 @@
 #include "tessera/programs/command.hpp"
 #include "tessera/programs/extract.hpp"
 #include "tessera/programs/options.hpp"
+#include "tessera/programs/pictures.hpp"
 #include "tessera/train/callbacks/progress.hpp"
 
 namespace tessera {
@@ -68,13 +69,14 @@ inline double probe_linear(const FeatureSet& train, const FeatureSet& test, int 
 
 // Encodes training and test images once, trains linear classifiers at several rates, and asks nearest neighbours.
 inline int probe(int argc, char** argv, const std::vector<Entry>& entries) {
-  std::string folder, checkpoint;
+  DataOptions data;
+  std::string checkpoint;
   eval::ProbeOptions options;
   std::vector<int> neighbours{1, 10, 20, 100, 200};
   double temperature = 0.07;
   CLI::App app("Linear probe and k-NN on the features of a checkpoint of pretrain.");
   set_up(app);
-  app.add_option("--data", folder, "folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]")->required();
+  add_data_flags(app, data);
   app.add_option("--checkpoint", checkpoint, "checkpoint.safetensors of a run")->required();
   app.add_option("--epochs", options.epochs, "epochs of the linear classifiers");
   app.add_option("-b,--batch-size", options.batch, "features per step");
@@ -93,9 +95,11 @@ inline int probe(int argc, char** argv, const std::vector<Entry>& entries) {
 
   const Entry& entry = entry_of(checkpoint, entries);
   Stopwatch clock;
-  const FeatureSet train =
-      entry.encode(checkpoint, data::AnyDataset(data::IdxDataset(folder, "train")), options.threads);
-  const FeatureSet test = entry.encode(checkpoint, data::AnyDataset(data::IdxDataset(folder, "t10k")), options.threads);
+  const Pictures pictures = open_pictures(data);
+  if (!pictures.train.labelled() || !pictures.test.labelled())
+    fail("--data {}: has no labels, by which features are judged", data.path);
+  const FeatureSet train = entry.encode(checkpoint, pictures.train, options.threads);
+  const FeatureSet test = entry.encode(checkpoint, pictures.test, options.threads);
   fmt::print("{}: {} + {} images of {} features in {:.1f} s\n", entry.arch, train.rows, test.rows, train.width,
              clock.seconds());
   const int classes = 1 + *std::max_element(train.labels.begin(), train.labels.end());

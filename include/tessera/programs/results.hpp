@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "tessera/core/thread_pool.hpp"
+#include "tessera/data/augment.hpp"
+#include "tessera/data/spread.hpp"
 #include "tessera/eval/knn.hpp"
 #include "tessera/io/metrics.hpp"
 #include "tessera/io/npy.hpp"
@@ -35,30 +37,43 @@ namespace detail {
   return series;
 }
 
+// A picture for the page: grey or the first three channels, and not larger than it is shown.
 [[nodiscard]] inline Picture picture(data::ImageView image, std::string caption) {
-  return {image.height, image.width, image.channels, {image.pixels, image.pixels + image.size()}, std::move(caption)};
+  constexpr int side = 112;  // pixels; a page shows 84, on fine screens more
+  data::AugmentScratch scratch;
+  if (smaller(image.height, image.width) > side) image = data::evaluation_view(image, side, side, scratch);
+  Picture picture{image.height, image.width, image.channels >= 3 ? 3 : 1, {}, std::move(caption)};
+  for (std::size_t at = 0; at < image.size(); at += static_cast<std::size_t>(image.channels))
+    picture.pixels.insert(picture.pixels.end(), image.pixels + at, image.pixels + at + picture.channels);
+  return picture;
 }
 
-// The pixels of the first `limit` images as features; empty if the images differ in size.
-[[nodiscard]] inline FeatureSet pixels_of(const data::AnyDataset& images, int limit) {
-  const int count = smaller(limit, images.size());
-  data::Image scratch;
-  const std::size_t width = images.decode(0, scratch).size();
-  FeatureSet set{{}, {}, static_cast<index>(width), count};
-  for (int i = 0; i < count; ++i) {
-    const data::ImageView image = images.decode(i, scratch);
-    if (image.size() != width) return {{}, {}, 0, 0};
-    set.values.insert(set.values.end(), image.pixels, image.pixels + width);
+// The pixels of images as features: of the view of evaluation, at most 32 pixels high and wide.
+[[nodiscard]] inline FeatureSet pixels_of(const data::Spread<data::AnyDataset>& images, const Entry& entry) {
+  const int side = smaller(entry.size, 32);
+  const auto width = static_cast<std::size_t>(side * side * entry.channels);
+  FeatureSet set{std::vector<float>(width * static_cast<std::size_t>(images.size())),
+                 {},
+                 static_cast<index>(width),
+                 images.size()};
+  data::AugmentScratch scratch;
+  for (int i = 0; i < images.size(); ++i) {
+    const data::ImageView view = data::evaluation_view(images.decode(i, scratch.decoded), side * 8 / 7, side, scratch);
+    float* to = set.values.data() + width * static_cast<std::size_t>(i);
+    for (std::size_t at = 0; at < view.size(); at += static_cast<std::size_t>(view.channels))
+      for (int c = 0; c < entry.channels; ++c)
+        *to++ = view.pixels[at + static_cast<std::size_t>(view.channels == 1 ? 0 : c)];
     set.labels.push_back(images.label(i));
   }
   return set;
 }
 
-// The accuracy of k-NN on the pixels themselves, which features must beat; none if the images differ in size.
-[[nodiscard]] inline std::optional<double> raw_pixel_accuracy(ThreadPool& pool, const Pictures& pictures, int bank) {
-  const FeatureSet known = pixels_of(pictures.train, bank), queries = pixels_of(pictures.test, pictures.test.size());
-  if (known.rows == 0 || queries.rows == 0 || known.width != queries.width) return std::nullopt;
-  return eval::knn_accuracy(pool, known.view(), known.labels, queries.view(), queries.labels);
+// The accuracy of k-NN on the pixels themselves, which features must beat.
+[[nodiscard]] inline double raw_pixel_accuracy(ThreadPool& pool, const Pictures& pictures, const Entry& entry,
+                                               const Recipe& recipe) {
+  const FeatureSet bank = pixels_of(data::Spread(pictures.train, recipe.knn_bank), entry);
+  const FeatureSet queries = pixels_of(data::Spread(pictures.test, recipe.knn_queries), entry);
+  return eval::knn_accuracy(pool, bank.view(), bank.labels, queries.view(), queries.labels);
 }
 
 // A head's attention from the class token to the patches, brightest where it is largest.
@@ -91,7 +106,7 @@ class RunPage {
     const auto rows = io::read_metrics(recipe.metrics()).rows;
     const auto knn = series(rows, "k-NN", "knn");
     std::optional<double> raw;
-    if (!knn.points.empty()) raw = raw_pixel_accuracy(pool_, pictures_, recipe.knn_bank);
+    if (!knn.points.empty()) raw = raw_pixel_accuracy(pool_, pictures_, entry_, recipe);
     Page page;
     page.title = fmt::format("{} training", entry_.objective);
     page.subtitle = fmt::format("{} on {} images, {} epochs", recipe.arch, pictures_.train.size(), recipe.epochs);
@@ -126,6 +141,8 @@ class RunPage {
     for (const SettingFlag& setting : settings_)
       facts.push_back({setting.help, fmt::format("{}", setting.value.start)});
     facts.push_back({"smallest crop", fmt::format("{}", recipe.crop_min)});
+    if (pictures_.damaged && pictures_.damaged->count() > 0)
+      facts.push_back({"damaged pictures (damaged.txt)", std::to_string(pictures_.damaged->count())});
     return facts;
   }
 
@@ -153,9 +170,15 @@ class RunPage {
 
   [[nodiscard]] Gallery neighbours() {
     const FeatureSet& test = results_.queries;
-    const index queries = smaller(index{10}, test.rows), k = smaller(index{9}, results_.bank.rows);
+    const data::Spread asked(pictures_.test, 10), known(pictures_.train, static_cast<int>(results_.bank.rows));
+    std::vector<float> queries;
+    for (int q = 0; q < asked.size(); ++q) {
+      const float* const row = test.values.data() + asked.number(q) * test.width;
+      queries.insert(queries.end(), row, row + test.width);
+    }
+    const index k = smaller(index{9}, results_.bank.rows);
     const auto found =
-        eval::nearest(pool_, results_.bank.view(), eval::Features<float>{test.values.data(), queries, test.width}, k);
+        eval::nearest(pool_, results_.bank.view(), eval::Features<float>{queries.data(), asked.size(), test.width}, k);
     const bool labelled = pictures_.train.labelled() && pictures_.test.labelled();
     Gallery gallery{"Nearest neighbours",
                     fmt::format("Left: a test image. Right: the training images whose features are most similar, with "
@@ -163,14 +186,14 @@ class RunPage {
                                 labelled ? "; green frames have the test image's class" : ""),
                     {}};
     data::Image scratch;
-    for (int q = 0; q < queries; ++q) {
+    for (int q = 0; q < asked.size(); ++q) {
       auto& row = gallery.rows.emplace_back();
-      const int own = pictures_.test.label(q);
-      row.push_back(picture(pictures_.test.decode(q, scratch), labelled ? class_name(own) : ""));
+      const int own = asked.label(q);
+      row.push_back(picture(asked.decode(q, scratch), labelled ? class_name(own) : ""));
       for (index n = 0; n < k; ++n) {
         const auto& one = found[static_cast<std::size_t>(q * k + n)];
-        const int label = pictures_.train.label(one.row);
-        row.push_back(picture(pictures_.train.decode(one.row, scratch),
+        const int label = known.label(one.row);
+        row.push_back(picture(known.decode(one.row, scratch),
                               fmt::format("{} {:.2f}", labelled ? class_name(label) : "", one.similarity)));
         if (labelled) row.back().mark = label == own ? Picture::Mark::good : Picture::Mark::bad;
       }
@@ -185,12 +208,13 @@ class RunPage {
                     "Left: a test image. Right: where the class token looks in the last block, one map for each "
                     "head, and their mean.",
                     {}};
+    const data::Spread shown(pictures_.test, static_cast<int>(images));
     data::Image scratch;
     for (std::size_t i = 0; i < images; ++i) {
       auto& row = gallery.rows.emplace_back();
       const int number = static_cast<int>(i);
-      row.push_back(picture(pictures_.test.decode(number, scratch),
-                            pictures_.test.labelled() ? class_name(pictures_.test.label(number)) : ""));
+      row.push_back(
+          picture(shown.decode(number, scratch), pictures_.test.labelled() ? class_name(shown.label(number)) : ""));
       std::vector<float> mean(tokens - 1);
       for (std::size_t head = 0; head < heads; ++head) {
         const float* const from = maps.values.data() + (i * heads + head) * tokens * tokens + 1;

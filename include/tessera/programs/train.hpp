@@ -15,9 +15,11 @@
 #include "tessera/comm/fingerprint.hpp"
 #include "tessera/data/fingerprint.hpp"
 #include "tessera/data/loader.hpp"
+#include "tessera/data/spread.hpp"
 #include "tessera/eval/encoder.hpp"
 #include "tessera/programs/machines.hpp"
 #include "tessera/programs/options.hpp"
+#include "tessera/train/callbacks/damage.hpp"
 #include "tessera/train/callbacks/knn.hpp"
 #include "tessera/train/callbacks/rank_deadline.hpp"
 #include "tessera/train/callbacks/report.hpp"
@@ -132,16 +134,16 @@ template <class Objective, class Trainer>
                   static_cast<double>(Trainer::Online::trained_count),
                   report.seconds(),
                   report.images_per_second(),
-                  features_of(trainer, pictures.train, pictures.normalization, recipe.knn_bank),
+                  features_of(trainer, data::Spread(pictures.train, recipe.knn_bank), pictures.normalization),
                   features_of(trainer, pictures.test, pictures.normalization),
                   {}};
   if constexpr (requires {
                   requires Objective::Encoder::has_attention_maps && Objective::Encoder::Pooling::class_token;
                 })
-    if (trainer.communicator().rank() == 0)
-      results.attention =
-          attention_of(trainer, pictures.test, pictures.normalization,
-                       smaller(8, smaller(pictures.test.size(), static_cast<int>(trainer.images_at_once()))));
+    if (trainer.communicator().rank() == 0) {
+      const data::Spread shown(pictures.test, smaller(attention_rows, static_cast<int>(trainer.images_at_once())));
+      results.attention = attention_of(trainer, shown, pictures.normalization);
+    }
   return results;
 }
 
@@ -195,6 +197,7 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
   try {
     RankDeadline deadline(report);
     SaveCheckpoints save(report, identity);
+    DamageMonitor damage(report, pictures.damaged);
     report.say(
         fmt::format("{}: {:.2f} M parameters trained, {:.0f} MB of weights and state, {:.0f} MB of activations, {}{}",
                     recipe.arch, static_cast<double>(Trainer<Objective, Device>::Online::trained_count) / 1e6,
@@ -204,9 +207,9 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
     bool finished = false;
     if (pictures.train.labelled() && pictures.test.labelled()) {
       KnnMonitor knn(report, pictures.train, pictures.test, pictures.normalization, recipe.threads);
-      finished = run(source, signals, deadline, report, knn, save);
+      finished = run(source, signals, deadline, report, damage, knn, save);
     } else {
-      finished = run(source, signals, deadline, report, save);
+      finished = run(source, signals, deadline, report, damage, save);
     }
     if (!finished) return exit_code::stopped;
     if (!run.all_agree(StopSignals::caught() == 0)) {

@@ -52,13 +52,12 @@ void download_floats(Trainer& trainer, const typename Trainer::Scalar* from, ind
 
 }  // namespace detail
 
-// Features of the first `limit` images (all if negative) in evaluation mode. On all ranks.
+// Features of all images in evaluation mode. On all ranks.
 template <class Trainer, data::Dataset Images>
-[[nodiscard]] FeatureSet features_of(Trainer& trainer, const Images& images, const data::Normalization& normalization,
-                                     int limit = -1) {
+[[nodiscard]] FeatureSet features_of(Trainer& trainer, const Images& images, const data::Normalization& normalization) {
   using Encoder = typename Trainer::Encoder;
   auto& communicator = trainer.communicator();
-  const int count = limit < 0 || limit > images.size() ? images.size() : limit;
+  const int count = images.size();
   FeatureSet set{std::vector<float>(static_cast<std::size_t>(count) * Encoder::out), {}, Encoder::out, count};
   const int most = static_cast<int>(trainer.images_at_once());
   using Buffer = typename Trainer::template Buffer<typename Trainer::Scalar>;
@@ -81,11 +80,12 @@ template <class Trainer, data::Dataset Images>
   return set;
 }
 
-// Attention weights of the encoder's last block for the first `count` images; at most trainer.images_at_once().
+// Attention weights of the encoder's last block for all images; at most trainer.images_at_once().
 template <class Trainer, data::Dataset Images>
 [[nodiscard]] AttentionMaps attention_of(Trainer& trainer, const Images& images,
-                                         const data::Normalization& normalization, int count) {
+                                         const data::Normalization& normalization) {
   using Encoder = typename Trainer::Encoder;
+  const int count = images.size();
   AttentionMaps maps{{}, Encoder::heads, Encoder::tokens, Encoder::grid};
   maps.values.resize(static_cast<std::size_t>(count * Encoder::heads * Encoder::tokens * Encoder::tokens));
   using Buffer = typename Trainer::template Buffer<typename Trainer::Scalar>;

@@ -43,7 +43,8 @@ struct Recipe {
   int workers = 1;          // threads of the loader
   int metrics_every = 10;   // steps between rows of metrics
   int knn_every = 0;        // steps between k-NN monitors; 0: one every epoch
-  int knn_bank = 10000;     // training images in the monitor's bank
+  int knn_bank = 10000;     // training images in the monitor's bank, evenly spaced; all if there are fewer
+  int knn_queries = 10000;  // test images that the monitor classifies, evenly spaced; all if there are fewer
   int save_every = 0;       // steps between checkpoints; 0: one every epoch
   double rank_timeout = 0;  // seconds to wait for other ranks; 0: in a step ten steps, and 30 s at least, else 300 s
 
@@ -89,6 +90,7 @@ struct Recipe {
     at_least("metrics-every", 1, metrics_every);
     at_least("knn-every", 0, knn_every);
     at_least("knn-bank", 1, knn_bank);
+    at_least("knn-queries", 1, knn_queries);
     at_least("save-every", 0, save_every);
     not_negative("rank-timeout", rank_timeout);
     at_most("rank-timeout", 1000000, rank_timeout);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "tessera/core/thread_pool.hpp"
+#include "tessera/data/spread.hpp"
 #include "tessera/eval/knn.hpp"
 #include "tessera/train/callbacks/report.hpp"
 #include "tessera/train/features.hpp"
@@ -12,8 +13,9 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// A callback that classifies `test` by its nearest neighbours among the first recipe.knn_bank images of `train`, before
-// the first step and every recipe.knn_every steps (docs/method.md, "k-NN").
+// A callback that classifies at most recipe.knn_queries images of `test` by their nearest neighbours among at most
+// recipe.knn_bank images of `train`, both evenly spaced, before the first step and every recipe.knn_every steps
+// (docs/method.md, "k-NN").
 template <data::LabelledDataset Images>
 class KnnMonitor {
  public:
@@ -35,17 +37,19 @@ class KnnMonitor {
   template <class Run>
   void measure(Run& run) {
     run.between_steps([&] {
-      const FeatureSet bank = features_of(run.trainer(), train_, normalization_, run.recipe().knn_bank);
-      const FeatureSet queries = features_of(run.trainer(), test_, normalization_);
-      if (run.leads()) tell(run, eval::knn_accuracy(pool_, bank.view(), bank.labels, queries.view(), queries.labels));
+      const data::Spread known(train_, run.recipe().knn_bank), asked(test_, run.recipe().knn_queries);
+      const FeatureSet bank = features_of(run.trainer(), known, normalization_);
+      const FeatureSet queries = features_of(run.trainer(), asked, normalization_);
+      if (run.leads())
+        tell(run, eval::knn_accuracy(pool_, bank.view(), bank.labels, queries.view(), queries.labels), asked.size());
     });
     static_cast<void>(run.all_agree(true));  // all ranks have come so far before the next step begins
   }
   template <class Run>
-  void tell(Run& run, double accuracy) {
+  void tell(Run& run, double accuracy, int images) {
     report_.row({{"step", static_cast<double>(run.steps())}, {"epoch", run.epoch()}, {"knn", accuracy}});
     report_.show("k-NN", accuracy);
-    report_.say(fmt::format("epoch {:6.2f}  k-NN accuracy {:.4f} on {} images", run.epoch(), accuracy, test_.size()));
+    report_.say(fmt::format("epoch {:6.2f}  k-NN accuracy {:.4f} on {} images", run.epoch(), accuracy, images));
   }
 
   Report& report_;
