@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -84,6 +85,20 @@ TEST(Picture, IsTurnedUpright) {
     SCOPED_TRACE(name);
     expect_pixels(decoded(file(name), name, data::Orientation::upright), orientation == 1 ? name : name + ".upright");
   }
+}
+
+// A header alone does not make the decoder take memory.
+TEST(Picture, IsRefusedIfTheFileIsTooShortForItsSize) {
+  std::string jpeg = file("progressive_420.jpg");
+  const std::size_t frame = jpeg.find("\xff\xc2");
+  ASSERT_NE(frame, std::string::npos);
+  jpeg.replace(frame + 5, 4, std::string("\x2e\xe0\x2e\xe0"));  // 12,000 x 12,000
+  EXPECT_THAT(decoded(jpeg, "a.jpg").problem, testing::HasSubstr("a.jpg: is truncated: "));
+  std::string png = file("rgb8.png");
+  png.replace(16, 8, std::string("\0\0\x2e\xe0\0\0\x2e\xe0", 8));
+  const auto check = crc32(0, reinterpret_cast<const Bytef*>(png.data()) + 12, 17);
+  for (std::size_t byte = 0; byte < 4; ++byte) png[29 + byte] = static_cast<char>(check >> (24 - 8 * byte));
+  EXPECT_THAT(decoded(png, "a.png").problem, testing::HasSubstr("a.png: is truncated: "));
 }
 
 // Whatever is cut off or changed: pixels or a sentence, in little time and memory.

@@ -92,6 +92,10 @@ class Jpeg {
   }
   [[nodiscard]] int width() const { return static_cast<int>(info_.image_width); }
   [[nodiscard]] int height() const { return static_cast<int>(info_.image_height); }
+  // A file has at least one bit for each block of 8 x 8 pixels, unless its coding is arithmetic.
+  [[nodiscard]] bool is_too_short(std::size_t bytes) const {
+    return info_.arith_code == FALSE && pixels() / 512 > static_cast<std::int64_t>(bytes);
+  }
   // read_rows gives 1 (grey), 3 (RGB) or 4 (CMYK as it is stored).
   [[nodiscard]] int channels() const { return info_.output_components; }
   [[nodiscard]] int orientation() const {
@@ -162,6 +166,8 @@ inline int decode_jpeg(std::span<const std::byte> file, std::string_view name, I
   if (!jpeg.read_header(file)) fail("{}: is not a JPEG file that can be decoded: {}", name, jpeg.problem());
   if (jpeg.pixels() > most_pixels)
     fail("{}: states {} x {} pixels; at most {} are decoded", name, jpeg.width(), jpeg.height(), most_pixels);
+  if (jpeg.is_too_short(file.size()))
+    fail("{}: is truncated: {} bytes cannot hold {} x {} pixels", name, file.size(), jpeg.width(), jpeg.height());
   const int orientation = jpeg.orientation();  // libjpeg forgets it behind the last row
   if (!jpeg.start()) fail("{}: cannot be decoded: {}", name, jpeg.problem());
   to.resize(jpeg.height(), jpeg.width(), jpeg.channels());

@@ -40,6 +40,10 @@ class Png {
   [[nodiscard]] std::int64_t pixels() const { return static_cast<std::int64_t>(width()) * height(); }
   [[nodiscard]] int width() const { return static_cast<int>(png_get_image_width(png_, info_)); }
   [[nodiscard]] int height() const { return static_cast<int>(png_get_image_height(png_, info_)); }
+  // zlib packs 1,032 bytes at most into one.
+  [[nodiscard]] bool is_too_short(std::size_t bytes) const {
+    return png_get_rowbytes(png_, info_) / 1032 * static_cast<std::size_t>(height()) > bytes;
+  }
   // read_rows gives 1 (grey) or 3 (RGB).
   [[nodiscard]] int channels() const { return png_get_channels(png_, info_); }
 
@@ -101,6 +105,8 @@ inline void decode_png(std::span<const std::byte> file, std::string_view name, I
   if (!png.read_header()) fail("{}: is not a PNG file that can be decoded: {}", name, png.problem());
   if (png.pixels() > most_pixels)
     fail("{}: states {} x {} pixels; at most {} are decoded", name, png.width(), png.height(), most_pixels);
+  if (png.is_too_short(file.size()))
+    fail("{}: is truncated: {} bytes cannot hold {} x {} pixels", name, file.size(), png.width(), png.height());
   if (!png.start()) fail("{}: cannot be decoded: {}", name, png.problem());
   to.resize(png.height(), png.width(), png.channels());
   std::vector<png_bytep> rows(static_cast<std::size_t>(to.height));
