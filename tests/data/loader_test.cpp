@@ -474,7 +474,9 @@ class Idx : public testing::Test {
 };
 
 TEST_F(Idx, ReadsPlainFiles) {
+  EXPECT_FALSE(data::IdxDataset::is_in(folder));
   write(good_images, good_labels);
+  EXPECT_TRUE(data::IdxDataset::is_in(folder));
   const data::IdxDataset set(folder, "train");
   EXPECT_EQ(set.size(), 2);
   EXPECT_EQ(set.width(), 3);
@@ -518,6 +520,7 @@ TEST_F(Idx, ReadsGzipFilesAndRefusesEveryTruncation) {
   };
   pack("wb", 0, 70000);
   pack("ab", 70000, images.size() - 70000);
+  EXPECT_TRUE(data::IdxDataset::is_in(folder));
   const data::IdxDataset set(folder, "train");
   const std::uint8_t* const pixels = whole_image(set, 0).pixels;
   const std::vector<std::uint8_t> read(pixels, pixels + 2 * 513 * 515);
