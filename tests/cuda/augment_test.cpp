@@ -178,6 +178,35 @@ TYPED_TEST(DeviceAugment, DrawnViewsEqualTheHosts) {
   check<TypeParam, 3, 33>(drawn(1, 150, 3, 4));
 }
 
+// Views of other than 1 or 3 channels, of crops of every size, have no colour steps.
+std::vector<Case> without_colors(int channels, std::uint32_t stream) {
+  Random random(1, Purpose::test, 25, stream);
+  std::vector<Case> cases;
+  for (int i = 0; i < 12; ++i) {
+    Image image = random_image(i == 0 ? 900 : 20 + 5 * i, 64 - 3 * i, i % 4 == 3 ? 1 : channels, random);
+    ViewAugmentation augmentation = moco_v3_views(0.2)[1].without_colors();
+    augmentation.solarize = augmentation.blur = 0.5f;
+    if (i % 3 == 2) augmentation.filter = Filter::bicubic;
+    const ViewParameters view = draw_view(image.height, image.width, augmentation, random);
+    cases.push_back({std::move(image), view});
+  }
+  cases.push_back(with(random_image(700, 100, channels, random), [](ViewParameters&) {}));
+  return cases;
+}
+
+TYPED_TEST(DeviceAugment, MakesViewsOfAnyNumberOfChannels) {
+  Normalization normalization{};
+  normalization.channels = most_channels;
+  for (std::size_t c = 0; c < normalization.mean.size(); ++c) {
+    normalization.mean[c] = static_cast<float>(c) / 20;
+    normalization.deviation[c] = static_cast<float>(c + 1) / 10;
+  }
+  check<TypeParam, 2, 28>(without_colors(2, 0), normalization);
+  check<TypeParam, 5, 32>(without_colors(5, 1), normalization);
+  check<TypeParam, most_channels, 33>(without_colors(most_channels, 2), normalization);
+  check<TypeParam, most_channels, 14>(without_colors(most_channels, 3), normalization, Planes::in_global);
+}
+
 TYPED_TEST(DeviceAugment, NormalizesAsTheHostDoes) {
   check<TypeParam, 3, 32>(drawn(12, 60, 3, 5), imagenet_normalization);
   check<TypeParam, 1, 28>(drawn(12, 60, 1, 6), {{0.1307f, 0, 0}, {0.3081f, 1, 1}});

@@ -10,6 +10,7 @@
 #include "support/run.hpp"
 #include "tessera/cpu/cpu.hpp"
 #include "tessera/cuda/cuda.hpp"
+#include "tessera/data/array.hpp"
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/moco_v3.hpp"
 
@@ -32,22 +33,22 @@ double difference(const Backend& device, const auto& made, const auto& expected)
 }
 
 // The batches of 9 steps, into the second epoch.
-template <class Reads>
-void check_views() {
-  const data::IdxDataset images = noise(30, 20, 17);
+template <class Reads, class Images = data::IdxDataset>
+void check_views(const Images& images = noise(30, 20, 17)) {
   data::LoaderOptions options;
   options.batch = 4;
   const auto views = data::moco_v3_views(0.08);
   for (std::size_t crop = 0; crop < static_cast<std::size_t>(Reads::crops); ++crop)
-    options.views.push_back(views[crop % 2]);
+    options.views.push_back(Reads::channels > 3 ? views[crop % 2].without_colors() : views[crop % 2]);
+  if (Reads::channels > 3) options.normalization = data::measure_normalization(images);
   options.seed = 3;
   options.threads = 2;
   Backend device;
   static_cast<void>(device.arena().take<float>(1));
   device.arena().commit();
   cpu::Backend<float> host(1);
-  cuda::DeviceSource<float, Reads, data::IdxDataset> there(device, images, options);
-  data::HostSource<float, Reads, data::IdxDataset> here(host, images, options);
+  cuda::DeviceSource<float, Reads, Images> there(device, images, options);
+  data::HostSource<float, Reads, Images> here(host, images, options);
   const double level = 1.0 / 255 / static_cast<double>(options.normalization.deviation[0]);
   decltype(there.next().addresses()) addresses{};
   for (int step = 0; step < 9; ++step) {
@@ -74,6 +75,13 @@ TEST_F(DeviceSourceTest, GivesTheHostsViews) {
 
 TEST_F(DeviceSourceTest, GivesTheHostsGroupsOfCropsAndLabels) {
   check_views<data::Reads<data::Crops<2, image<14, 1>>, data::Crops<3, image<10, 3>>, data::Labels>>();
+}
+
+TEST_F(DeviceSourceTest, GivesTheHostsViewsOfAnyNumberOfChannels) {
+  auto pixels = xt::xtensor<std::uint8_t, 4>::from_shape({30, 20, 17, 5});
+  Random random(4, Purpose::test, 0, 0);
+  for (std::uint8_t& value : pixels) value = static_cast<std::uint8_t>(random.below(256));
+  check_views<data::Reads<data::Crops<2, image<14, 5>>>>(data::ArrayDataset(pixels));
 }
 
 // A whole run from views to the k-NN monitor, beside one on the processor; and once more from the checkpoint that the

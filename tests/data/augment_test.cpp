@@ -160,6 +160,65 @@ TEST(Augment, OperationsKeepTheShape) {
   }
 }
 
+// Every operation that is not one of colours does with an image of any number of channels what it does with each.
+TEST(Augment, OperationsTakeEachChannelForItself) {
+  Random random(8, Purpose::test, 3, 0);
+  for (int i = 0; i < 120; ++i) {
+    const int channels = 2 + i % (most_channels - 1), size = 1 + static_cast<int>(random.below(40));
+    const Image one = random_image(50, random);
+    const Image image = random_image(one.height, one.width, channels, random);
+    ViewAugmentation augmentation = moco_v3_views(0.08)[1].without_colors();
+    augmentation.blur = augmentation.solarize = 0.5f;
+    augmentation.filter = i % 2 == 0 ? Filter::bilinear : Filter::bicubic;
+    const ViewParameters view = draw_view(image.height, image.width, augmentation, random);
+    EXPECT_EQ(view.color_steps, 0);
+    Normalization normalization{};
+    normalization.channels = most_channels;
+    for (float& mean : normalization.mean) mean = random.uniform();
+    for (float& deviation : normalization.deviation) deviation = random.uniform(0.1f, 1);
+    const auto pixels = static_cast<std::size_t>(size * size);
+    std::vector<float> values(pixels * static_cast<std::size_t>(channels)), of_channel(pixels);
+    AugmentScratch scratch, channel_scratch;
+    const auto expect_same = [&](const Image& made, const Image& of_one, int c) {
+      EXPECT_EQ(channel_of(made, c).pixels, of_one.pixels) << channels << " channels of " << size << ", channel " << c;
+    };
+    for (int c = 0; c < channels; ++c)
+      expect_same(apply_view(image, view, size, scratch), apply_view(channel_of(image, c), view, size, channel_scratch),
+                  c);
+    to_float(scratch.view, channels, normalization, values.data());
+    for (int c = 0; c < channels; ++c) {
+      Normalization moved{};
+      moved.mean[0] = normalization.mean[static_cast<std::size_t>(c)];
+      moved.deviation[0] = normalization.deviation[static_cast<std::size_t>(c)];
+      to_float(channel_of(scratch.view, c), 1, moved, of_channel.data());
+      EXPECT_TRUE(std::equal(of_channel.begin(), of_channel.end(), values.begin() + c * size * size)) << c;
+    }
+    for (int c = 0; c < channels; ++c)
+      expect_same(evaluation_view(image, size * 8 / 7, size, scratch),
+                  evaluation_view(channel_of(image, c), size * 8 / 7, size, channel_scratch), c);
+  }
+}
+
+TEST(Augment, ColoursAreThoseOfGreyAndRgbImages) {
+  for (const int channels : {2, 4, most_channels}) {
+    Image image;
+    image.resize(3, 2, channels);
+    EXPECT_NO_THROW(adjust_brightness(image, 0.5f));
+    EXPECT_THROW(adjust_contrast(image, 0.5f), Error);
+    EXPECT_THROW(adjust_saturation(image, 0.5f), Error);
+    EXPECT_THROW(adjust_hue(image, 0.5f), Error);
+    EXPECT_THAT([&] { to_grayscale(image); }, testing::ThrowsMessage<Error>(testing::HasSubstr("neither 1 channel")));
+    for (const ViewAugmentation& view : moco_v3_views(0.08)) {
+      EXPECT_THAT([&] { view.check_channels("view", channels); },
+                  testing::ThrowsMessage<Error>(testing::HasSubstr("set view.jitter and view.grayscale to 0")));
+      EXPECT_NO_THROW(view.without_colors().check_channels("view", channels));
+      EXPECT_NO_THROW(view.check_channels("view", 1));
+      EXPECT_NO_THROW(view.check_channels("view", 3));
+    }
+    EXPECT_NO_THROW(ViewAugmentation::crop_and_flip().check_channels("view", channels));
+  }
+}
+
 TEST(Augment, ViewsHaveTheAskedSize) {
   Random random(8, Purpose::test, 1, 0);
   for (std::uint32_t i = 0; i < 200; ++i) {

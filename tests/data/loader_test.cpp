@@ -13,6 +13,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "support/image.hpp"
 #include "tessera/data/any_dataset.hpp"
 #include "tessera/data/idx.hpp"
 
@@ -407,6 +408,52 @@ TEST(Loader, RefusesImagesThatDoNotFit) {
   expect_unfit<1>({});
 }
 
+// Crops and evaluation views of 5 channels are those of each channel for itself.
+TEST(Loader, LoadsImagesOfAnyNumberOfChannels) {
+  Random random(6, Purpose::test, 0, 0);
+  std::vector<data::Image> images;
+  for (int i = 0; i < 12; ++i) images.push_back(random_image(9 + i, 14, 5, random));
+  const FunctionDataset five{12, [&](int i) -> data::ImageView { return images[static_cast<std::size_t>(i)]; }};
+  auto some = options(2);
+  for (auto& view : some.views) view = view.without_colors();
+  some.normalization = data::measure_normalization(five);
+  data::Loader loader(five, data::Reads<data::Crops<2, Square<8, 5>>>{}, some);
+  const auto& made = loader.next();
+  for (int c = 0; c < 5; ++c) {
+    const FunctionDataset one{12, [&](int i) -> data::ImageView {
+                                static thread_local data::Image channel;
+                                channel = channel_of(images[static_cast<std::size_t>(i)], c);
+                                return channel;
+                              }};
+    auto grey = some;
+    grey.normalization.mean[0] = some.normalization.mean[static_cast<std::size_t>(c)];
+    grey.normalization.deviation[0] = some.normalization.deviation[static_cast<std::size_t>(c)];
+    data::Loader grey_loader(one, TwoViews{}, grey);
+    const auto& expected = grey_loader.next();
+    for (std::ptrdiff_t row = 0; row < 20; ++row)
+      EXPECT_TRUE(std::equal(expected.crops[0].begin() + row * 64, expected.crops[0].begin() + (row + 1) * 64,
+                             made.crops[0].begin() + (row * 5 + c) * 64))
+          << "crop " << row << ", channel " << c;
+  }
+}
+
+TEST(Loader, RefusesColoursOfOtherChannelsWhenItStarts) {
+  const std::vector<std::uint8_t> pixels(500);
+  const FunctionDataset images{10, [&](int) { return data::ImageView{pixels.data(), 10, 10, 5}; }};
+  const auto expect_refused = [&](const data::LoaderOptions& some, const std::string& sentence) {
+    EXPECT_THAT([&] { data::Loader(images, data::Reads<data::Crops<2, Square<8, 5>>>{}, some); },
+                testing::ThrowsMessage<Error>(testing::HasSubstr(sentence)));
+  };
+  auto some = options(1);
+  expect_refused(some, "the normalization has 3 channels, but images of 5 are normalised");
+  some.normalization = data::measure_normalization(images);
+  expect_refused(some, "set the loader's views[0].jitter and the loader's views[0].grayscale to 0");
+  some.views[0] = data::ViewAugmentation::crop_and_flip();
+  expect_refused(some, "views[1]");
+  some.views[1] = some.views[1].without_colors();
+  EXPECT_NO_THROW(data::Loader(images, data::Reads<data::Crops<2, Square<8, 5>>>{}, some));
+}
+
 // A grey group behind one of RGB would take the red plane of an RGB image.
 TEST(Loader, RefusesRgbImagesForAGreyGroup) {
   const std::vector<std::uint8_t> pixels(300);
@@ -474,7 +521,9 @@ class Idx : public testing::Test {
 };
 
 TEST_F(Idx, ReadsPlainFiles) {
+  EXPECT_FALSE(data::IdxDataset::is_in(folder));
   write(good_images, good_labels);
+  EXPECT_TRUE(data::IdxDataset::is_in(folder));
   const data::IdxDataset set(folder, "train");
   EXPECT_EQ(set.size(), 2);
   EXPECT_EQ(set.width(), 3);
@@ -518,6 +567,7 @@ TEST_F(Idx, ReadsGzipFilesAndRefusesEveryTruncation) {
   };
   pack("wb", 0, 70000);
   pack("ab", 70000, images.size() - 70000);
+  EXPECT_TRUE(data::IdxDataset::is_in(folder));
   const data::IdxDataset set(folder, "train");
   const std::uint8_t* const pixels = whole_image(set, 0).pixels;
   const std::vector<std::uint8_t> read(pixels, pixels + 2 * 513 * 515);

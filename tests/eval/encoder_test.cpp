@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 #include <string>
 #include <thread>
@@ -11,6 +12,7 @@
 
 #include "support/run.hpp"
 #include "support/training.hpp"
+#include "tessera/data/array.hpp"
 #include "tessera/models/vit/vit.hpp"
 #include "tessera/objectives/moco_v3.hpp"
 #include "tessera/train/checkpoint.hpp"
@@ -107,6 +109,29 @@ TEST_F(EncoderTest, RefusesArraysThatAreNoImages) {
   EXPECT_THAT([&] { static_cast<void>(encoder(colour)); },
               testing::ThrowsMessage<Error>(testing::HasSubstr("image 0 has 20 x 17 pixels of 3 channel(s)")));
   EXPECT_EQ(values(encoder(images)), expected());  // and goes on
+}
+
+// An array of 5 channels from the loader over a step and a checkpoint to features.
+TEST_F(EncoderTest, EncodesAnyNumberOfChannels) {
+  using FiveChannels = VisionTransformer<image<14, 5>, patch<7>, 24, 1, 2>;
+  using Objective = objectives::MoCoV3<FiveChannels, heads::Mlp<3, 32, 16>, heads::Mlp<2, 32, 16>>;
+  auto pixels = xt::xtensor<std::uint8_t, 4>::from_shape({12, 20, 17, 5});
+  Random random(4, Purpose::test, 0, 0);
+  for (std::uint8_t& value : pixels) value = static_cast<std::uint8_t>(random.below(256));
+  const data::ArrayDataset five(pixels);
+  const data::Normalization normalization = data::measure_normalization(five);
+  data::LoaderOptions options{.batch = 6, .views = {}, .normalization = normalization};
+  for (const auto& view : Objective::augmentation()) options.views.push_back(view.without_colors());
+  data::Loader loader(five, data::reads<Objective>(), options);
+  TrainerOn<Objective, cpu::Backend<float>> train(backend, alone, optim::AdamW{}, {.batch = 6, .seed = 1});
+  const double loss = train.step(loader.next().batch(), {.learning_rate = 1e-2});
+  EXPECT_TRUE(loss > 0 && std::isfinite(loss)) << loss;
+  save_checkpoint(checkpoint, train, {{"normalization", data::to_text(normalization)}});
+  const eval::Encoder<FiveChannels> encoder(checkpoint);
+  EXPECT_EQ(encoder.normalization().channels, 5);
+  EXPECT_EQ(values(encoder(pixels)), features_of(train, five, normalization).values);
+  EXPECT_THAT([&] { eval::Encoder<FiveChannels> other(checkpoint, {.normalization = data::imagenet_normalization}); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("has 3 channels, but images of 5 are normalised")));
 }
 
 TEST_F(EncoderTest, MayBeCalledFromManyThreads) {

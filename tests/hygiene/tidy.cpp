@@ -1,4 +1,6 @@
 // What clang-tidy reads: the headers that a user's program includes.
+#include "tessera/data/array.hpp"
+#include "tessera/data/cifar.hpp"
 #include "tessera/data/idx.hpp"
 #include "tessera/eval/encoder.hpp"
 #include "tessera/eval/linear_probe.hpp"

@@ -24,6 +24,12 @@ class Npy : public testing::Test {
     length[1] = static_cast<char>(header.size() / 256);
     write_bytes(std::string("\x93NUMPY\x01\x00", 8) + length + header + values);
   }
+  // The same of version 2.0, whose header has a length of 4 bytes.
+  void write_second(const std::string& header, const std::string& values) const {
+    std::string length;
+    for (std::size_t shift = 0; shift < 32; shift += 8) length += static_cast<char>(header.size() >> shift);
+    write_bytes(std::string("\x93NUMPY\x02\x00", 8) + length + header + values);
+  }
   void write_shape(const std::string& shape, const std::string& values) const {
     write("{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + ", }\n", values);
   }
@@ -70,6 +76,55 @@ TEST_F(Npy, ReadsEveryShape) {
   EXPECT_EQ(shape_of("(1,)", "1234"), Shape{1});
   EXPECT_EQ(shape_of("(2, 1, 1)", "12345678"), (Shape{2, 1, 1}));
   EXPECT_EQ(shape_of("(0, 384)", ""), (Shape{0, 384}));
+}
+
+TEST_F(Npy, ReadsVersion2) {
+  const std::string header = "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 2), }", blanks(60000, ' ');
+  for (const std::string& padded : {header + "\n", header + blanks + "\n"}) {
+    write_second(padded, "abcd");
+    EXPECT_EQ(io::read_npy<std::uint8_t>(path), (xt::xarray<std::uint8_t>{{'a', 'b'}, {'c', 'd'}}));
+  }
+  write_second(header + "\n", "abcde");
+  EXPECT_THROW(static_cast<void>(io::read_npy<std::uint8_t>(path)), Error);
+  const std::string whole = io::read_file(path, 1000);
+  for (std::size_t size = 0; size + 1 < whole.size(); ++size) {
+    write_bytes(whole.substr(0, size));
+    EXPECT_THROW(static_cast<void>(io::read_npy<std::uint8_t>(path)), Error) << size;
+  }
+}
+
+TEST_F(Npy, RefusesHeadersThatAreNotTheFiles) {
+  write_bytes(std::string("\x93NUMPY\x02\x00\xff\xff\xff\xff{'descr'", 20));
+  expect_refused("states a header of 4294967295 bytes; 8 bytes follow");
+  write_bytes(std::string("\x93NUMPY\x01\x00\x09\x00{'descr'", 18));
+  expect_refused("states a header of 9 bytes; 8 bytes follow");
+  write_second(std::string((1 << 16) + 1, ' '), "");
+  expect_refused("at most 65536 are read");
+  write_bytes(std::string("\x93NUMPY\x03\x00\x09\x00\x00\x00{'descr'", 20));
+  expect_refused("version 1.0 or 2.0");
+}
+
+TEST_F(Npy, ReadsIntegersOfAnyType) {
+  const auto read = [&](auto value) {
+    const xt::xarray<decltype(value)> values{0, 1, value};
+    io::write_npy(path, values);
+    return io::read_npy_integers<int>(path)(2);
+  };
+  EXPECT_EQ(read(std::int8_t{-100}), -100);
+  EXPECT_EQ(read(std::int16_t{-30000}), -30000);
+  EXPECT_EQ(read(std::int32_t{-2000000000}), -2000000000);
+  EXPECT_EQ(read(std::int64_t{-5}), -5);
+  EXPECT_EQ(read(std::uint8_t{200}), 200);
+  EXPECT_EQ(read(std::uint16_t{60000}), 60000);
+  EXPECT_EQ(read(std::uint32_t{5}), 5);
+  EXPECT_EQ(read(std::uint64_t{7}), 7);
+  const auto expect_no_integers = [&](auto value, const std::string& sentence) {
+    EXPECT_THAT([&] { read(value); }, testing::ThrowsMessage<Error>(testing::AllOf(testing::HasSubstr(path.string()),
+                                                                                   testing::HasSubstr(sentence))));
+  };
+  expect_no_integers(std::int64_t{1} << 31, "the value 2147483648; it must lie between -2147483648 and 2147483647");
+  expect_no_integers(std::uint32_t{4294967295u}, "the value 4294967295");
+  expect_no_integers(1.0f, "'<f4'");
 }
 
 TEST_F(Npy, RefusesOtherTypesAndOrders) {

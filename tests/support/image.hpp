@@ -1,6 +1,7 @@
 // Images for tests.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -24,6 +25,15 @@ inline data::Image random_image(int height, int width, int channels, Random& ran
   image.resize(height, width, channels);
   for (std::uint8_t& value : image.pixels) value = static_cast<std::uint8_t>(random.below(256));
   return image;
+}
+
+// Channel c as a grey image.
+inline data::Image channel_of(const data::Image& image, int c) {
+  data::Image channel;
+  channel.resize(image.height, image.width, 1);
+  for (std::size_t at = 0; at < channel.pixels.size(); ++at)
+    channel.pixels[at] = image.pixels[at * static_cast<std::size_t>(image.channels) + static_cast<std::size_t>(c)];
+  return channel;
 }
 
 // 1 .. largest pixels a side, often a single row or column; 1 or 3 channels.

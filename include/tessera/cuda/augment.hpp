@@ -77,6 +77,7 @@ struct ViewAxis {
 template <int size>
 struct ViewRoom {
   static constexpr int bytes = ViewPlane<size>::bytes > 16 * 1024 ? ViewPlane<size>::bytes : 16 * 1024;
+  static_assert(bytes >= data::most_channels * 256 * static_cast<int>(sizeof(float)));  // levels
   ViewAxis<size> columns, rows;
   std::uint32_t sums[warp_size];
   alignas(16) std::uint8_t values[bytes];  // rows of resized width; then a blurred plane; then the normalized levels
@@ -311,7 +312,8 @@ __device__ void blur_lines(const data::BoxBlur& box, int step, int line_step, co
   __syncthreads();
 }
 
-// All of a view but what write_view does. Returns how many of the planes differ: 1 or `channels`.
+// All of a view but what write_view does. Views of other than 1 or 3 channels have no colour steps. Returns how many of
+// the planes differ: 1 or `channels`.
 template <int channels, int size>
 __device__ int make_view(const ViewTask& task, const std::uint8_t* pixels, ViewRoom<size>& room, std::uint8_t* planes) {
   using Plane = ViewPlane<size>;
@@ -322,7 +324,7 @@ __device__ int make_view(const ViewTask& task, const std::uint8_t* pixels, ViewR
   int different = channels;
   for (int i = 0; i < view.color_steps; ++i) {
     const data::ColorStep step = view.colors[static_cast<std::size_t>(i)];
-    change_colors<channels, size>(step, planes, room.sums);
+    if constexpr (channels == 1 || channels == 3) change_colors<channels, size>(step, planes, room.sums);
     if (step.operation == data::ColorOperation::grayscale) different = 1;
   }
   __syncthreads();
@@ -411,7 +413,7 @@ void augment(Backend<Scalar>& backend, const ViewTask* tasks, index views, const
 template <int channels, int size, class Scalar>
 void augment(Backend<Scalar>& backend, const ViewTask* tasks, index views, const std::uint8_t* pixels,
              const data::Normalization& normalization, Rows<Scalar, channels * size * size> to) {
-  static_assert(channels == 1 || channels == 3);
+  static_assert(channels >= 1 && channels <= data::most_channels);
   constexpr index most_shared_bytes = 227 * 1024, wanted = detail::view_shared_bytes<channels, size>(true);
   static_assert(detail::view_shared_bytes<channels, size>(false) <= most_shared_bytes,
                 "tessera: views of this size are too large to be made on a device");

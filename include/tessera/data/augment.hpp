@@ -42,6 +42,22 @@ struct ViewAugmentation {
     return view;
   }
 
+  // The same without colour jitter and grayscale, for images of any number of channels.
+  [[nodiscard]] constexpr ViewAugmentation without_colors() const {
+    ViewAugmentation view = *this;
+    view.jitter = view.grayscale = 0;
+    return view;
+  }
+
+  // Throws Error if a view of so many channels cannot be made; the message names the augmentation as `name`.
+  void check_channels(const std::string& name, int channels) const {
+    if ((jitter > 0 || grayscale > 0) && channels != 1 && channels != 3)
+      fail(
+          "{0} has colour jitter with probability {1} and grayscale with probability {2}, which are for images of 1 "
+          "channel or 3, not of {3}: set {0}.jitter and {0}.grayscale to 0, as ViewAugmentation::without_colors() does",
+          name, jitter, grayscale, channels);
+  }
+
   // Throws Error if a value is out of its range; the message names it as `name`.member.
   void check(const std::string& name) const {
     const auto fraction = [&](const char* member, double value) {

@@ -1,5 +1,6 @@
 // Colour operations on 8-bit images, in place, bitwise equal to torchvision's on Pillow images (docs/method.md, 3.4 and
-// 3.6). Saturation, hue and grayscale do not change a grey image, as in Pillow's mode "L".
+// 3.6). Saturation, hue and grayscale do not change a grey image, as in Pillow's mode "L". Contrast, saturation, hue
+// and grayscale exist for 1 channel and 3; they throw Error for another number.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <utility>
 
 #include "tessera/core/abi.hpp"
+#include "tessera/core/errors.hpp"
 #include "tessera/data/image.hpp"
 
 namespace tessera {
@@ -71,6 +73,13 @@ void for_each_block(Image& image, Function change) {
       rgb[3 * i + 2] = static_cast<std::uint8_t>(block.blue[i]);
     }
   }
+}
+
+// True if the image is grey. Throws Error unless it is grey or RGB.
+[[nodiscard]] inline bool grey_or_rgb(const Image& image) {
+  if (image.channels != 1 && image.channels != 3)
+    fail("colours of an image of {} channels cannot be changed: it has neither 1 channel nor 3", image.channels);
+  return image.channels == 1;
 }
 
 struct Hsv {
@@ -140,7 +149,7 @@ inline void adjust_brightness(Image& image, float factor) {
 // Blends with the mean luminance of the image: factor 0 gives the mean everywhere, 1 the image. factor >= 0.
 inline void adjust_contrast(Image& image, float factor) {
   std::uint64_t sum = 0;
-  if (image.channels == 1) {
+  if (detail::grey_or_rgb(image)) {
     for (const std::uint8_t value : image.pixels) sum += value;
   } else {
     for (std::size_t i = 0; i < image.pixels.size(); i += 3)
@@ -151,7 +160,7 @@ inline void adjust_contrast(Image& image, float factor) {
 
 // Blends with the luminance of each pixel: factor 0 gives the grey image, 1 the image. factor >= 0.
 inline void adjust_saturation(Image& image, float factor) {
-  if (image.channels == 1 || factor == 1) return;
+  if (detail::grey_or_rgb(image) || factor == 1) return;
   detail::for_each_block(image, [factor](detail::Block& block) {
     for (int i = 0; i < detail::Block::size; ++i) {
       const int grey = luminance(block.red[i], block.green[i], block.blue[i]);
@@ -164,7 +173,7 @@ inline void adjust_saturation(Image& image, float factor) {
 
 // Turns the hue by `shift` of a full circle, -0.5 .. 0.5.
 inline void adjust_hue(Image& image, float shift) {
-  if (image.channels == 1) return;
+  if (detail::grey_or_rgb(image)) return;
   const int turn = detail::hue_turn(shift);
   detail::for_each_block(image, [turn](detail::Block& block) {
     for (int i = 0; i < detail::Block::size; ++i) {
@@ -179,7 +188,7 @@ inline void adjust_hue(Image& image, float shift) {
 
 // Assigns the luminance to every channel.
 inline void to_grayscale(Image& image) {
-  if (image.channels == 1) return;
+  if (detail::grey_or_rgb(image)) return;
   detail::for_each_block(image, [](detail::Block& block) {
     for (int i = 0; i < detail::Block::size; ++i)
       block.red[i] = block.green[i] = block.blue[i] = luminance(block.red[i], block.green[i], block.blue[i]);
@@ -197,8 +206,12 @@ inline void flip_horizontally(Image& image) {
   for (int y = 0; y < image.height; ++y) {
     std::uint8_t* const row = image.row(y);
     std::reverse(row, row + bytes);
-    if (image.channels == 3)  // std::reverse has also reversed the channels of each pixel
+    // std::reverse has also reversed the channels of each pixel.
+    if (image.channels == 3) {
       for (int x = 0; x < bytes; x += 3) std::swap(row[x], row[x + 2]);
+    } else if (image.channels > 1) {
+      for (int x = 0; x < bytes; x += image.channels) std::reverse(row + x, row + x + image.channels);
+    }
   }
 }
 

@@ -36,15 +36,20 @@ concept LabelledDataset = Dataset<Candidate> && requires(const Candidate& images
   { images.label(i) } -> std::convertible_to<int>;
 };
 
-// Image i of a data set. Throws Error unless it has pixels and 1 or `channels` channels.
-template <Dataset Images>
-[[nodiscard]] ImageView decoded(const Images& images, int i, int channels, Image& scratch) {
-  const ImageView image = images.decode(i, scratch);
+// Throws Error unless image i has pixels and 1 or `channels` channels.
+inline void check_pixels(ImageView image, int i, int channels) {
   if (image.height < 1 || image.width < 1 || (image.channels != 1 && image.channels != channels))
     fail(
         "image {} has {} x {} pixels of {} channel(s): views of {} channel(s) cannot be made of it; decode must give "
         "grey images or images of as many channels",
         i, image.height, image.width, image.channels, channels);
+}
+
+// Image i of a data set. Throws Error unless it has pixels and 1 or `channels` channels.
+template <Dataset Images>
+[[nodiscard]] ImageView decoded(const Images& images, int i, int channels, Image& scratch) {
+  const ImageView image = images.decode(i, scratch);
+  check_pixels(image, i, channels);
   return image;
 }
 

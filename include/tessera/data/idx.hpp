@@ -11,6 +11,7 @@
 #include <new>
 #include <span>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -154,6 +155,13 @@ inline std::filesystem::path plain_or_gzip(const std::filesystem::path& path) {
 class IdxDataset {
  public:
   static constexpr bool in_memory = true;
+
+  // True if the folder holds train-images-idx3-ubyte[.gz].
+  [[nodiscard]] static bool is_in(const std::filesystem::path& folder) {
+    std::error_code none;
+    return std::filesystem::exists(folder / "train-images-idx3-ubyte", none) ||
+           std::filesystem::exists(folder / "train-images-idx3-ubyte.gz", none);
+  }
 
   // Reads `folder`/`split`-images-idx3-ubyte[.gz] and `folder`/`split`-labels-idx1-ubyte[.gz]. The splits of MNIST and
   // Fashion-MNIST are "train" and "t10k". Throws Error with the file and the wrong value.

@@ -1,9 +1,11 @@
-// 8-bit images (height x width x channels, row-major) with 1 channel (grey) or 3 (red, green, blue).
+// 8-bit images (height x width x channels, row-major): grey (1 channel), red, green and blue (3), or of other channels.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "tessera/core/abi.hpp"
@@ -11,6 +13,8 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
+
+inline constexpr int most_channels = 16;  // of an image
 
 // A reference to the pixels of an image (height x width x channels), which others own.
 struct ImageView {
@@ -68,8 +72,11 @@ void transpose_pixels(int rows, int columns, const std::uint8_t* from, int strid
 
 // Transposes rows x columns pixels to columns x rows. The rows of `from` start `stride` bytes apart.
 inline void transpose(int rows, int columns, int channels, const std::uint8_t* from, int stride, std::uint8_t* to) {
-  const auto transpose_them = channels == 1 ? transpose_pixels<1> : transpose_pixels<3>;
-  transpose_them(rows, columns, from, stride, to);
+  constexpr auto transposes = []<int... less>(std::integer_sequence<int, less...>) {
+    return std::array{transpose_pixels<less + 1>...};
+  }
+  (std::make_integer_sequence<int, most_channels>{});
+  transposes[static_cast<std::size_t>(channels - 1)](rows, columns, from, stride, to);
 }
 
 }  // namespace detail

@@ -1,6 +1,8 @@
 // The loader: batches of augmented crops, made ahead by threads.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <condition_variable>
@@ -56,8 +58,6 @@ struct LoaderOptions {
     at_least("batch", batch, 1);
     for (std::size_t view = 0; view < views.size(); ++view)
       views[view].check(fmt::format("the loader's views[{}]", view));
-    for (const float deviation : normalization.deviation)
-      if (!(deviation > 0)) fail("the loader's normalization.deviation must be positive, not {}", deviation);
     at_least("threads", threads, 1);
     at_least("prefetch", prefetch, 1);
     at_least("epoch", epoch, 0);
@@ -246,6 +246,11 @@ class Loader {
       fail("the loader has {} views, but {} crops of an image are read; give one view for each crop",
            options.views.size(), crops);
     options.check(images);
+    for_crops<Reads>([&](auto group, int, int all) {
+      check_normalization(options.normalization, Reads::template Group<group>::Image::channels);
+      options.views[static_cast<std::size_t>(all)].check_channels(fmt::format("the loader's views[{}]", all),
+                                                                  Reads::channels);
+    });
     return options;
   }
   [[nodiscard]] Slot& slot(long number) { return slots_[static_cast<std::size_t>(number) % slots_.size()]; }
@@ -327,6 +332,7 @@ class Loader {
 template <Dataset Images>
 void evaluation_batch(const Images& images, int first, int count, int size, int channels,
                       const Normalization& normalization, float* to, AugmentScratch& scratch) {
+  check_normalization(normalization, channels);
   const std::size_t values = static_cast<std::size_t>(channels * size * size);
   for (int i = 0; i < count; ++i)
     to_float(evaluation_view(decoded(images, first + i, channels, scratch.decoded), size * 8 / 7, size, scratch),

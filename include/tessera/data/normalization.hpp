@@ -12,6 +12,7 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
+#include "tessera/core/index.hpp"
 #include "tessera/data/dataset.hpp"
 #include "tessera/data/image.hpp"
 
@@ -19,11 +20,24 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
-// Mean and standard deviation of each channel, for values in 0 .. 1. A network with 1 channel uses the first.
+// Mean and standard deviation of each channel, for values in 0 .. 1. A network of fewer channels uses the first.
 struct Normalization {
-  std::array<float, 3> mean, deviation;
+  std::array<float, most_channels> mean, deviation;
+  int channels = 3;  // that have a mean and a deviation: 3, or as many as images have if they are more
 };
 inline constexpr Normalization imagenet_normalization{{0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
+
+// Throws Error unless the normalization has positive deviations, and those of `channels` channels.
+inline void check_normalization(const Normalization& normalization, int channels) {
+  if (normalization.channels < larger(3, channels) || normalization.channels > most_channels)
+    fail(
+        "the normalization has {} channels, but images of {} are normalised: give one with that many means, deviations "
+        "and normalization.channels, at least 3; measure_normalization() measures one on a data set",
+        normalization.channels, channels);
+  for (std::size_t c = 0; c < static_cast<std::size_t>(normalization.channels); ++c)
+    if (!(normalization.deviation[c] > 0))
+      fail("normalization.deviation must be positive, not {}", normalization.deviation[c]);
+}
 
 // (value / 255 - mean) / deviation, for an 8-bit value of a channel.
 [[nodiscard]] TESSERA_HOST_DEVICE constexpr float normalized(int value, int channel, const Normalization& by) {
@@ -44,51 +58,71 @@ inline void to_float(ImageView image, int channels, const Normalization& normali
   }
 }
 
-// Mean and standard deviation of each channel over all pixels of a data set, decoded once; a grey image counts for
-// every channel. A constant channel gets the deviation 1.
+// Mean and standard deviation of each channel over all pixels of a data set, decoded once. Images have the number of
+// channels of the first that is not grey; a grey image counts for every channel. A constant channel gets the deviation
+// 1, and channels that no image has, up to 3, the mean 0 and the deviation 1.
 template <Dataset Images>
 [[nodiscard]] Normalization measure_normalization(const Images& images) {
   if (images.size() == 0) fail("the data set has no image to measure a normalization on");
-  std::array<std::array<std::uint64_t, 256>, 3> counts{};
+  using Counts = std::array<std::uint64_t, 256>;
+  std::array<Counts, most_channels> counts{};
+  Counts grey{};
+  int channels = 1;
   Image scratch;
   for (int i = 0; i < images.size(); ++i) {
-    const ImageView image = decoded(images, i, 3, scratch);
-    const auto channels = static_cast<std::size_t>(image.channels);
-    for (std::size_t c = 0; c < 3; ++c)
-      for (std::size_t at = channels == 1 ? 0 : c; at < image.size(); at += channels) ++counts[c][image.pixels[at]];
+    const ImageView image = images.decode(i, scratch);
+    if (channels == 1) channels = smaller(larger(image.channels, 1), most_channels);
+    check_pixels(image, i, channels);
+    const auto step = static_cast<std::size_t>(image.channels);
+    for (std::size_t c = 0; c < step; ++c) {
+      Counts& of = step == 1 ? grey : counts[c];
+      for (std::size_t at = c; at < image.size(); at += step) ++of[image.pixels[at]];
+    }
   }
   Normalization normalization{};
-  for (std::size_t c = 0; c < 3; ++c) {
+  normalization.channels = larger(3, channels);
+  for (std::size_t c = 0; c < static_cast<std::size_t>(normalization.channels); ++c) {
     double count = 0, sum = 0, squares = 0;
     for (std::size_t value = 0; value < 256; ++value) {
-      const double level = static_cast<double>(value) / 255, times = static_cast<double>(counts[c][value]);
+      const double level = static_cast<double>(value) / 255,
+                   times = static_cast<double>(counts[c][value] + grey[value]);
       count += times;
       sum += times * level;
       squares += times * level * level;
     }
-    const double mean = sum / count, variance = squares / count - mean * mean;
+    const double mean = count > 0 ? sum / count : 0, variance = count > 0 ? squares / count - mean * mean : 0;
     normalization.mean[c] = static_cast<float>(mean);
     normalization.deviation[c] = variance > 1e-12 ? static_cast<float>(std::sqrt(variance)) : 1.0f;
   }
   return normalization;
 }
 
-// The text "mean mean mean deviation deviation deviation", from which normalization_from reads the same bits.
+// The text "mean mean mean deviation deviation deviation", from which normalization_from reads the same bits; of more
+// than 3 channels all means, then all deviations.
 [[nodiscard]] inline std::string to_text(const Normalization& n) {
-  return fmt::format("{} {} {} {} {} {}", n.mean[0], n.mean[1], n.mean[2], n.deviation[0], n.deviation[1],
-                     n.deviation[2]);
+  const auto text = [&](const std::array<float, most_channels>& values) {
+    return fmt::format("{}", fmt::join(values.begin(), values.begin() + n.channels, " "));
+  };
+  return text(n.mean) + " " + text(n.deviation);
 }
 
 // The inverse of to_text. Throws Error for any other text; `where` names its source in the message, as a path.
 [[nodiscard]] inline Normalization normalization_from(const std::string& text, const std::string& where) {
+  std::array<float, 2 * most_channels> values{};
+  std::size_t count = 0;
+  const char* rest = text.c_str();
+  for (int length = 0; count < values.size() && std::sscanf(rest, "%f%n", &values[count], &length) == 1; ++count)
+    rest += length;
   Normalization n{};
-  char end = 0;
-  const int read = std::sscanf(text.c_str(), "%f %f %f %f %f %f%c", &n.mean[0], &n.mean[1], &n.mean[2], &n.deviation[0],
-                               &n.deviation[1], &n.deviation[2], &end);
-  bool usable = read == 6;
-  for (std::size_t c = 0; usable && c < 3; ++c)
+  n.channels = static_cast<int>(count / 2);
+  bool usable = *rest == '\0' && count % 2 == 0 && n.channels >= 3;
+  for (std::size_t c = 0; usable && c < count / 2; ++c) {
+    n.mean[c] = values[c];
+    n.deviation[c] = values[count / 2 + c];
     usable = std::isfinite(n.mean[c]) && std::isfinite(n.deviation[c]) && n.deviation[c] > 0;
-  if (!usable) fail("{}: '{}' is not a normalization (three means, three positive deviations)", where, text);
+  }
+  if (!usable)
+    fail("{}: '{}' is not a normalization (3 to {} means, as many positive deviations)", where, text, most_channels);
   return n;
 }
 

@@ -7,6 +7,7 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/index.hpp"
+#include "tessera/data/image.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -17,7 +18,7 @@ template <int count_, class Image_>
 struct Crops {
   static_assert(count_ > 0, "tessera: an objective reads at least one crop of an image");
   static_assert(Image_::size >= 1 && Image_::size <= 1 << 14, "tessera: crops have 1 to 16384 pixels a side");
-  static_assert(Image_::channels == 1 || Image_::channels == 3, "tessera: crops are grey or RGB: 1 channel or 3");
+  static_assert(Image_::channels >= 1 && Image_::channels <= most_channels, "tessera: crops have 1 to 16 channels");
   static constexpr int count = count_;
   using Image = Image_;
 };

@@ -47,6 +47,7 @@ class Encoder {
   explicit Encoder(const std::filesystem::path& path, const EncoderOptions& options = {}) : backend_(options.threads) {
     const io::Safetensors file(path);
     normalization_ = options.normalization ? *options.normalization : normalization_in(file, path.string());
+    data::check_normalization(normalization_, Image::channels);
     const std::string prefix = options.prefix ? *options.prefix : prefix_in(file, path.string());
     for (const Entry& entry : Layout<Model>::entries) {
       float* const to = (entry.role == Role::statistic ? statistics_ : parameters_).data() + entry.offset;

@@ -8,21 +8,25 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
+#include <limits>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <type_traits>
+#include <utility>
 #include <vector>
 #include <xtensor/xadapt.hpp>
 #include <xtensor/xarray.hpp>
 #include <xtensor/xnpy.hpp>
+#include <xtensor/xoperation.hpp>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
+#include "tessera/core/index.hpp"
 #include "tessera/io/file.hpp"
 
 namespace tessera {
@@ -95,6 +99,64 @@ template <class Scalar>
   return empty ? 0 : product;
 }
 
+// An open .npy file of version 1.0 or 2.0, whose header has been read.
+class NpyFile {
+ public:
+  explicit NpyFile(const std::filesystem::path& path) : path_(path.string()), file_(path, O_RDONLY) {
+    constexpr std::size_t most = 1 << 16;  // more than the header of any array of numbers
+    std::array<char, 12> start{};
+    size_ = static_cast<std::size_t>(file_.size());
+    file_.read(0, std::as_writable_bytes(std::span(start)).first(smaller(size_, start.size())));
+    const std::string_view bytes(start.data(), start.size());
+    const bool second = bytes.starts_with(std::string_view("\x93NUMPY\x02\x00", 8));
+    values_at_ = second ? 12 : 10;
+    if ((!second && !bytes.starts_with(std::string_view("\x93NUMPY\x01\x00", 8))) || size_ < values_at_)
+      fail("{}: is not an .npy file of version 1.0 or 2.0", path_);
+    std::size_t length = 0;
+    for (std::size_t i = values_at_; i-- > 8;) length = length << 8 | static_cast<std::uint8_t>(start[i]);
+    if (length > smaller(size_ - values_at_, most))
+      fail("{}: states a header of {} bytes; {} bytes follow, and at most {} are read", path_, length,
+           size_ - values_at_, most);
+    header_.resize(length);
+    file_.read(values_at_, std::as_writable_bytes(std::span(header_)));
+    values_at_ += length;
+  }
+
+  // What the header says, for messages.
+  [[nodiscard]] std::string_view stated() const { return std::string_view(header_).substr(0, header_.find('}') + 1); }
+
+  template <class Scalar>
+  [[nodiscard]] bool holds() const {
+    return npy_shape(header_, npy_type<Scalar>()).has_value();
+  }
+
+  // Reads the values into an array that has the memory for them. Throws Error unless they are of type Scalar in
+  // row-major order, and as many as the header states.
+  template <class Scalar>
+  [[nodiscard]] xt::xarray<Scalar> values() const {
+    const auto shape = npy_shape(header_, npy_type<Scalar>());
+    if (!shape)
+      fail("{}: is not an .npy file of {} in row-major order; its header states {}", path_, npy_type<Scalar>(),
+           stated());
+    const std::size_t bytes = size_ - values_at_;
+    const auto count = npy_count(*shape, std::size_t{1} << 36);
+    if (!count || bytes != *count * sizeof(Scalar))
+      fail("{}: holds {} bytes of values, not as many as its header states: {}", path_, bytes, stated());
+    try {
+      auto values = xt::xarray<Scalar>::from_shape(*shape);
+      file_.read(values_at_, std::as_writable_bytes(std::span(values.data(), *count)));
+      return values;
+    } catch (const std::bad_alloc&) {
+      fail("not enough memory: {} holds {} bytes of values", path_, bytes);
+    }
+  }
+
+ private:
+  std::string path_, header_;
+  Descriptor file_;
+  std::size_t size_ = 0, values_at_ = 0;  // of the file, in bytes
+};
+
 }  // namespace detail
 
 // Reads an array of Scalar in row-major order. Throws Error that names the file for another type or order, or if the
@@ -102,24 +164,32 @@ template <class Scalar>
 // any shape, and does not notice where the file ends.)
 template <class Scalar>
 [[nodiscard]] xt::xarray<Scalar> read_npy(const std::filesystem::path& path) {
-  constexpr std::size_t limit = std::size_t{1} << 36;
-  const std::string file = read_file(path, limit);
-  const std::string_view bytes = file, magic("\x93NUMPY\x01\x00", 8);
-  if (!bytes.starts_with(magic) || bytes.size() < 10) fail("{}: is not an .npy file of version 1.0", path.string());
-  const auto length =
-      static_cast<std::size_t>(static_cast<std::uint8_t>(bytes[8]) + 256 * static_cast<std::uint8_t>(bytes[9]));
-  const std::string_view header = bytes.substr(10, length), data = bytes.substr(10 + header.size());
-  const std::string_view stated = header.substr(0, header.find('}') + 1);
-  const auto shape = detail::npy_shape(header, detail::npy_type<Scalar>());
-  if (!shape)
-    fail("{}: is not an .npy file of {} in row-major order; its header states {}", path.string(),
-         detail::npy_type<Scalar>(), stated);
-  const auto count = detail::npy_count(*shape, limit);
-  if (!count || data.size() != *count * sizeof(Scalar))
-    fail("{}: holds {} bytes of values, not as many as its header states: {}", path.string(), data.size(), stated);
-  auto values = xt::xarray<Scalar>::from_shape(*shape);
-  if (!data.empty()) std::memcpy(values.data(), data.data(), data.size());
-  return values;
+  return detail::NpyFile(path).values<Scalar>();
+}
+
+// Reads an array of integers of any type. Throws Error, which names the file, if it holds other values, or one that
+// is no Integer.
+template <class Integer>
+[[nodiscard]] xt::xarray<Integer> read_npy_integers(const std::filesystem::path& path) {
+  const detail::NpyFile file(path);
+  xt::xarray<Integer> integers;
+  const auto read = [&]<class Stored>(std::type_identity<Stored>) {
+    if (!file.holds<Stored>()) return false;
+    const xt::xarray<Stored> values = file.values<Stored>();
+    for (const Stored value : values)
+      if (!std::in_range<Integer>(value))
+        fail("{}: holds the value {}; it must lie between {} and {}", path.string(), value,
+             std::numeric_limits<Integer>::lowest(), (std::numeric_limits<Integer>::max)());
+    integers = xt::cast<Integer>(values);
+    return true;
+  };
+  const auto any = [&]<class... Stored>(std::type_identity<Stored>... types) { return (read(types) || ...); };
+  using std::type_identity;
+  if (!any(type_identity<std::int8_t>{}, type_identity<std::int16_t>{}, type_identity<std::int32_t>{},
+           type_identity<std::int64_t>{}, type_identity<std::uint8_t>{}, type_identity<std::uint16_t>{},
+           type_identity<std::uint32_t>{}, type_identity<std::uint64_t>{}))
+    fail("{}: is not an .npy file of integers in row-major order; its header states {}", path.string(), file.stated());
+  return integers;
 }
 
 }  // namespace io
