@@ -122,6 +122,12 @@ template <class Scalar>
   return (unit.colwise().squaredNorm() / static_cast<double>(z.rows - 1)).cwiseSqrt().mean();
 }
 
+// True if features of this width and mean deviation are nearly all the same: their deviation is below a hundredth of
+// that of features that are spread evenly.
+[[nodiscard]] inline bool have_collapsed(double deviation, index width) {
+  return deviation * std::sqrt(static_cast<double>(width)) < 0.01;
+}
+
 // The mean cosine of the pairs i < j: 1 if all rows have one direction.
 template <class Scalar>
 [[nodiscard]] double mean_cosine(Features<Scalar> z) {

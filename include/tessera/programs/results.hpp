@@ -18,6 +18,7 @@
 #include "tessera/io/npy.hpp"
 #include "tessera/programs/options.hpp"
 #include "tessera/programs/page.hpp"
+#include "tessera/train/callbacks/geometry.hpp"
 #include "tessera/train/callbacks/progress.hpp"
 
 namespace tessera {
@@ -33,6 +34,20 @@ namespace detail {
     if (row.contains("epoch") && row.contains(key) && row.at(key).is_number())
       series.points.emplace_back(row.at("epoch"), row.at(key));
   return series;
+}
+
+// The last geometry of features in the rows; none if no row has one.
+[[nodiscard]] inline std::optional<FeatureGeometry> last_geometry(const std::vector<nlohmann::ordered_json>& rows,
+                                                                  index width) {
+  std::optional<FeatureGeometry> last;
+  for (const auto& row : rows) {
+    const auto number = [&](const char* key) {
+      return row.contains(key) && row.at(key).is_number() ? row.at(key).template get<double>() : std::nan("");
+    };
+    if (row.contains("effective_rank"))
+      last = {width, number("effective_rank"), number("feature_deviation"), number("uniformity"), number("alignment")};
+  }
+  return last;
 }
 
 [[nodiscard]] inline Picture picture(data::ImageView image, std::string caption) {
@@ -90,13 +105,16 @@ class RunPage {
     const Recipe& recipe = options_.recipe;
     const auto rows = io::read_metrics(recipe.metrics()).rows;
     const auto knn = series(rows, "k-NN", "knn");
+    const auto geometry = last_geometry(rows, results_.queries.width);
     std::optional<double> raw;
     if (!knn.points.empty()) raw = raw_pixel_accuracy(pool_, pictures_, recipe.knn_bank);
     Page page;
     page.title = fmt::format("{} training", entry_.objective);
     page.subtitle = fmt::format("{} on {} images, {} epochs", recipe.arch, pictures_.train.size(), recipe.epochs);
-    page.facts = facts(knn, raw);
+    if (geometry && geometry->collapsed()) page.warning = geometry->warning() + ".";
+    page.facts = facts(knn, raw, geometry);
     page.charts = charts(rows, knn, raw);
+    if (geometry) add_geometry_charts(rows, *geometry, page.charts);
     page.galleries = {neighbours()};
     if (results_.attention) page.galleries.push_back(attention_maps(*results_.attention));
     write_page(recipe.out / "report.html", page);
@@ -110,13 +128,18 @@ class RunPage {
     return at < options_.class_names.size() ? options_.class_names[at] : std::to_string(label);
   }
 
-  [[nodiscard]] Facts facts(const Series& knn, std::optional<double> raw) const {
+  [[nodiscard]] Facts facts(const Series& knn, std::optional<double> raw,
+                            const std::optional<FeatureGeometry>& geometry) const {
     const Recipe& recipe = options_.recipe;
     Facts facts;
     if (!knn.points.empty()) {
       facts.push_back({"k-NN accuracy", fmt::format("{:.4f}", knn.points.back().second)});
       if (raw) facts.push_back({"of raw pixels", fmt::format("{:.4f}", *raw)});
       facts.push_back({"before training", fmt::format("{:.4f}", knn.points.front().second)});
+    }
+    if (geometry) {
+      facts.push_back({"effective rank", fmt::format("{:.1f} of {}", geometry->effective_rank, geometry->width)});
+      facts.push_back({"feature deviation", fmt::format("{:.4f} of {:.4f}", geometry->deviation, geometry->spread())});
     }
     facts.push_back({"training time", duration_text(results_.seconds)});
     facts.push_back({"images per second", fmt::format("{:.0f}", results_.images_per_second)});
@@ -149,6 +172,22 @@ class RunPage {
         charts.push_back(
             {setting.help, "epoch", {series(rows, setting.name, objectives::key_of(setting.name))}, {}, false});
     return charts;
+  }
+
+  static void add_geometry_charts(const std::vector<nlohmann::ordered_json>& rows, const FeatureGeometry& geometry,
+                                  std::vector<Chart>& charts) {
+    charts.push_back(
+        {"Effective rank of features", "epoch", {series(rows, "effective rank", "effective_rank")}, {}, false});
+    charts.push_back({"Deviation of features of length 1",
+                      "epoch",
+                      {series(rows, "deviation", "feature_deviation")},
+                      {{"spread evenly", geometry.spread()}},
+                      false});
+    charts.push_back({"Alignment of two views, and uniformity",
+                      "epoch",
+                      {series(rows, "alignment", "alignment"), series(rows, "uniformity", "uniformity")},
+                      {},
+                      false});
   }
 
   [[nodiscard]] Gallery neighbours() {

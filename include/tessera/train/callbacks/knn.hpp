@@ -31,18 +31,21 @@ class KnnMonitor {
     if (run.due(run.recipe().knn_every)) measure(run);
   }
 
+  // Measures and tells the accuracy, given the features of all test images. On all ranks, within run.between_steps.
+  template <class Run>
+  void tell(Run& run, const FeatureSet& queries) {
+    const FeatureSet bank = features_of(run.trainer(), train_, normalization_, run.recipe().knn_bank);
+    if (run.leads()) write(run, eval::knn_accuracy(pool_, bank.view(), bank.labels, queries.view(), queries.labels));
+  }
+
  private:
   template <class Run>
   void measure(Run& run) {
-    run.between_steps([&] {
-      const FeatureSet bank = features_of(run.trainer(), train_, normalization_, run.recipe().knn_bank);
-      const FeatureSet queries = features_of(run.trainer(), test_, normalization_);
-      if (run.leads()) tell(run, eval::knn_accuracy(pool_, bank.view(), bank.labels, queries.view(), queries.labels));
-    });
+    run.between_steps([&] { tell(run, features_of(run.trainer(), test_, normalization_)); });
     static_cast<void>(run.all_agree(true));  // all ranks have come so far before the next step begins
   }
   template <class Run>
-  void tell(Run& run, double accuracy) {
+  void write(Run& run, double accuracy) {
     report_.row({{"step", static_cast<double>(run.steps())}, {"epoch", run.epoch()}, {"knn", accuracy}});
     report_.show("k-NN", accuracy);
     report_.say(fmt::format("epoch {:6.2f}  k-NN accuracy {:.4f} on {} images", run.epoch(), accuracy, test_.size()));
