@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/data/dataset.hpp"
@@ -13,7 +12,7 @@ namespace data {
 
 // At most `most` images of a data set, evenly spaced from its first on. Folders of pictures are sorted by class, so
 // that the first images would be those of the first classes.
-template <LabelledDataset Images>
+template <Dataset Images>
 class Spread {
  public:
   // The data set must outlive it. A negative `most` takes all images.
@@ -26,7 +25,7 @@ class Spread {
     return static_cast<int>(static_cast<std::int64_t>(i) * images_.size() / size_);
   }
   [[nodiscard]] ImageView decode(int i, Image& scratch) const { return images_.decode(number(i), scratch); }
-  [[nodiscard]] int label(int i) const { return images_.label(number(i)); }
+  [[nodiscard]] int label(int i) const requires LabelledDataset<Images> { return images_.label(number(i)); }
 
  private:
   const Images& images_;

@@ -1,11 +1,13 @@
-// The program that writes features of images by the encoder of a checkpoint. Needs CLI11, zlib, nlohmann-json and
-// xtensor (tessera::programs).
+// The program that writes features of images by the encoder of a checkpoint, and finds the images that are nearest to
+// another. Needs CLI11, libjpeg-turbo, libpng, zlib, nlohmann-json and xtensor (tessera::programs).
 #pragma once
 
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,8 @@
 #include "tessera/io/npy.hpp"
 #include "tessera/io/safetensors.hpp"
 #include "tessera/programs/command.hpp"
+#include "tessera/programs/names.hpp"
+#include "tessera/programs/neighbours.hpp"
 #include "tessera/programs/options.hpp"
 #include "tessera/train/callbacks/progress.hpp"
 
@@ -44,26 +48,72 @@ inline void check_features_file(const std::filesystem::path& path) {
     fail("--out {}: is a file that is not an .npy file, and is not replaced; choose another name", path.string());
 }
 
+// The same for a table of features.
+inline void check_csv_file(const std::filesystem::path& path) {
+  io::check_replaceable(path);
+  std::string start(5, '\0');
+  std::ifstream(path).read(start.data(), static_cast<std::streamsize>(start.size()));
+  if (std::filesystem::exists(path) && std::filesystem::file_size(path) > 0 && start != "name,")
+    fail("--csv {}: is a file that is not a table of features, and is not replaced; choose another name",
+         path.string());
+}
+
+// The picture of --neighbours, and where its neighbours are drawn.
+struct Question {
+  QueryPicture picture;
+  std::filesystem::path page;
+  int count;
+
+  // Prints the `count` pictures whose features are nearest to the picture's, and draws them.
+  void answer(const FeatureSet& own, const FeatureSet& features, const data::AnyDataset& images,
+              const std::vector<std::string>& names, int threads) const {
+    ThreadPool pool(threads);
+    const auto found = eval::nearest(pool, features.view(), own.view(), smaller(index{count}, features.rows));
+    write_page(page, neighbours_page(picture, images, names, found));
+    print(fmt::format("nearest to {}, by cosine similarity; {} shows them:\n{}", picture.name(0), page.string(),
+                      neighbours_text(names, found)));
+  }
+};
+
 }  // namespace detail
 
-// Writes features.npy for the images of a folder.
+// Writes the features of images, their names, and on demand a table of both; answers --neighbours.
 inline int extract(int argc, char** argv, const std::vector<Entry>& entries) {
-  std::string folder, split = "t10k", checkpoint, out = "features.npy";
-  int threads = 0;
+  std::string folder, split = "t10k", checkpoint, out = "features.npy", csv, query;
+  int threads = 0, count = 10;
   CLI::App app("Features of images in IDX files by a checkpoint of pretrain, as .npy.");
   set_up(app);
   app.add_option("--data", folder, "folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]")->required();
   app.add_option("--split", split, "train or t10k");
   app.add_option("--checkpoint", checkpoint, "checkpoint.safetensors of a run")->required();
-  app.add_option("--out", out, "file to write");
+  app.add_option("--out", out, "file to write; the names of the images come beside it, as .names.txt");
+  app.add_option("--csv", csv, "file to write as well: a table of names, labels and features");
+  app.add_option("--neighbours", query, "JPEG or PNG: print the nearest images, draw them in neighbours.html by --out");
+  app.add_option("--neighbours-count", count, "number of nearest images")->check(CLI::Range(1, 1000));
   app.add_option("--threads", threads, "threads that compute; 0: every processor");
   if (!parse(app, argc, argv)) return 0;
   const Entry& entry = entry_of(checkpoint, entries);
   detail::check_features_file(out);
-  const FeatureSet features = entry.encode(checkpoint, data::AnyDataset(data::IdxDataset(folder, split)), threads);
+  io::check_replaceable(names_file(out));
+  if (!csv.empty()) detail::check_csv_file(csv);
+  std::optional<detail::Question> question;
+  if (!query.empty())
+    question.emplace(detail::Question{QueryPicture(query, entry.channels),
+                                      std::filesystem::path(out).replace_filename("neighbours.html"), count});
+  if (question) io::check_replaceable(question->page);
+  const data::AnyDataset images(data::IdxDataset(folder, split));
+  const std::vector<std::string> names = picture_names(images);
+
+  const FeatureSet features = entry.encode(checkpoint, images, threads);
   io::write_npy(out, features.values.data(), static_cast<std::size_t>(features.rows),
                 static_cast<std::size_t>(features.width));
-  print(fmt::format("{}: {} x {} features\n", out, features.rows, features.width));
+  write_names(names_file(out), names);
+  if (!csv.empty()) io::replace_file(csv, features_csv(features, names));
+  print(
+      fmt::format("{}: {} x {} features; names in {}\n", out, features.rows, features.width, names_file(out).string()));
+  if (question)
+    question->answer(entry.encode(checkpoint, data::AnyDataset(question->picture), threads), features, images, names,
+                     threads);
   return 0;
 }
 

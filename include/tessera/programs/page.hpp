@@ -231,7 +231,7 @@ p{color:var(--soft);margin:4px 0 16px;max-width:75ch}.facts{display:grid;grid-te
 .warning{color:var(--ink);border-left:4px solid var(--bad);padding:2px 0 2px 12px;margin:16px 0}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:18px}figure{margin:0;background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:14px 14px 6px}figcaption{font-weight:600;margin:0 4px 4px}
 svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.axis{stroke:var(--soft)}.tick{fill:var(--soft);font-size:12px}.line{fill:none;stroke-width:2;stroke-linejoin:round}.s0{stroke:var(--a)}.s1{stroke:var(--b)}.dot{stroke:none}.dot.s0{fill:var(--a)}.dot.s1{fill:var(--b)}.ref{stroke:var(--soft);stroke-dasharray:5 4}
-.row{display:flex;flex-wrap:wrap;gap:8px;margin:0 0 12px}.pic{width:84px;font-size:11.5px;color:var(--soft);text-align:center;line-height:1.3}.pic:first-child{margin-right:16px}
+.row{display:flex;flex-wrap:wrap;gap:8px;margin:0 0 12px}.pic{width:84px;font-size:11.5px;color:var(--soft);text-align:center;line-height:1.3;overflow-wrap:anywhere}.pic:first-child{margin-right:16px}
 .pic img{width:84px;height:84px;image-rendering:pixelated;border-radius:5px;border:3px solid var(--line);display:block;object-fit:cover}.pic.good img{border-color:var(--good)}.pic.bad img{border-color:var(--bad)}
 )css";
 

@@ -162,15 +162,5 @@ TEST(GeometryMonitor, LeavesASinglePictureAlone) {
   ::testing::internal::GetCapturedStdout();
 }
 
-TEST(GeometryMonitor, TakesEvenlySpacedPictures) {
-  const data::IdxDataset images = noise(10, 4, 4);
-  const detail::EvenlySpaced<data::IdxDataset> some{images, 4};
-  data::Image scratch;
-  for (int i = 0; i < some.size(); ++i) {
-    EXPECT_EQ(some.at(i), (std::vector<int>{0, 2, 5, 7})[static_cast<std::size_t>(i)]);
-    EXPECT_EQ(some.decode(i, scratch).pixels, images.decode(some.at(i), scratch).pixels);
-  }
-}
-
 }  // namespace
 }  // namespace tessera::test

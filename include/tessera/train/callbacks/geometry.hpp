@@ -17,6 +17,7 @@
 #include "tessera/data/dataset.hpp"
 #include "tessera/data/image.hpp"
 #include "tessera/data/normalization.hpp"
+#include "tessera/data/spread.hpp"
 #include "tessera/eval/geometry.hpp"
 #include "tessera/train/callbacks/report.hpp"
 #include "tessera/train/features.hpp"
@@ -43,17 +44,6 @@ struct FeatureGeometry {
 };
 
 namespace detail {
-
-// `count` images of a data set, evenly spaced, without labels.
-template <data::Dataset Images>
-struct EvenlySpaced {
-  const Images& images;
-  int count;
-
-  [[nodiscard]] int size() const { return count; }
-  [[nodiscard]] int at(int i) const { return static_cast<int>(index{i} * images.size() / count); }
-  [[nodiscard]] data::ImageView decode(int i, data::Image& scratch) const { return images.decode(at(i), scratch); }
-};
 
 // One random view of size x size pixels of each image, the same whenever it is decoded: view `number` of the stream of
 // monitors (docs/method.md, 1.4).
@@ -88,11 +78,7 @@ class GeometryMonitor {
   // outlive the monitor. threads = 0 takes every processor.
   GeometryMonitor(Report& report, const Images& test, const data::Normalization& normalization,
                   const data::ViewAugmentation& view, int threads = 0)
-      : report_(report),
-        pictures_{test, smaller(most, test.size())},
-        normalization_(normalization),
-        view_(view),
-        pool_(threads) {}
+      : report_(report), pictures_(test, most), normalization_(normalization), view_(view), pool_(threads) {}
 
   template <class Run>
   void begin(Run& run) {
@@ -109,7 +95,7 @@ class GeometryMonitor {
     if (pictures_.size() < 2) return;
     FeatureSet some{{}, {}, all.width, pictures_.size()};
     for (int i = 0; i < pictures_.size(); ++i) {
-      const auto row = all.values.begin() + pictures_.at(i) * all.width;
+      const auto row = all.values.begin() + pictures_.number(i) * all.width;
       some.values.insert(some.values.end(), row, row + all.width);
     }
     tell_of(run, some);
@@ -133,8 +119,8 @@ class GeometryMonitor {
   }
   template <class Run>
   [[nodiscard]] FeatureSet features_of_view(Run& run, std::uint32_t number) {
-    const detail::FixedViews<detail::EvenlySpaced<Images>> views{pictures_, view_, Run::Trainer::Encoder::Image::size,
-                                                                 run.recipe().seed, number};
+    const detail::FixedViews<data::Spread<Images>> views{pictures_, view_, Run::Trainer::Encoder::Image::size,
+                                                         run.recipe().seed, number};
     return features_of(run.trainer(), views, normalization_);
   }
 
@@ -155,7 +141,7 @@ class GeometryMonitor {
   }
 
   Report& report_;
-  detail::EvenlySpaced<Images> pictures_;
+  data::Spread<Images> pictures_;
   data::Normalization normalization_;
   data::ViewAugmentation view_;
   ThreadPool pool_;
