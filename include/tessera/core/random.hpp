@@ -35,6 +35,7 @@ enum class Purpose : std::uint32_t {
   drop_path = 5,
   mixing = 6,
   mask = 7,
+  monitor = 7,
   test = 255
 };
 

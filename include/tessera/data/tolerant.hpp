@@ -39,12 +39,18 @@ class DamagedPictures {
     const std::lock_guard lock(mutex_);
     return names_;
   }
+  // What is wrong with each of them, as a sentence that names the file.
+  [[nodiscard]] std::vector<std::string> problems() const {
+    const std::lock_guard lock(mutex_);
+    return problems_;
+  }
 
   // Counts a picture that is damaged. Throws Error if it is one too many.
   void add(const std::string& name, const std::string& problem) {
     const std::lock_guard lock(mutex_);
     ++count_;
     names_.push_back(name);
+    problems_.push_back(problem);
     lines_ += name + '\t' + problem + '\n';
     write();
     if (count_ > most_ * static_cast<double>(pictures_))
@@ -73,7 +79,7 @@ class DamagedPictures {
 
   double most_;
   std::string prefix_, lines_;  // lines that are not written yet
-  std::vector<std::string> names_;
+  std::vector<std::string> names_, problems_;
   std::filesystem::path path_;
   bool started_ = false;
   std::atomic<int> count_{0};

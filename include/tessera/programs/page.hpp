@@ -57,6 +57,7 @@ struct Gallery {
 
 struct Page {
   std::string title, subtitle;
+  std::string warning;  // stands out above all else; empty: there is none
   std::vector<std::pair<std::string, std::string>> facts;
   std::vector<Chart> charts;
   std::vector<Gallery> galleries;
@@ -227,9 +228,10 @@ inline constexpr std::string_view style = R"css(
 main{max-width:1200px;margin:0 auto;padding:36px 24px 60px}h1{font-size:27px;margin:0;letter-spacing:-.01em}h2{font-size:18px;margin:40px 0 4px}
 p{color:var(--soft);margin:4px 0 16px;max-width:75ch}.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));background:var(--paper);border:1px solid var(--line);border-radius:8px;overflow:hidden;margin:22px 0 30px}
 .facts div{box-shadow:1px 1px 0 var(--line);padding:10px 14px}.facts b{display:block;font-size:17px;font-weight:600}.facts span{color:var(--soft);font-size:13px}
+.warning{color:var(--ink);border-left:4px solid var(--bad);padding:2px 0 2px 12px;margin:16px 0}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:18px}figure{margin:0;background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:14px 14px 6px}figcaption{font-weight:600;margin:0 4px 4px}
 svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.axis{stroke:var(--soft)}.tick{fill:var(--soft);font-size:12px}.line{fill:none;stroke-width:2;stroke-linejoin:round}.s0{stroke:var(--a)}.s1{stroke:var(--b)}.dot{stroke:none}.dot.s0{fill:var(--a)}.dot.s1{fill:var(--b)}.ref{stroke:var(--soft);stroke-dasharray:5 4}
-.row{display:flex;flex-wrap:wrap;gap:8px;margin:0 0 12px}.pic{width:84px;font-size:11.5px;color:var(--soft);text-align:center;line-height:1.3}.pic:first-child{margin-right:16px}
+.row{display:flex;flex-wrap:wrap;gap:8px;margin:0 0 12px}.pic{width:84px;font-size:11.5px;color:var(--soft);text-align:center;line-height:1.3;overflow-wrap:anywhere}.pic:first-child{margin-right:16px}
 .pic img{width:84px;height:84px;border-radius:5px;border:3px solid var(--line);display:block;object-fit:cover}.pic.small img{image-rendering:pixelated}.pic.good img{border-color:var(--good)}.pic.bad img{border-color:var(--bad)}
 )css";
 
@@ -249,8 +251,10 @@ svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.axis{stroke:v
   std::string out = fmt::format(
       "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">"
       "<meta name=\"viewport\" content=\"width=device-width\"><title>{}</title><style>{}</style></head><body><main>"
-      "<h1>{}</h1><p>{}</p><div class=\"facts\">",
+      "<h1>{}</h1><p>{}</p>",
       detail::escape(page.title), detail::style, detail::escape(page.title), detail::escape(page.subtitle));
+  if (!page.warning.empty()) out += fmt::format("<p class=\"warning\">{}</p>", detail::escape(page.warning));
+  out += "<div class=\"facts\">";
   for (const auto& [name, value] : page.facts)
     out += fmt::format("<div><b>{}</b><span>{}</span></div>", detail::escape(value), detail::escape(name));
   out += "</div><div class=\"charts\">";

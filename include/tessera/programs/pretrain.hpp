@@ -114,7 +114,7 @@ inline void add_recipe_flags(CLI::App& app, Options& options) {
   app.add_option("--metrics-every", recipe.metrics_every, "steps between rows of metrics");
   app.add_option("--knn-every", recipe.knn_every, "steps between k-NN monitors; 0: once an epoch");
   app.add_option("--knn-bank", recipe.knn_bank, "training images that the monitor knows, evenly spaced");
-  app.add_option("--knn-queries", recipe.knn_queries, "test images that the monitor classifies, evenly spaced");
+  app.add_option("--knn-queries", recipe.knn_queries, "test images that the monitors look at, evenly spaced");
   app.add_option("--save-every", recipe.save_every, "steps between checkpoints; 0: once an epoch");
   app.add_option("--rank-timeout", recipe.rank_timeout,
                  "seconds that ranks wait for each other, for rank 0's monitor and checkpoint too; 0: in a step ten "

@@ -20,6 +20,8 @@
 #include "tessera/io/npy.hpp"
 #include "tessera/programs/options.hpp"
 #include "tessera/programs/page.hpp"
+#include "tessera/programs/thumbnail.hpp"
+#include "tessera/train/callbacks/geometry.hpp"
 #include "tessera/train/callbacks/progress.hpp"
 
 namespace tessera {
@@ -37,15 +39,18 @@ namespace detail {
   return series;
 }
 
-// A picture for the page: grey or the first three channels, and not larger than it is shown.
-[[nodiscard]] inline Picture picture(data::ImageView image, std::string caption) {
-  constexpr int side = 112;  // pixels; a page shows 84, on fine screens more
-  data::AugmentScratch scratch;
-  if (smaller(image.height, image.width) > side) image = data::evaluation_view(image, side, side, scratch);
-  Picture picture{image.height, image.width, image.channels >= 3 ? 3 : 1, {}, std::move(caption)};
-  for (std::size_t at = 0; at < image.size(); at += static_cast<std::size_t>(image.channels))
-    picture.pixels.insert(picture.pixels.end(), image.pixels + at, image.pixels + at + picture.channels);
-  return picture;
+// The last geometry of features in the rows; none if no row has one.
+[[nodiscard]] inline std::optional<FeatureGeometry> last_geometry(const std::vector<nlohmann::ordered_json>& rows,
+                                                                  index width) {
+  std::optional<FeatureGeometry> last;
+  for (const auto& row : rows) {
+    const auto number = [&](const char* key) {
+      return row.contains(key) && row.at(key).is_number() ? row.at(key).template get<double>() : std::nan("");
+    };
+    if (row.contains("effective_rank"))
+      last = {width, number("effective_rank"), number("feature_deviation"), number("uniformity"), number("alignment")};
+  }
+  return last;
 }
 
 // The pixels of images as features: of the view of evaluation, at most 32 pixels high and wide.
@@ -105,13 +110,16 @@ class RunPage {
     const Recipe& recipe = options_.recipe;
     const auto rows = io::read_metrics(recipe.metrics()).rows;
     const auto knn = series(rows, "k-NN", "knn");
+    const auto geometry = last_geometry(rows, results_.queries.width);
     std::optional<double> raw;
     if (!knn.points.empty()) raw = raw_pixel_accuracy(pool_, pictures_, entry_, recipe);
     Page page;
     page.title = fmt::format("{} training", entry_.objective);
     page.subtitle = fmt::format("{} on {} images, {} epochs", recipe.arch, pictures_.train.size(), recipe.epochs);
-    page.facts = facts(knn, raw);
+    if (geometry && geometry->collapsed()) page.warning = geometry->warning() + ".";
+    page.facts = facts(knn, raw, geometry);
     page.charts = charts(rows, knn, raw);
+    if (geometry) add_geometry_charts(rows, *geometry, page.charts);
     page.galleries = {neighbours()};
     if (results_.attention) page.galleries.push_back(attention_maps(*results_.attention));
     write_page(recipe.out / "report.html", page);
@@ -125,13 +133,18 @@ class RunPage {
     return at < options_.class_names.size() ? options_.class_names[at] : std::to_string(label);
   }
 
-  [[nodiscard]] Facts facts(const Series& knn, std::optional<double> raw) const {
+  [[nodiscard]] Facts facts(const Series& knn, std::optional<double> raw,
+                            const std::optional<FeatureGeometry>& geometry) const {
     const Recipe& recipe = options_.recipe;
     Facts facts;
     if (!knn.points.empty()) {
       facts.push_back({"k-NN accuracy", fmt::format("{:.4f}", knn.points.back().second)});
       if (raw) facts.push_back({"of raw pixels", fmt::format("{:.4f}", *raw)});
       facts.push_back({"before training", fmt::format("{:.4f}", knn.points.front().second)});
+    }
+    if (geometry) {
+      facts.push_back({"effective rank", fmt::format("{:.1f} of {}", geometry->effective_rank, geometry->width)});
+      facts.push_back({"feature deviation", fmt::format("{:.4f} of {:.4f}", geometry->deviation, geometry->spread())});
     }
     facts.push_back({"training time", duration_text(results_.seconds)});
     facts.push_back({"images per second", fmt::format("{:.0f}", results_.images_per_second)});
@@ -168,6 +181,22 @@ class RunPage {
     return charts;
   }
 
+  static void add_geometry_charts(const std::vector<nlohmann::ordered_json>& rows, const FeatureGeometry& geometry,
+                                  std::vector<Chart>& charts) {
+    charts.push_back(
+        {"Effective rank of features", "epoch", {series(rows, "effective rank", "effective_rank")}, {}, false});
+    charts.push_back({"Deviation of features of length 1",
+                      "epoch",
+                      {series(rows, "deviation", "feature_deviation")},
+                      {{"spread evenly", geometry.spread()}},
+                      false});
+    charts.push_back({"Alignment of two views, and uniformity",
+                      "epoch",
+                      {series(rows, "alignment", "alignment"), series(rows, "uniformity", "uniformity")},
+                      {},
+                      false});
+  }
+
   [[nodiscard]] Gallery neighbours() {
     const FeatureSet& test = results_.queries;
     const data::Spread asked(pictures_.test, 10), known(pictures_.train, static_cast<int>(results_.bank.rows));
@@ -189,12 +218,12 @@ class RunPage {
     for (int q = 0; q < asked.size(); ++q) {
       auto& row = gallery.rows.emplace_back();
       const int own = asked.label(q);
-      row.push_back(picture(asked.decode(q, scratch), labelled ? class_name(own) : ""));
+      row.push_back(thumbnail(asked.decode(q, scratch), labelled ? class_name(own) : ""));
       for (index n = 0; n < k; ++n) {
         const auto& one = found[static_cast<std::size_t>(q * k + n)];
         const int label = known.label(one.row);
-        row.push_back(picture(known.decode(one.row, scratch),
-                              fmt::format("{} {:.2f}", labelled ? class_name(label) : "", one.similarity)));
+        row.push_back(thumbnail(known.decode(one.row, scratch),
+                                fmt::format("{} {:.2f}", labelled ? class_name(label) : "", one.similarity)));
         if (labelled) row.back().mark = label == own ? Picture::Mark::good : Picture::Mark::bad;
       }
     }

@@ -20,7 +20,7 @@
 #include "tessera/programs/machines.hpp"
 #include "tessera/programs/options.hpp"
 #include "tessera/train/callbacks/damage.hpp"
-#include "tessera/train/callbacks/knn.hpp"
+#include "tessera/train/callbacks/monitors.hpp"
 #include "tessera/train/callbacks/rank_deadline.hpp"
 #include "tessera/train/callbacks/report.hpp"
 #include "tessera/train/callbacks/save.hpp"
@@ -204,14 +204,10 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
                     static_cast<double>(trainer.parameter_bytes()) / 1e6,
                     static_cast<double>(trainer.activation_bytes()) / 1e6, machine.device.backend.name(),
                     communicator.size() > 1 ? fmt::format(", each of {} ranks", communicator.size()) : ""));
-    bool finished = false;
-    if (pictures.train.labelled() && pictures.test.labelled()) {
-      KnnMonitor knn(report, pictures.train, pictures.test, pictures.normalization, recipe.threads);
-      finished = run(source, signals, deadline, report, damage, knn, save);
-    } else {
-      finished = run(source, signals, deadline, report, damage, save);
-    }
-    if (!finished) return exit_code::stopped;
+    const data::Spread known(pictures.train, recipe.knn_bank), asked(pictures.test, recipe.knn_queries);
+    Monitors monitors(report, known, asked, pictures.train.labelled() && pictures.test.labelled(),
+                      pictures.normalization, detail::views<Objective>(recipe).front(), recipe.threads);
+    if (!run(source, signals, deadline, report, damage, monitors, save)) return exit_code::stopped;
     if (!run.all_agree(StopSignals::caught() == 0)) {
       report.say(stopped_at_results(recipe));
       return exit_code::stopped;

@@ -44,7 +44,7 @@ struct Recipe {
   int metrics_every = 10;   // steps between rows of metrics
   int knn_every = 0;        // steps between k-NN monitors; 0: one every epoch
   int knn_bank = 10000;     // training images in the monitor's bank, evenly spaced; all if there are fewer
-  int knn_queries = 10000;  // test images that the monitor classifies, evenly spaced; all if there are fewer
+  int knn_queries = 10000;  // test images that the monitors look at, evenly spaced; all if there are fewer
   int save_every = 0;       // steps between checkpoints; 0: one every epoch
   double rank_timeout = 0;  // seconds to wait for other ranks; 0: in a step ten steps, and 30 s at least, else 300 s
 

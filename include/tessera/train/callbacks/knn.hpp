@@ -13,9 +13,8 @@
 namespace tessera {
 inline namespace TESSERA_ABI {
 
-// A callback that classifies at most recipe.knn_queries images of `test` by their nearest neighbours among at most
-// recipe.knn_bank images of `train`, both evenly spaced, before the first step and every recipe.knn_every steps
-// (docs/method.md, "k-NN").
+// A callback that classifies `test` by its nearest neighbours among at most recipe.knn_bank images of `train`, evenly
+// spaced, before the first step and every recipe.knn_every steps (docs/method.md, "k-NN").
 template <data::LabelledDataset Images>
 class KnnMonitor {
  public:
@@ -33,23 +32,25 @@ class KnnMonitor {
     if (run.due(run.recipe().knn_every)) measure(run);
   }
 
+  // Measures and tells the accuracy, given the features of all test images. On all ranks, within run.between_steps.
+  template <class Run>
+  void tell(Run& run, const FeatureSet& queries) {
+    const data::Spread known(train_, run.recipe().knn_bank);
+    const FeatureSet bank = features_of(run.trainer(), known, normalization_);
+    if (run.leads()) write(run, eval::knn_accuracy(pool_, bank.view(), bank.labels, queries.view(), queries.labels));
+  }
+
  private:
   template <class Run>
   void measure(Run& run) {
-    run.between_steps([&] {
-      const data::Spread known(train_, run.recipe().knn_bank), asked(test_, run.recipe().knn_queries);
-      const FeatureSet bank = features_of(run.trainer(), known, normalization_);
-      const FeatureSet queries = features_of(run.trainer(), asked, normalization_);
-      if (run.leads())
-        tell(run, eval::knn_accuracy(pool_, bank.view(), bank.labels, queries.view(), queries.labels), asked.size());
-    });
+    run.between_steps([&] { tell(run, features_of(run.trainer(), test_, normalization_)); });
     static_cast<void>(run.all_agree(true));  // all ranks have come so far before the next step begins
   }
   template <class Run>
-  void tell(Run& run, double accuracy, int images) {
+  void write(Run& run, double accuracy) {
     report_.row({{"step", static_cast<double>(run.steps())}, {"epoch", run.epoch()}, {"knn", accuracy}});
     report_.show("k-NN", accuracy);
-    report_.say(fmt::format("epoch {:6.2f}  k-NN accuracy {:.4f} on {} images", run.epoch(), accuracy, images));
+    report_.say(fmt::format("epoch {:6.2f}  k-NN accuracy {:.4f} on {} images", run.epoch(), accuracy, test_.size()));
   }
 
   Report& report_;
