@@ -87,9 +87,9 @@ class ArrayDataset {
     if (shape.size() != 3 && shape.size() != 4)
       wrong("images have 4 dimensions (images, height, width, channels), or 3 if they are grey");
     if (images.size() == 0 || shape[0] > INT_MAX) wrong("there must be an image, and each must have pixels");
-    constexpr std::size_t most_pixels = 1 << 26;
-    if (shape[1] > most_pixels || shape[2] > most_pixels / shape[1])
-      wrong(fmt::format("an image has at most {} pixels", most_pixels));
+    constexpr std::size_t largest_image = 1 << 26;
+    if (shape[1] > largest_image || shape[2] > largest_image / shape[1])
+      wrong(fmt::format("an image has at most {} pixels", largest_image));
     if (shape.size() == 4 && shape[3] > most_channels)
       wrong(fmt::format("its last dimension is that of channels, of which there are at most {}", most_channels));
     size_ = static_cast<int>(shape[0]);

@@ -156,11 +156,15 @@ class IdxDataset {
  public:
   static constexpr bool in_memory = true;
 
-  // True if the folder holds train-images-idx3-ubyte[.gz].
+  // True if the folder holds a file of MNIST's names.
   [[nodiscard]] static bool is_in(const std::filesystem::path& folder) {
     std::error_code none;
-    return std::filesystem::exists(folder / "train-images-idx3-ubyte", none) ||
-           std::filesystem::exists(folder / "train-images-idx3-ubyte.gz", none);
+    for (const char* const name :
+         {"train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"})
+      if (std::filesystem::exists(folder / name, none) ||
+          std::filesystem::exists(folder / (std::string(name) + ".gz"), none))
+        return true;
+    return false;
   }
 
   // Reads `folder`/`split`-images-idx3-ubyte[.gz] and `folder`/`split`-labels-idx1-ubyte[.gz]. The splits of MNIST and

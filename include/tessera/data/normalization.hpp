@@ -8,11 +8,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <mutex>
 #include <string>
+#include <vector>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/core/index.hpp"
+#include "tessera/core/thread_pool.hpp"
 #include "tessera/data/dataset.hpp"
 #include "tessera/data/image.hpp"
 
@@ -58,43 +61,84 @@ inline void to_float(ImageView image, int channels, const Normalization& normali
   }
 }
 
-// Mean and standard deviation of each channel over all pixels of a data set, decoded once. Images have the number of
-// channels of the first that is not grey; a grey image counts for every channel. A constant channel gets the deviation
-// 1, and channels that no image has, up to 3, the mean 0 and the deviation 1.
-template <Dataset Images>
-[[nodiscard]] Normalization measure_normalization(const Images& images) {
-  if (images.size() == 0) fail("the data set has no image to measure a normalization on");
-  using Counts = std::array<std::uint64_t, 256>;
-  std::array<Counts, most_channels> counts{};
-  Counts grey{};
-  int channels = 1;
-  Image scratch;
-  for (int i = 0; i < images.size(); ++i) {
-    const ImageView image = images.decode(i, scratch);
-    if (channels == 1) channels = smaller(larger(image.channels, 1), most_channels);
-    check_pixels(image, i, channels);
+namespace detail {
+
+// How often each value occurs in each channel.
+class PixelCounts {
+ public:
+  // Counts image i, which must be grey or have as many channels as those before that are not.
+  void add(ImageView image, int i) {
+    if (channels_ == 1) channels_ = smaller(larger(image.channels, 1), most_channels);
+    check_pixels(image, i, channels_);
     const auto step = static_cast<std::size_t>(image.channels);
     for (std::size_t c = 0; c < step; ++c) {
-      Counts& of = step == 1 ? grey : counts[c];
+      Counts& of = step == 1 ? grey_ : counts_[c];
       for (std::size_t at = c; at < image.size(); at += step) ++of[image.pixels[at]];
     }
   }
-  Normalization normalization{};
-  normalization.channels = larger(3, channels);
-  for (std::size_t c = 0; c < static_cast<std::size_t>(normalization.channels); ++c) {
-    double count = 0, sum = 0, squares = 0;
+  void add(const PixelCounts& other) {
+    if (channels_ > 1 && other.channels_ > 1 && channels_ != other.channels_)
+      fail("some images have {} channels and some {}; all must be alike, or grey", channels_, other.channels_);
+    channels_ = larger(channels_, other.channels_);
     for (std::size_t value = 0; value < 256; ++value) {
-      const double level = static_cast<double>(value) / 255,
-                   times = static_cast<double>(counts[c][value] + grey[value]);
-      count += times;
-      sum += times * level;
-      squares += times * level * level;
+      grey_[value] += other.grey_[value];
+      for (std::size_t c = 0; c < most_channels; ++c) counts_[c][value] += other.counts_[c][value];
     }
-    const double mean = count > 0 ? sum / count : 0, variance = count > 0 ? squares / count - mean * mean : 0;
-    normalization.mean[c] = static_cast<float>(mean);
-    normalization.deviation[c] = variance > 1e-12 ? static_cast<float>(std::sqrt(variance)) : 1.0f;
   }
-  return normalization;
+
+  [[nodiscard]] Normalization normalization() const {
+    Normalization normalization{};
+    normalization.channels = larger(3, channels_);
+    for (std::size_t c = 0; c < static_cast<std::size_t>(normalization.channels); ++c) {
+      double count = 0, sum = 0, squares = 0;
+      for (std::size_t value = 0; value < 256; ++value) {
+        const double level = static_cast<double>(value) / 255,
+                     times = static_cast<double>(counts_[c][value] + grey_[value]);
+        count += times;
+        sum += times * level;
+        squares += times * level * level;
+      }
+      const double mean = count > 0 ? sum / count : 0, variance = count > 0 ? squares / count - mean * mean : 0;
+      normalization.mean[c] = static_cast<float>(mean);
+      normalization.deviation[c] = variance > 1e-12 ? static_cast<float>(std::sqrt(variance)) : 1.0f;
+    }
+    return normalization;
+  }
+
+ private:
+  using Counts = std::array<std::uint64_t, 256>;
+  std::array<Counts, most_channels> counts_{};
+  Counts grey_{};
+  int channels_ = 1;
+};
+
+}  // namespace detail
+
+// Mean and standard deviation of each channel over all pixels of a data set, decoded once. Images have the number of
+// channels of the first that is not grey; a grey image counts for every channel. A constant channel gets the deviation
+// 1, and channels that no image has, up to 3, the mean 0 and the deviation 1. Any number of threads gives the same
+// bits; 0 takes every processor. Calls tell(images done) from time to time, from one thread at a time.
+template <Dataset Images, class Tell>
+[[nodiscard]] Normalization measure_normalization(const Images& images, int threads, Tell&& tell) {
+  if (images.size() == 0) fail("the data set has no image to measure a normalization on");
+  ThreadPool pool(threads);
+  std::vector<detail::PixelCounts> counts(static_cast<std::size_t>(pool.threads()));
+  int done = 0;
+  std::mutex mutex;
+  pool.for_pieces(images.size(), 16, [&](index first, index last, int worker) {
+    Image scratch;
+    for (index i = first; i < last; ++i)
+      counts[static_cast<std::size_t>(worker)].add(images.decode(static_cast<int>(i), scratch), static_cast<int>(i));
+    const std::lock_guard lock(mutex);
+    done += static_cast<int>(last - first);
+    tell(done);
+  });
+  for (std::size_t worker = 1; worker < counts.size(); ++worker) counts[0].add(counts[worker]);
+  return counts[0].normalization();
+}
+template <Dataset Images>
+[[nodiscard]] Normalization measure_normalization(const Images& images) {
+  return measure_normalization(images, 1, [](int) {});
 }
 
 // The text "mean mean mean deviation deviation deviation", from which normalization_from reads the same bits; of more

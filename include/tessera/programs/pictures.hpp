@@ -17,7 +17,9 @@
 #include <vector>
 
 #include "tessera/core/free_memory.hpp"
+#include "tessera/data/array.hpp"
 #include "tessera/data/cached.hpp"
+#include "tessera/data/cifar.hpp"
 #include "tessera/data/idx.hpp"
 #include "tessera/data/image_folder.hpp"
 #include "tessera/data/image_list.hpp"
@@ -25,6 +27,7 @@
 #include "tessera/data/tolerant.hpp"
 #include "tessera/io/hash.hpp"
 #include "tessera/programs/options.hpp"
+#include "tessera/train/callbacks/progress.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -109,20 +112,28 @@ struct SplitFolders {
   return {std::move(train), std::move(test)};
 }
 
-[[nodiscard]] inline bool holds_idx(const std::filesystem::path& folder) {
-  for (const char* const name :
-       {"train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"})
-    if (std::filesystem::exists(folder / name) || std::filesystem::exists(folder / (std::string(name) + ".gz")))
-      return true;
-  return false;
+// The train and test splits of a data set that is held in memory.
+template <class Images>
+[[nodiscard]] Pictures open_in_memory(const std::string& folder, const char* train, const char* test) {
+  Images training(folder, train), testing(folder, test);
+  data::Image scratch;
+  const data::ImageView one = training.decode(0, scratch), other = testing.decode(0, scratch);
+  if (one.height != other.height || one.width != other.width || one.channels != other.channels)
+    fail("--data {}: training images have {} x {} pixels of {} channel(s), but test images {} x {} of {}", folder,
+         one.height, one.width, one.channels, other.height, other.width, other.channels);
+  std::vector<std::string> classes;
+  if constexpr (requires { training.classes(); }) classes = training.classes();
+  Pictures pictures{data::AnyDataset(std::move(training)), data::AnyDataset(std::move(testing))};
+  pictures.class_names = std::move(classes);
+  return pictures;
 }
 
-[[nodiscard]] inline Pictures open_idx(const std::string& folder) {
-  data::IdxDataset train(folder, "train"), test(folder, "t10k");
-  if (train.height() != test.height() || train.width() != test.width())
-    fail("--data {}: training images have {} x {} pixels, but test images {} x {}", folder, train.height(),
-         train.width(), test.height(), test.width());
-  return {data::AnyDataset(std::move(train)), data::AnyDataset(std::move(test))};
+// The data set in a folder by the names of its files; nothing if it holds none of these.
+[[nodiscard]] inline std::optional<Pictures> open_in_memory(const std::string& folder) {
+  if (data::IdxDataset::is_in(folder)) return open_in_memory<data::IdxDataset>(folder, "train", "t10k");
+  if (data::Cifar::is_in(folder)) return open_in_memory<data::Cifar>(folder, "train", "test");
+  if (data::ArrayDataset::is_in(folder)) return open_in_memory<data::ArrayDataset>(folder, "train", "test");
+  return std::nullopt;
 }
 
 // Room for decoded pictures. Throws Error if there is not so much memory.
@@ -138,7 +149,7 @@ struct SplitFolders {
 
 // Opens the data sets of a run. Throws Error that names the flag, or the file.
 [[nodiscard]] inline Pictures open_pictures(const DataOptions& options) {
-  if (detail::holds_idx(options.path)) return detail::open_idx(options.path);
+  if (std::optional<Pictures> pictures = detail::open_in_memory(options.path)) return std::move(*pictures);
   detail::Split split = detail::find_split(options);
   auto damaged = std::make_shared<data::DamagedPictures>(options.max_damaged, "--");
   const auto room = detail::cache_room(options.cache);
@@ -154,12 +165,13 @@ struct SplitFolders {
 }
 
 // The images of `part`, "train" or "test", as open_pictures splits them. Empty: all pictures of a folder or a list in
-// their order, and the test images of IDX files. Pictures that are damaged are replaced, and named in `damaged`.
+// their order, and the test images of a data set in memory. Pictures that are damaged are replaced, and named in
+// `damaged`.
 [[nodiscard]] inline data::AnyDataset open_part(const DataOptions& options, std::string_view part,
                                                 std::shared_ptr<data::DamagedPictures> damaged) {
   if (!part.empty() && part != "train" && part != "test") fail("--split {}: there are train and test", part);
-  if (detail::holds_idx(options.path))
-    return data::AnyDataset(data::IdxDataset(options.path, part == "train" ? "train" : "t10k"));
+  if (std::optional<Pictures> pictures = detail::open_in_memory(options.path))
+    return std::move(part == "train" ? pictures->train : pictures->test);
   if (!std::filesystem::exists(options.path)) fail("--data {}: there is no such folder or file", options.path);
   if (part.empty())
     return data::AnyDataset(
@@ -190,9 +202,17 @@ struct ImageSizes {
 }
 
 // Mean and deviation of at most 65,536 images, evenly spaced: of so many, more would not change what training sees.
-[[nodiscard]] inline data::Normalization measure(const data::AnyDataset& images) {
+// Shows progress where that takes long.
+[[nodiscard]] inline data::Normalization measure(const data::AnyDataset& images, int threads) {
   constexpr int most = 1 << 16;
-  return data::measure_normalization(data::Spread(images, most));
+  constexpr double patience = 2;  // seconds
+  const data::Spread some(images, most);
+  const Stopwatch clock;
+  Progress progress;
+  return data::measure_normalization(some, threads, [&](int done) {
+    if (clock.seconds() > patience && progress.due())
+      progress.show(fmt::format("mean and deviation of pixels: {} of {} pictures", done, some.size()));
+  });
 }
 
 }  // namespace programs

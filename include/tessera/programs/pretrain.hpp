@@ -172,7 +172,7 @@ struct ChosenFlags {
     if (const auto said = checkpoint.metadata().find("normalization"); said != checkpoint.metadata().end())
       return data::normalization_from(said->second, recipe.resume.string());
   }
-  return measure(pictures.train);
+  return measure(pictures.train, recipe.threads);
 }
 
 inline int pretrain(int argc, char** argv, const Choice& choice) {

@@ -243,7 +243,7 @@ class RunPage {
       auto& row = gallery.rows.emplace_back();
       const int number = static_cast<int>(i);
       row.push_back(
-          picture(shown.decode(number, scratch), pictures_.test.labelled() ? class_name(shown.label(number)) : ""));
+          thumbnail(shown.decode(number, scratch), pictures_.test.labelled() ? class_name(shown.label(number)) : ""));
       std::vector<float> mean(tokens - 1);
       for (std::size_t head = 0; head < heads; ++head) {
         const float* const from = maps.values.data() + (i * heads + head) * tokens * tokens + 1;
