@@ -331,7 +331,7 @@ class Pretrain(Case):
         self.assertRegex(said, "epoch .* step 1/14 .* images/s .* left")
         self.assertRegex(said, r"k-NN accuracy 0\.[0-9]+ on 40 images")
         metrics = self.path("run/metrics.jsonl").read_text()
-        self.assertEqual(metrics.count("\n"), 4, metrics)
+        self.assertEqual(metrics.count("\n"), 7, metrics)
         self.assertRegex(metrics, '"step":10,.*"loss":.*"images_per_second":')
         report = self.path("run/report.html").read_text()
         self.assertIn("</html>", report)
