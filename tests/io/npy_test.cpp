@@ -122,7 +122,7 @@ TEST_F(Npy, ReadsIntegersOfAnyType) {
     EXPECT_THAT([&] { read(value); }, testing::ThrowsMessage<Error>(testing::AllOf(testing::HasSubstr(path.string()),
                                                                                    testing::HasSubstr(sentence))));
   };
-  expect_no_integers(std::int64_t{1} << 31, "the value 2147483648; it must lie between -2147483648 and 2147483647");
+  expect_no_integers(std::int64_t{1} << 31, "the value 2147483648, which is no integer of 32 bits");
   expect_no_integers(std::uint32_t{4294967295u}, "the value 4294967295");
   expect_no_integers(1.0f, "'<f4'");
 }

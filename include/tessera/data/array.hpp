@@ -38,9 +38,9 @@ class ArrayDataset {
 
   // Takes an array of 3 or 4 dimensions, and labels from any range of integers. Throws Error for an empty array, more
   // than most_channels channels, or labels that are negative or not one for each image.
-  template <std::size_t rank, class Labels = std::vector<int>>
+  template <std::size_t rank, class Integers = std::vector<int>>
   requires(rank == 3 || rank == 4) explicit ArrayDataset(xt::xtensor<std::uint8_t, rank> images,
-                                                         const Labels& labels = {}) {
+                                                         const Integers& labels = {}) {
     take(std::move(images), "the array of images");
     add(labels, "the array of labels");
   }
@@ -99,8 +99,8 @@ class ArrayDataset {
     pixels_ = std::move(images.storage());
   }
 
-  template <class Labels>
-  void add(const Labels& labels, const std::string& where) {
+  template <class Integers>
+  void add(const Integers& labels, const std::string& where) {
     for (const auto label : labels) {
       if (!std::in_range<int>(label) || label < 0)
         fail("{}: number {} is {}; labels are 0, 1, ...", where, labels_.size(), label);

@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <limits>
 #include <new>
 #include <optional>
 #include <span>
@@ -178,8 +177,7 @@ template <class Integer>
     const xt::xarray<Stored> values = file.values<Stored>();
     for (const Stored value : values)
       if (!std::in_range<Integer>(value))
-        fail("{}: holds the value {}; it must lie between {} and {}", path.string(), value,
-             std::numeric_limits<Integer>::lowest(), (std::numeric_limits<Integer>::max)());
+        fail("{}: holds the value {}, which is no integer of {} bits", path.string(), value, 8 * sizeof(Integer));
     integers = xt::cast<Integer>(values);
     return true;
   };
