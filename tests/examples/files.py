@@ -4,6 +4,7 @@ import json
 import os
 import random
 import struct
+import zlib
 
 
 def write_idx(path, extents, values):
@@ -18,6 +19,20 @@ def data(folder, train=120, test=40, side=28, test_side=None, classes=10):
     for split, count, pixels in ("train", train, side), ("t10k", test, test_side or side):
         write_idx(f"{folder}/{split}-images-idx3-ubyte", (count, pixels, pixels), noise.randbytes(count * pixels**2))
         write_idx(f"{folder}/{split}-labels-idx1-ubyte", (count,), bytes(i % classes for i in range(count)))
+
+
+def png(path, side, pixels, channels=1):
+    """A PNG file of side x side pixels, grey or RGB."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    width = side * channels
+    lines = b"".join(b"\0" + pixels[row * width : (row + 1) * width] for row in range(side))
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header))
+        file.write(chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b""))
 
 
 def checkpoint(source, target, change, key, value=None):
