@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -19,6 +18,7 @@
 #include "tessera/data/normalization.hpp"
 #include "tessera/data/spread.hpp"
 #include "tessera/eval/geometry.hpp"
+#include "tessera/io/metrics.hpp"
 #include "tessera/train/callbacks/report.hpp"
 #include "tessera/train/features.hpp"
 #include "tessera/train/run.hpp"
