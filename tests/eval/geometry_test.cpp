@@ -75,8 +75,17 @@ TEST(Geometry, EqualFeaturesHaveCollapsed) {
     EXPECT_NEAR(eval::effective_rank(z), 1, 2e-5);
     EXPECT_NEAR(eval::mean_deviation(z), 0, 1e-15);
     EXPECT_NEAR(eval::uniformity(pool, z), 0, 1e-12);
+    EXPECT_TRUE(eval::have_collapsed(eval::effective_rank(z), eval::mean_deviation(z), z.width));
     EXPECT_EQ(eval::covariance_ranks(z).entropy, 0);
   }
+}
+
+// A tenth of the spread, 1 / sqrt(100), and 3 directions: docs/method.md, 5.4.
+TEST(Geometry, CollapseIsLittleDeviationInFewDirections) {
+  EXPECT_TRUE(eval::have_collapsed(2.9, 0.0099, 100));
+  EXPECT_FALSE(eval::have_collapsed(3.1, 0.0099, 100));
+  EXPECT_FALSE(eval::have_collapsed(2.9, 0.0101, 100));
+  EXPECT_FALSE(eval::have_collapsed(std::nan(""), std::nan(""), 100));
 }
 
 TEST(Geometry, UniformityHasTheSameBitsOnAnyNumberOfThreads) {

@@ -3,6 +3,7 @@
 
 Every case works in a temporary folder that holds a small data set, data/."""
 
+import csv
 import gzip
 import hashlib
 import pathlib
@@ -10,6 +11,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -332,15 +334,30 @@ class Pretrain(Case):
         self.assertRegex(said, r"k-NN accuracy 0\.[0-9]+ on 40 images")
         metrics = self.path("run/metrics.jsonl").read_text()
         self.assertEqual(metrics.count("\n"), 7, metrics)
+        self.assertRegex(metrics, '"step":14,.*"effective_rank":.*"feature_deviation":.*"uniformity":.*"alignment":')
         self.assertRegex(metrics, '"step":10,.*"loss":.*"images_per_second":')
         report = self.path("run/report.html").read_text()
         self.assertIn("</html>", report)
         self.assertNotRegex(report, re.compile("http", re.IGNORECASE), "the report refers to the network")
+        self.assertIn("Effective rank of features", report)
+        self.assertNotIn("collapsed", said + metrics + report)
         self.succeeds(*self.pretrain, "--out", "one")
         self.same(CHECKPOINT, "one/checkpoint.safetensors")
         self.same("run/features.npy", "one/features.npy")
         self.succeeds(*self.pretrain, "--out", "other", "--seed", "1")
         self.differ("run/features.npy", "other/features.npy")
+
+    def test_collapse(self):
+        """Features that collapse are told once, in the rows of metrics, and in the head of the report."""
+        said = self.succeeds(
+            *[PRETRAIN, "--data", "data", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0"],
+            *["--lr", "10", "--threads", "1", "--out", "run"],
+        )
+        sentence = "the features have collapsed: all pictures have nearly the same feature"
+        self.assertEqual(said.count(sentence), 1, said)
+        rows = [row for row in files.metrics(self.path("run/metrics.jsonl")) if "effective_rank" in row]
+        self.assertEqual([row.get("collapsed") for row in rows], [None, 1, 1], rows)
+        self.assertIn(f'<p class="warning">{sentence}', self.path("run/report.html").read_text())
 
     def test_small_images(self):
         self.make_data("small", 4, 3, 20, 20, 200)
@@ -436,6 +453,10 @@ class ExtractFeatures(Case):
         self.succeeds(*extract, "--split", "train", "--out", "train.npy")
         self.differ("train.npy", "run/features.npy")
 
+        self.assertEqual(self.path("features.names.txt").read_text(), "".join(f"{i}\n" for i in range(40)))
+        self.check_table(extract)
+        self.check_neighbours(extract)
+
         self.refuses("--checkpoint is required", EXTRACT_FEATURES, "--data", "data")
         self.refuses("--unknown", *extract, "--unknown")
         self.refuses("--split t10k", *extract, "--split", "t10k")
@@ -450,6 +471,35 @@ class ExtractFeatures(Case):
             self.refuses("other|unknown", *extract, "--checkpoint", "other")
         self.change_checkpoint("rename", "base_encoder.cls_token", "else")
         self.refuses("other|base_encoder.cls_token", *extract, "--checkpoint", "other")
+
+    def check_table(self, extract):
+        """A table of names, labels and the features of the .npy file."""
+        self.succeeds(*extract, "--csv", "features.csv")
+        with open(self.path("features.csv"), newline="") as file:
+            header, *rows = csv.reader(file)
+        self.assertEqual(header[:3], ["name", "label", "f0"])
+        self.assertEqual([row[:2] for row in rows], [[str(i), str(i % 10)] for i in range(40)])
+        values = [float(value) for row in rows for value in row[2:]]
+        stored = self.bytes_of("features.npy")[-4 * len(values) :]
+        self.assertEqual(struct.pack(f"<{len(values)}f", *values), stored)
+        self.refuses("--csv features.npy", *extract, "--csv", "features.npy")
+        self.refuses("--csv run/checkpoint.safetensors", *extract, "--csv", CHECKPOINT)
+
+    def check_neighbours(self, extract):
+        """The picture that is nearest to one of the data set is that one."""
+        pixels = self.bytes_of("data/t10k-images-idx3-ubyte")[16 + 7 * 784 :][:784]
+        files.png(self.path("query.png"), pixels, 28)
+        said = self.succeeds(*extract, "--neighbours", "query.png", "--neighbours-count", "3")
+        self.assertRegex(said, "nearest to query.png.* neighbours.html shows them:\n   1  1.0000  7\n   2  0.*\n   3  0.*\n$")
+        page = self.path("neighbours.html").read_text()
+        self.assertEqual(page.count("<img "), 4, "the query and three neighbours")
+        self.assertIn("1.000 7", page)
+        colours = bytes(value for grey in pixels for value in (grey, grey, grey))
+        files.png(self.path("query.png"), colours, 28, channels=3)
+        self.assertIn("   1  1.0000  7\n", self.succeeds(*extract, "--neighbours", "query.png"))
+        self.refuses("missing.jpg", *extract, "--neighbours", "missing.jpg")
+        self.refuses("run/checkpoint.safetensors|neither a JPEG nor a PNG", *extract, "--neighbours", CHECKPOINT)
+        self.refuses("--neighbours-count", *extract, "--neighbours", "query.png", "--neighbours-count", "0")
 
 
 if __name__ == "__main__":

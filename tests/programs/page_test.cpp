@@ -10,6 +10,7 @@ namespace {
 TEST(Page, EscapesTextAndNeedsNothingFromElsewhere) {
   programs::Page page;
   page.title = "<script>alert(1)</script> & \"quotes\"";
+  page.warning = "<script>";
   page.facts = {{"<b>", "&"}};
   page.charts = {{"Loss", "epoch", {{"a", {{0, 1}, {1, std::nan("")}, {2, 3}}}, {"b", {}}}, {{"line", 2}}, false},
                  {"Empty", "epoch", {}, {}, true},

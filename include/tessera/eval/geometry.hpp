@@ -122,10 +122,10 @@ template <class Scalar>
   return (unit.colwise().squaredNorm() / static_cast<double>(z.rows - 1)).cwiseSqrt().mean();
 }
 
-// True if features of this width and mean deviation are nearly all the same: their deviation is below a hundredth of
-// that of features that are spread evenly.
-[[nodiscard]] inline bool have_collapsed(double deviation, index width) {
-  return deviation * std::sqrt(static_cast<double>(width)) < 0.01;
+// True if features of this width are nearly all the same: they have less than a tenth of the deviation of features that
+// are spread evenly, and use fewer than 3 directions.
+[[nodiscard]] inline bool have_collapsed(double effective_rank, double deviation, index width) {
+  return deviation * std::sqrt(static_cast<double>(width)) < 0.1 && effective_rank < 3;
 }
 
 // The mean cosine of the pairs i < j: 1 if all rows have one direction.

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -19,6 +18,7 @@
 #include "tessera/data/normalization.hpp"
 #include "tessera/data/spread.hpp"
 #include "tessera/eval/geometry.hpp"
+#include "tessera/io/metrics.hpp"
 #include "tessera/train/callbacks/report.hpp"
 #include "tessera/train/features.hpp"
 #include "tessera/train/run.hpp"
@@ -33,7 +33,7 @@ struct FeatureGeometry {
 
   // The mean deviation of features that are spread evenly over all directions.
   [[nodiscard]] double spread() const { return 1 / std::sqrt(static_cast<double>(width)); }
-  [[nodiscard]] bool collapsed() const { return eval::have_collapsed(deviation, width); }
+  [[nodiscard]] bool collapsed() const { return eval::have_collapsed(effective_rank, deviation, width); }
   // What a user reads once features have collapsed.
   [[nodiscard]] std::string warning() const {
     return fmt::format(
