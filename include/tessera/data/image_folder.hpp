@@ -1,6 +1,7 @@
 // A folder of pictures as a data set: POSIX. Needs libjpeg-turbo and libpng (CMake target tessera::image).
 #pragma once
 
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -31,7 +32,7 @@ namespace detail {
 [[nodiscard]] inline bool is_named_as_picture(const std::string& name) {
   std::string end = name.substr(name.rfind('.') == std::string::npos ? name.size() : name.rfind('.'));
   std::transform(end.begin(), end.end(), end.begin(), [](unsigned char c) { return std::tolower(c); });
-  return end == ".jpg" || end == ".jpeg" || end == ".png";
+  return std::find(picture_endings.begin(), picture_endings.end(), end) != picture_endings.end();
 }
 
 // The pictures in a folder and in those within, behind symbolic links too, as (folder, name) in torchvision's order: by
@@ -86,9 +87,9 @@ struct ImageFolderOptions {
   Orientation orientation = Orientation::upright;
 };
 
-// The pictures (.jpg, .jpeg, .png) in a folder and in those within, decoded when they are asked for. The folders of the
-// first level that hold pictures are the classes, in sorted order as torchvision's, and pictures beside them are left
-// out; where there are none, there are no labels.
+// The pictures (files whose names have one of picture_endings) in a folder and in those within, decoded when they are
+// asked for. The folders of the first level that hold pictures are the classes, in sorted order as torchvision's, and
+// pictures beside them are left out; where there are none, there are no labels.
 class ImageFolder {
  public:
   // Reads names alone. Throws Error that names the folder if it cannot be read or holds no picture.
@@ -102,7 +103,8 @@ class ImageFolder {
       fail("{}: {}", problem.path1().string(), problem.code().message());
     }
     if (names_.empty())
-      fail("{}: there is no picture in it (.jpg, .jpeg, .png), nor in a folder within", folder_.string());
+      fail("{}: there is no picture in it ({}), nor in a folder within", folder_.string(),
+           fmt::join(picture_endings, ", "));
     if (names_.size() > INT_MAX) fail("{}: holds more than {} pictures", folder_.string(), INT_MAX);
   }
 
