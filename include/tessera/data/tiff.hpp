@@ -43,13 +43,16 @@ class TiffFile {
     if (tiff_ != nullptr) TIFFClose(tiff_);
   }
 
-  // The largest piece of memory for pixels that are not decoded yet.
-  static constexpr tmsize_t most_bytes = 1 << 30;
+  // The largest piece of memory for pixels that are not converted yet.
+  static constexpr tmsize_t most_bytes = 3 * most_pixels;
 
   [[nodiscard]] TIFF* get() const { return tiff_; }
   [[nodiscard]] const char* problem() const { return problem_.data(); }
-  // From here on warnings are about pixels, which are damaged then.
-  void expect_no_warning() { warnings_count_ = true; }
+  // From here on what libtiff says is about pixels, which are damaged then; before, about tags that are left out.
+  void expect_pixels() {
+    problem_[0] = '\0';
+    warnings_count_ = true;
+  }
   [[nodiscard]] bool damaged() const { return problem_[0] != '\0'; }
 
   // The value of a tag of 16 or 32 bits, or its default.
@@ -253,7 +256,7 @@ inline int decode_tiff(std::span<const std::byte> file, std::string_view name, I
     fail("{}: is truncated: its pixels take {} bytes, and it holds {} in all", name, row * layout.height * planes,
          file.size());
   to.resize(static_cast<int>(layout.height), static_cast<int>(layout.width), layout.grey() ? 1 : 3);
-  tiff.expect_no_warning();
+  tiff.expect_pixels();
   if (!detail::read_tiff(tiff, layout, to) || tiff.damaged())
     fail("{}: cannot be decoded: {}", name, tiff.damaged() ? tiff.problem() : "its rows or tiles are too large");
   const int orientation = tiff.value<std::uint16_t>(TIFFTAG_ORIENTATION);
