@@ -206,6 +206,7 @@ class TiffPixels {
 };
 
 // Reads a page that is stored in rows, or in tiles, which cover the picture from left to right and from top to bottom.
+// Returns false where data are damaged, and where a row or a tile is too large.
 inline bool read_tiff(const TiffFile& file, const TiffLayout& layout, Image& to) {
   const TiffPixels pixels(layout);
   TIFF* const tiff = file.get();
@@ -221,12 +222,12 @@ inline bool read_tiff(const TiffFile& file, const TiffLayout& layout, Image& to)
   const auto planes = static_cast<std::uint16_t>(layout.separate ? layout.colors() : 1);
   for (std::uint16_t plane = 0; plane < planes; ++plane) {
     for (std::uint32_t y = 0; !tiled && y < layout.height; ++y) {
-      if (TIFFReadScanline(tiff, samples.data(), y, plane) != 1) return false;
+      if (TIFFReadScanline(tiff, samples.data(), y, plane) != 1 || file.damaged()) return false;
       pixels.put(samples.data(), layout.width, plane, at(y, 0));
     }
     for (std::uint32_t y = 0; tiled && y < layout.height; y += tile_height)
       for (std::uint32_t x = 0; x < layout.width; x += tile_width) {
-        if (TIFFReadTile(tiff, samples.data(), x, y, 0, plane) < 0) return false;
+        if (TIFFReadTile(tiff, samples.data(), x, y, 0, plane) < 0 || file.damaged()) return false;
         const std::size_t row_bytes = samples.size() / tile_height;
         const std::uint32_t columns = layout.width - x < tile_width ? layout.width - x : tile_width;
         for (std::uint32_t row = 0; row < tile_height && y + row < layout.height; ++row)
@@ -257,7 +258,7 @@ inline int decode_tiff(std::span<const std::byte> file, std::string_view name, I
          file.size());
   to.resize(static_cast<int>(layout.height), static_cast<int>(layout.width), layout.grey() ? 1 : 3);
   tiff.expect_pixels();
-  if (!detail::read_tiff(tiff, layout, to) || tiff.damaged())
+  if (!detail::read_tiff(tiff, layout, to))
     fail("{}: cannot be decoded: {}", name, tiff.damaged() ? tiff.problem() : "its rows or tiles are too large");
   const int orientation = tiff.value<std::uint16_t>(TIFFTAG_ORIENTATION);
   return orientation >= 1 && orientation <= 8 ? orientation : 1;
