@@ -5,7 +5,8 @@ cd "$(dirname "$0")/.."
 . cmake/dependencies.sh
 need_packages "the tests" g++ cmake ninja-build ccache clang-14 clang-format-14 clang-tidy-14 libeigen3-dev libxtensor-dev \
   libfmt-dev libgtest-dev libgmock-dev libbenchmark-dev nlohmann-json3-dev libxxhash-dev libcli11-dev zlib1g-dev libpng-dev \
-  libjpeg62-turbo-dev libdnnl-dev libopenblas-dev dataset-fashion-mnist python3 libopenmpi-dev openmpi-bin strace
+  libjpeg62-turbo-dev libwebp-dev libtiff-dev libdnnl-dev libopenblas-dev dataset-fashion-mnist python3 \
+  libopenmpi-dev openmpi-bin strace
 
 # Of the programs, one encoder; machines other than the CPU have one objective, since all go the same way there.
 programs=(-DTESSERA_ARCHS=vit_tiny -DTESSERA_CUDA_ARCHS=80-real)

@@ -17,8 +17,9 @@ namespace {
 
 using data::Image;
 
-[[nodiscard]] std::string file(const std::string& name) {
-  return io::read_file(test_data() + "/fixtures/images/" + name, 1 << 20);
+// A file of a fixture: "images" (JPEG, PNG) or "images_more" (other formats, and Exif in PNG).
+[[nodiscard]] std::string file(const std::string& name, const std::string& fixture = "images") {
+  return io::read_file(test_data() + "/fixtures/" + fixture + "/" + name, 1 << 20);
 }
 
 // The RGB pixels of a file, or what is wrong with it.
@@ -45,39 +46,55 @@ struct Decoded {
   return decoded;
 }
 
-const Fixture& expected() {
-  static const Fixture fixture("images");
-  return fixture;
+const Fixture& expected(const std::string& fixture = "images") {
+  static const Fixture images("images"), more("images_more");
+  return fixture == "images" ? images : more;
 }
-void expect_pixels(const Decoded& decoded, const std::string& key) {
+void expect_pixels(const Decoded& decoded, const std::string& key, const std::string& fixture = "images") {
   EXPECT_EQ(decoded.problem, "");
-  EXPECT_EQ(decoded.shape, expected().tensor(key).shape);
-  EXPECT_EQ(decoded.pixels, expected().values<std::uint8_t>(key));
+  EXPECT_EQ(decoded.shape, expected(fixture).tensor(key).shape);
+  EXPECT_EQ(decoded.pixels, expected(fixture).values<std::uint8_t>(key));
 }
 
-// Every file of the fixture gives Pillow's pixels, or is refused with its name, or is damaged in a way that decoders
-// treat differently.
-TEST(Picture, IsPillows) {
-  std::ifstream list(test_data() + "/fixtures/images.json");
-  const nlohmann::json files = nlohmann::json::parse(list);
+struct Counts {
   int good = 0, refused = 0;
+};
+// Every file of a fixture gives Pillow's pixels, or is refused with its name, or is damaged in a way that decoders
+// treat differently.
+Counts expect_all(const std::string& fixture) {
+  std::ifstream list(test_data() + "/fixtures/" + fixture + ".json");
+  const nlohmann::json files = nlohmann::json::parse(list);
+  Counts counts;
   for (const auto& [name, about] : files.items()) {
     SCOPED_TRACE(name);
-    const Decoded as_stored = decoded(file(name), name);
+    const Decoded as_stored = decoded(file(name, fixture), name);
     const std::string expect = about.at("expect");
     if (expect == "pixels") {
-      expect_pixels(as_stored, expected().contains(name + ".high") ? name + ".high" : name);
-      ++good;
+      expect_pixels(as_stored, expected(fixture).contains(name + ".high") ? name + ".high" : name, fixture);
+      ++counts.good;
     } else if (expect == "refuse") {
       EXPECT_THAT(as_stored.problem, testing::StartsWith(name + ": "));
-      ++refused;
+      ++counts.refused;
     } else if (!as_stored.problem.empty()) {
       EXPECT_THAT(as_stored.problem, testing::StartsWith(name + ": "));
     }
   }
-  EXPECT_GT(good, 40);
-  EXPECT_GT(refused, 15);
+  return counts;
 }
+
+TEST(Picture, IsPillows) {
+  const Counts counts = expect_all("images");
+  EXPECT_GT(counts.good, 40);
+  EXPECT_GT(counts.refused, 15);
+}
+
+#if TESSERA_HAS_WEBP && TESSERA_HAS_TIFF
+TEST(Picture, OfOtherFormatsIsPillows) {
+  const Counts counts = expect_all("images_more");
+  EXPECT_GT(counts.good, 100);
+  EXPECT_GT(counts.refused, 55);
+}
+#endif
 
 TEST(Picture, IsTurnedUpright) {
   for (int orientation = 1; orientation <= 8; ++orientation) {
@@ -101,28 +118,78 @@ TEST(Picture, IsRefusedIfTheFileIsTooShortForItsSize) {
   EXPECT_THAT(decoded(png, "a.png").problem, testing::HasSubstr("a.png: is truncated: "));
 }
 
-// Whatever is cut off or changed: pixels or a sentence, in little time and memory.
-TEST(Picture, SurvivesDamage) {
-  for (const char* name :
-       {"progressive_420.jpg", "cmyk.jpg", "exif_6.jpg", "palette_alpha.png", "rgb8_interlaced.png"}) {
-    const std::string whole = file(name);
-    for (std::size_t length = 0; length < whole.size(); length += 3) {
-      const Decoded cut = decoded(whole.substr(0, length), name, data::Orientation::upright);
-      if (length + 12 < whole.size()) {
-        EXPECT_NE(cut.problem, "") << name << ", " << length << " bytes";
-      }
-    }
-    for (std::size_t at = 0; at < whole.size(); ++at) {
-      std::string changed = whole;
-      changed[at] = static_cast<char>(changed[at] ^ (1 << at % 8));
-      static_cast<void>(decoded(changed, name, data::Orientation::upright));
-    }
+// Exif in PNG and WebP, and the orientation of TIFF, which is always applied.
+TEST(Picture, OfOtherFormatsIsTurnedUpright) {
+  std::vector<std::string> names{"exif_1.png", "exif_3.png", "exif_5.png",
+                                 "exif_6.png", "exif_8.png", "exif_behind.png"};
+#if TESSERA_HAS_WEBP
+  names.insert(names.end(), {"exif_6.webp", "exif_7.webp"});
+#endif
+#if TESSERA_HAS_TIFF
+  for (int orientation = 1; orientation <= 8; ++orientation)
+    names.push_back(fmt::format("orientation_{}.tiff", orientation));
+#endif
+  for (const std::string& name : names) {
+    SCOPED_TRACE(name);
+    const bool turned = expected("images_more").contains(name + ".upright");
+    EXPECT_EQ(turned, name != "exif_1.png" && !name.ends_with(".tiff"));
+    expect_pixels(decoded(file(name, "images_more"), name, data::Orientation::upright),
+                  turned ? name + ".upright" : name, "images_more");
   }
 }
 
+// Whatever is cut off or changed: pixels or a sentence, in little time and memory. `spare` bytes at the end are not
+// needed for pixels.
+void expect_survival(const std::string& name, const std::string& fixture, std::size_t spare) {
+  SCOPED_TRACE(name);
+  const std::string whole = file(name, fixture);
+  for (std::size_t length = 0; length < whole.size(); length += 3) {
+    const Decoded cut = decoded(whole.substr(0, length), name, data::Orientation::upright);
+    if (length + spare < whole.size()) {
+      EXPECT_NE(cut.problem, "") << length << " bytes";
+    }
+  }
+  for (std::size_t at = 0; at < whole.size(); ++at) {
+    std::string changed = whole;
+    changed[at] = static_cast<char>(changed[at] ^ (1 << at % 8));
+    static_cast<void>(decoded(changed, name, data::Orientation::upright));
+  }
+}
+TEST(Picture, SurvivesDamage) {
+  for (const char* name : {"progressive_420.jpg", "cmyk.jpg", "exif_6.jpg", "palette_alpha.png", "rgb8_interlaced.png"})
+    expect_survival(name, "images", 12);
+}
+TEST(Picture, OfOtherFormatsSurvivesDamage) {
+  for (const char* name : {"bits_plain.pbm", "grey_1023.pgm", "rgb_plain.ppm", "bits_4.bmp", "runs_8.bmp", "runs_4.bmp",
+                           "fields_565.bmp", "exif_8.png"})
+    expect_survival(name, "images_more", 12);
+#if TESSERA_HAS_WEBP
+  expect_survival("lossy.webp", "images_more", 12);
+  expect_survival("lossless_alpha.webp", "images_more", 12);
+#endif
+#if TESSERA_HAS_TIFF
+  for (const char* name : {"lzw.tiff", "group4.tiff", "orientation_6.tiff", "planes_tiles.tiff", "palette_4.tiff"})
+    expect_survival(name, "images_more", 200);
+#endif
+}
+
 TEST(Picture, OfAnotherKindIsRefused) {
-  EXPECT_EQ(decoded("GIF89a", "a.gif").problem, "a.gif: is neither a JPEG nor a PNG file");
-  EXPECT_EQ(decoded("", "empty").problem, "empty: is neither a JPEG nor a PNG file");
+  const char* const rest = ": is no JPEG, PNG, BMP, PBM, PGM, PPM, WebP or TIFF file";
+  EXPECT_EQ(decoded("GIF89a", "a.gif").problem, std::string("a.gif") + rest);
+  EXPECT_EQ(decoded("", "empty").problem, std::string("empty") + rest);
+  EXPECT_EQ(decoded("P7\nWIDTH 1\n", "a.pam").problem, std::string("a.pam") + rest);
+}
+
+// A build without a library names it.
+TEST(Picture, NeedsALibrary) {
+#if !TESSERA_HAS_WEBP
+  EXPECT_EQ(decoded(file("lossy.webp", "images_more"), "a").problem,
+            "a: is a WebP file, and this program was built without libwebp; install it and build again");
+#endif
+#if !TESSERA_HAS_TIFF
+  EXPECT_EQ(decoded(file("lzw.tiff", "images_more"), "a").problem,
+            "a: is a TIFF file, and this program was built without libtiff 4.5; install it and build again");
+#endif
 }
 
 }  // namespace

@@ -32,7 +32,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   using namespace tessera;
   const std::vector<std::uint8_t> changed = with_checksums(data, size);
   const io::Bytes file = std::as_bytes(std::span(changed));
-  if (data::detail::Png png(file); !png.read_header() || png.pixels() > fuzz::most_pixels) return 0;
-  fuzz::decode_twice([&](data::Image& to) { data::decode_png(file, "input", to); });
+  if (data::detail::Png png(file); !png.read_header() || std::int64_t{png.width()} * png.height() > fuzz::most_pixels)
+    return 0;
+  fuzz::decode_twice([&](data::Image& to) {
+    const int orientation = data::decode_png(file, "input", to);
+    fuzz::require(orientation >= 1 && orientation <= 8, "an orientation is in 1 .. 8");
+  });
   return 0;
 }

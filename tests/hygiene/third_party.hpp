@@ -73,6 +73,12 @@
 #if __has_include(<mpi.h>)
 #include <mpi.h>
 #endif
+#if TESSERA_HAS_WEBP
+#include <webp/decode.h>
+#endif
+#if TESSERA_HAS_TIFF
+#include <tiffio.h>
+#endif
 #if TESSERA_HAS_ONEDNN
 #include <dnnl.h>
 #include <omp.h>

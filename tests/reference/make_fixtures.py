@@ -17,6 +17,7 @@ import torch.nn.functional as F
 import compare
 import image_fixtures
 import oracle
+import picture_formats
 import pth_fixtures
 import safetensors_io as st
 import study_fixtures
@@ -262,6 +263,7 @@ def write_all(seed, write, out, wanted):
     write("augment", lambda: augment_case(gen()))
     study_fixtures.write_all(seed, write)
     image_fixtures.write_all(out, seed, write, wanted)
+    picture_formats.write_all(out, seed, write, wanted)
     pth_fixtures.write_all(out, seed, write, wanted)
 
 

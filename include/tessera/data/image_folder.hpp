@@ -1,6 +1,7 @@
 // A folder of pictures as a data set: POSIX. Needs libjpeg-turbo and libpng (CMake target tessera::image).
 #pragma once
 
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -25,7 +26,7 @@ namespace detail {
 [[nodiscard]] inline bool is_named_as_picture(const std::string& name) {
   std::string end = name.substr(name.rfind('.') == std::string::npos ? name.size() : name.rfind('.'));
   std::transform(end.begin(), end.end(), end.begin(), [](unsigned char c) { return std::tolower(c); });
-  return end == ".jpg" || end == ".jpeg" || end == ".png";
+  return std::find(picture_endings.begin(), picture_endings.end(), end) != picture_endings.end();
 }
 
 // The pictures in a folder and in those within, behind symbolic links too, as (folder, name) in torchvision's order: by
@@ -81,8 +82,9 @@ struct ImageFolderOptions {
   std::vector<std::string> classes = {};  // the folders that are the labels 0, 1, ...; none: those there are, sorted
 };
 
-// The pictures in a folder and in those within. The folders of the first level that hold pictures are the classes, in
-// sorted order as torchvision's, and pictures beside them are left out; where there are none, there are no labels.
+// The pictures (files whose names have one of picture_endings) in a folder and in those within. The folders of the first
+// level that hold pictures are the classes, in sorted order as torchvision's, and pictures beside them are left out;
+// where there are none, there are no labels.
 class ImageFolder : public ImageFiles {
  public:
   // Reads names alone. Throws Error that names the folder if it cannot be read, holds no picture, or has a class that
@@ -96,7 +98,9 @@ class ImageFolder : public ImageFiles {
     } catch (const std::filesystem::filesystem_error& problem) {
       fail("{}: {}", problem.path1().string(), problem.code().message());
     }
-    if (size() == 0) fail("{}: there is no picture in it (.jpg, .jpeg, .png), nor in a folder within", folder.string());
+    if (size() == 0)
+      fail("{}: there is no picture in it ({}), nor in a folder within", folder.string(),
+           fmt::join(picture_endings, ", "));
   }
 
  private:

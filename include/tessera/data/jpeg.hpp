@@ -8,7 +8,6 @@
 // libjpeg's header needs those above.
 #include <jpeglib.h>
 
-#include <algorithm>
 #include <array>
 #include <span>
 #include <string>
@@ -17,42 +16,13 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/data/image.hpp"
+#include "tessera/data/picture_file.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
-// Pictures of more pixels are refused before memory is taken for them; Pillow has the same limit.
-inline constexpr std::int64_t most_pixels = 178956970;
-
 namespace detail {
-
-// The orientation in the Exif data of a JPEG's APP1 marker, 1 to 8; 1 where there is none.
-[[nodiscard]] inline int exif_orientation(std::span<const std::uint8_t> marker) {
-  constexpr std::array<std::uint8_t, 6> start{'E', 'x', 'i', 'f', 0, 0};
-  constexpr std::size_t header = 8, entry_size = 12;
-  constexpr std::uint32_t orientation = 0x112, type_short = 3;
-  if (marker.size() < start.size() + header || !std::equal(start.begin(), start.end(), marker.begin())) return 1;
-  const auto tiff = marker.subspan(start.size());
-  const bool little = tiff[0] == 'I';
-  const auto number = [&](std::size_t at, int bytes) {  // 0 behind the end
-    std::uint32_t value = 0;
-    for (int i = 0; i < bytes; ++i) {
-      const std::size_t byte = at + static_cast<std::size_t>(little ? bytes - 1 - i : i);
-      value = value << 8 | (byte < tiff.size() ? tiff[byte] : 0u);
-    }
-    return value;
-  };
-  const std::size_t directory = number(4, 4), entries = number(directory, 2);
-  for (std::size_t i = 0; i < entries; ++i) {
-    const std::size_t entry = directory + 2 + i * entry_size;
-    if (entry + entry_size > tiff.size()) return 1;
-    if (number(entry, 2) != orientation || number(entry + 2, 2) != type_short) continue;
-    const std::uint32_t value = number(entry + 8, 2);
-    return value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
-  }
-  return 1;
-}
 
 // CMYK as Adobe stores it, each value 255 less the ink, to RGB as Pillow converts it; in place, to the front.
 inline void rgb_of_inverted_cmyk(std::size_t pixels, std::uint8_t* values) {
@@ -87,20 +57,20 @@ class Jpeg {
   [[nodiscard]] const char* problem() const { return errors_.message.data(); }
   // libjpeg warns where data are missing or wrong, and goes on with grey.
   [[nodiscard]] bool damaged() const { return errors_.base.num_warnings > 0; }
-  [[nodiscard]] std::int64_t pixels() const {
-    return static_cast<std::int64_t>(info_.image_width) * info_.image_height;
-  }
   [[nodiscard]] int width() const { return static_cast<int>(info_.image_width); }
   [[nodiscard]] int height() const { return static_cast<int>(info_.image_height); }
   // A file has at least one bit for each block of 8 x 8 pixels, unless its coding is arithmetic.
   [[nodiscard]] bool is_too_short(std::size_t bytes) const {
-    return info_.arith_code == FALSE && pixels() / 512 > static_cast<std::int64_t>(bytes);
+    return info_.arith_code == FALSE && std::size_t{info_.image_width} * info_.image_height / 512 > bytes;
   }
   // read_rows gives 1 (grey), 3 (RGB) or 4 (CMYK as it is stored).
   [[nodiscard]] int channels() const { return info_.output_components; }
   [[nodiscard]] int orientation() const {
-    for (const jpeg_marker_struct* marker = info_.marker_list; marker != nullptr; marker = marker->next)
-      if (const int found = exif_orientation({marker->data, marker->data_length}); found != 1) return found;
+    for (const jpeg_marker_struct* marker = info_.marker_list; marker != nullptr; marker = marker->next) {
+      const auto data = std::as_bytes(std::span(marker->data, marker->data_length));
+      if (!starts_with(data, exif_start)) continue;  // XMP has the same marker
+      if (const int found = exif_orientation(data); found != 1) return found;
+    }
     return 1;
   }
 
@@ -164,8 +134,7 @@ class Jpeg {
 inline int decode_jpeg(std::span<const std::byte> file, std::string_view name, Image& to) {
   detail::Jpeg jpeg;
   if (!jpeg.read_header(file)) fail("{}: is not a JPEG file that can be decoded: {}", name, jpeg.problem());
-  if (jpeg.pixels() > most_pixels)
-    fail("{}: states {} x {} pixels; at most {} are decoded", name, jpeg.width(), jpeg.height(), most_pixels);
+  detail::check_size(name, jpeg.width(), jpeg.height());
   if (jpeg.is_too_short(file.size()))
     fail("{}: is truncated: {} bytes cannot hold {} x {} pixels", name, file.size(), jpeg.width(), jpeg.height());
   const int orientation = jpeg.orientation();  // libjpeg forgets it behind the last row

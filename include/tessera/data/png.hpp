@@ -16,7 +16,7 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/data/image.hpp"
-#include "tessera/data/jpeg.hpp"
+#include "tessera/data/picture_file.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -37,7 +37,6 @@ class Png {
   ~Png() { png_destroy_read_struct(&png_, &info_, nullptr); }
 
   [[nodiscard]] const char* problem() const { return message_.data(); }
-  [[nodiscard]] std::int64_t pixels() const { return static_cast<std::int64_t>(width()) * height(); }
   [[nodiscard]] int width() const { return static_cast<int>(png_get_image_width(png_, info_)); }
   [[nodiscard]] int height() const { return static_cast<int>(png_get_image_height(png_, info_)); }
   // zlib packs 1,032 bytes at most into one.
@@ -46,13 +45,21 @@ class Png {
   }
   // read_rows gives 1 (grey) or 3 (RGB).
   [[nodiscard]] int channels() const { return png_get_channels(png_, info_); }
+  // Known behind the last row, since Exif data may follow the pixels.
+  [[nodiscard]] int orientation() const {
+    png_uint_32 size = 0;
+    png_bytep exif = nullptr;
+    if (png_get_eXIf_1(png_, info_, &size, &exif) == 0) return 1;
+    return exif_orientation(std::as_bytes(std::span(exif, size)));
+  }
 
   [[nodiscard]] bool read_header() {
     if (png_ == nullptr || info_ == nullptr) return tell("not enough memory");
     if (setjmp(png_jmpbuf(png_)) != 0) return false;
     png_set_read_fn(png_, this, read);
-    // Texts, profiles and the like are not looked at: they may unpack to gigabytes.
+    // Of what stands beside the pixels, Exif alone is looked at: texts and profiles may unpack to gigabytes.
     png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
+    png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_AS_DEFAULT, reinterpret_cast<png_const_bytep>("eXIf"), 1);
     png_read_info(png_, info_);
     return true;
   }
@@ -69,7 +76,7 @@ class Png {
   [[nodiscard]] bool read_rows(png_bytepp rows) {
     if (setjmp(png_jmpbuf(png_)) != 0) return false;
     png_read_image(png_, rows);
-    png_read_end(png_, nullptr);
+    png_read_end(png_, info_);
     return true;
   }
 
@@ -98,13 +105,12 @@ class Png {
 }  // namespace detail
 
 // Decodes a PNG file to grey or RGB pixels, which are Pillow's to the bit, but for 16-bit grey: of 16 bits the high
-// byte is taken. Alpha and transparent colours are dropped. Throws Error, which starts with `name`, for damaged and
-// truncated files and more than most_pixels pixels.
-inline void decode_png(std::span<const std::byte> file, std::string_view name, Image& to) {
+// byte is taken. Alpha and transparent colours are dropped. Returns the orientation of Exif, 1 to 8. Throws Error,
+// which starts with `name`, for damaged and truncated files and more than most_pixels pixels.
+inline int decode_png(std::span<const std::byte> file, std::string_view name, Image& to) {
   detail::Png png(file);
   if (!png.read_header()) fail("{}: is not a PNG file that can be decoded: {}", name, png.problem());
-  if (png.pixels() > most_pixels)
-    fail("{}: states {} x {} pixels; at most {} are decoded", name, png.width(), png.height(), most_pixels);
+  detail::check_size(name, png.width(), png.height());
   if (png.is_too_short(file.size()))
     fail("{}: is truncated: {} bytes cannot hold {} x {} pixels", name, file.size(), png.width(), png.height());
   if (!png.start()) fail("{}: cannot be decoded: {}", name, png.problem());
@@ -112,6 +118,7 @@ inline void decode_png(std::span<const std::byte> file, std::string_view name, I
   std::vector<png_bytep> rows(static_cast<std::size_t>(to.height));
   for (int y = 0; y < to.height; ++y) rows[static_cast<std::size_t>(y)] = to.row(y);
   if (!png.read_rows(rows.data())) fail("{}: cannot be decoded: {}", name, png.problem());
+  return png.orientation();
 }
 
 }  // namespace data
