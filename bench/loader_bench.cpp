@@ -1,14 +1,23 @@
 // The loader of two views, in images per second (items_per_second; each image gives two views), and every operation on
-// one RGB image of 224 x 224 pixels.
+// one RGB image of 224 x 224 pixels. The benchmarks of JPEG files read the folder TESSERA_BENCH_PICTURES, which
+// bench/peer/pictures.py fills.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
+#include <ctime>
+#include <memory>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "tessera/data/augment.hpp"
+#include "tessera/data/image_folder.hpp"
+#include "tessera/data/jpeg.hpp"
 #include "tessera/data/loader.hpp"
 #include "tessera/data/normalization.hpp"
+#include "tessera/io/file.hpp"
 #include "tessera/models/vit/embed.hpp"
 
 namespace {
@@ -47,8 +56,8 @@ class Pictures {
 };
 
 // Two views of every picture, as MoCo v3 has them.
-template <class View>
-void load(benchmark::State& state, const Pictures& pictures, int batch) {
+template <class View, class Images>
+void load(benchmark::State& state, const Images& pictures, int batch) {
   ts::data::LoaderOptions options;
   options.batch = batch;
   const auto views = ts::data::moco_v3_views(0.08);
@@ -71,6 +80,79 @@ void loader_rgb224(benchmark::State& state) {
   load<ts::image<224>>(state, pictures, 16);
 }
 BENCHMARK(loader_rgb224)->ArgName("threads")->Arg(1)->Arg(2)->MinTime(4)->UseRealTime()->Unit(benchmark::kMillisecond);
+
+// The folder TESSERA_BENCH_PICTURES; null, and the benchmark is left out, if it is not named.
+const ts::data::ImageFolder* files(benchmark::State& state) {
+  static const char* const path = std::getenv("TESSERA_BENCH_PICTURES");
+  static const auto folder = path == nullptr ? nullptr : std::make_unique<const ts::data::ImageFolder>(path);
+  if (folder == nullptr) state.SkipWithError("left out: TESSERA_BENCH_PICTURES names no folder of JPEG files");
+  return folder.get();
+}
+
+void loader_jpeg(benchmark::State& state) {
+  if (const auto* const folder = files(state)) load<ts::image<224>>(state, *folder, 64);
+}
+BENCHMARK(loader_jpeg)->ArgName("threads")->Arg(1)->Arg(2)->MinTime(8)->UseRealTime()->Unit(benchmark::kMillisecond);
+
+// The work of one loader thread on an image of the folder, with microseconds of processor time of its parts.
+void jpeg_parts(benchmark::State& state) {
+  const auto* const folder = files(state);
+  if (folder == nullptr) return;
+  const auto views = ts::data::moco_v3_views(0.08);
+  ts::data::AugmentScratch scratch;
+  std::vector<float> values(ts::image<224>::values);
+  double decode = 0, resize = 0, color = 0, blur = 0, rest = 0;
+  std::clock_t start = 0;
+  const auto lap = [&](double& part) {
+    const std::clock_t now = std::clock();
+    part += 1e6 * static_cast<double>(now - start) / CLOCKS_PER_SEC;
+    start = now;
+  };
+  std::uint32_t drawn = 0;
+  for (auto _ : state) {
+    start = std::clock();
+    const int sample = static_cast<int>(drawn) % folder->size();
+    const ImageView image = folder->decode(sample, scratch.decoded);
+    lap(decode);
+    for (const auto& augmentation : views) {
+      ts::Random random(1, ts::Purpose::view, 0, drawn++);
+      const auto view = ts::data::draw_view(image.height, image.width, augmentation, random);
+      Image& made = scratch.view;
+      ts::data::crop_resize(image, view.crop, 224, 224, view.filter, scratch.resize, made);
+      lap(resize);
+      for (int step = 0; step < view.color_steps; ++step)
+        ts::data::detail::apply(view.colors[static_cast<std::size_t>(step)], made);
+      lap(color);
+      if (view.blur_sigma > 0) ts::data::gaussian_blur(made, view.blur_sigma, scratch.blur);
+      lap(blur);
+      if (view.solarize) ts::data::solarize(made);
+      if (view.flip) ts::data::flip_horizontally(made);
+      ts::data::to_float(made, 3, ts::data::imagenet_normalization, values.data());
+      benchmark::DoNotOptimize(values.data());
+      lap(rest);
+    }
+  }
+  const auto each = [&](double total) { return benchmark::Counter(total, benchmark::Counter::kAvgIterations); };
+  state.counters = {{"decode", each(decode)},
+                    {"resize", each(resize)},
+                    {"color", each(color)},
+                    {"blur", each(blur)},
+                    {"rest", each(rest)}};
+}
+BENCHMARK(jpeg_parts)->MinTime(4)->Unit(benchmark::kMicrosecond);
+
+void decode_jpeg(benchmark::State& state) {
+  const auto* const folder = files(state);
+  if (folder == nullptr) return;
+  const std::string path = std::string(std::getenv("TESSERA_BENCH_PICTURES")) + "/" + folder->name(0);
+  const std::string file = ts::io::read_file(path, 1 << 30);
+  Image image;
+  for (auto _ : state) {
+    ts::data::decode_jpeg(std::as_bytes(std::span(file)), path, image);
+    benchmark::DoNotOptimize(image.pixels.data());
+  }
+}
+BENCHMARK(decode_jpeg)->Unit(benchmark::kMicrosecond);
 
 // operation(image) on a fresh copy each time.
 template <class Operation>

@@ -24,6 +24,6 @@ for run in 1 2 3; do
     "$python" bench/peer/torch_step.py "$model" >>"$results/peer.jsonl"
   done
   bench composition_bench "$run" --benchmark_min_time=4
-  bench loader_bench "$run" --benchmark_filter='loader_.*threads:2'
+  bench loader_bench "$run" --benchmark_filter='loader_(grey28|rgb224).*threads:2'
 done
 /usr/bin/python3 bench/summary.py "$results"

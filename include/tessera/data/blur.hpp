@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tessera/core/abi.hpp"
+#include "tessera/core/index.hpp"
 #include "tessera/data/image.hpp"
 
 namespace tessera {
@@ -43,7 +44,7 @@ struct BoxBlur {
 
 // Scratch of gaussian_blur, one for each thread.
 struct BlurScratch {
-  std::vector<std::uint8_t> first, second;
+  std::vector<std::uint8_t> first, second, across;
 };
 
 namespace detail {
@@ -79,19 +80,24 @@ inline void gaussian_blur(Image& image, float sigma, BlurScratch& scratch) {
   const int height = image.height, width = image.width, channels = image.channels;
   std::vector<std::uint8_t>& a = scratch.first;
   std::vector<std::uint8_t>& b = scratch.second;
+  const int stride = width * channels;
   a.resize(image.pixels.size());
   b.resize(image.pixels.size());
-  detail::transpose(height, width, channels, image.pixels.data(), width * channels, a.data());
-  for (int pass = 0; pass < 3; ++pass) {
-    detail::blur_columns(box, width, height * channels, a.data(), b.data());
-    std::swap(a, b);
-  }
-  detail::transpose(width, height, channels, a.data(), height * channels, b.data());
-  for (int pass = 0; pass < 3; ++pass) {
-    std::swap(a, b);
-    detail::blur_columns(box, height, width * channels, a.data(), b.data());
-  }
-  std::copy(b.begin(), b.end(), image.pixels.begin());
+  scratch.across.resize(image.pixels.size());
+  const auto blur = [&](int length, int bytes) {
+    for (int pass = 0; pass < 3; ++pass) {
+      detail::blur_columns(box, length, bytes, a.data(), b.data());
+      std::swap(a, b);
+    }
+  };
+  detail::for_strips(height, [&](int y, int rows) {
+    detail::transpose_bytes(rows, stride, image.row(y), stride, a.data(), rows);
+    blur(width, rows * channels);
+    detail::transpose_bytes(stride, rows, a.data(), rows, scratch.across.data() + y * stride, stride);
+  });
+  std::swap(a, scratch.across);
+  blur(height, stride);
+  std::swap(image.pixels, a);
 }
 
 }  // namespace data

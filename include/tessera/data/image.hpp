@@ -1,6 +1,7 @@
 // 8-bit images (height x width x channels, row-major): grey (1 channel), red, green and blue (3), or of other channels.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "tessera/core/abi.hpp"
+#include "tessera/core/index.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -49,9 +51,11 @@ inline constexpr int largest_piece = 64;
 template <class Function>
 [[gnu::always_inline]] inline void in_pieces(int count, Function function) {
   constexpr std::integral_constant<int, largest_piece> large;
+  constexpr std::integral_constant<int, 32> medium;
   constexpr std::integral_constant<int, 16> small;
   int first = 0;
   for (; first + large <= count; first += large) function(first, large);
+  for (; first + medium <= count; first += medium) function(first, medium);
   for (; first + small <= count; first += small) function(first, small);
   if (first == count) return;
   if (count > small)
@@ -77,6 +81,52 @@ inline void transpose(int rows, int columns, int channels, const std::uint8_t* f
   }
   (std::make_integer_sequence<int, most_channels>{});
   transposes[static_cast<std::size_t>(channels - 1)](rows, columns, from, stride, to);
+}
+
+inline constexpr int block_side = 16;
+
+// Transposes 16 x 16 bytes, whose rows start from_stride and to_stride bytes apart. A perfect shuffle turns the eight
+// bits of a byte's position by one place; four of them exchange row and column.
+inline void transpose_block(const std::uint8_t* from, int from_stride, std::uint8_t* to, int to_stride) {
+  constexpr int half = block_side * block_side / 2;
+  std::uint8_t block[2 * half], shuffled[2 * half];
+  const auto shuffle = [](const std::uint8_t(&x)[2 * half], std::uint8_t(&y)[2 * half]) {
+    for (int i = 0; i < half; ++i) {
+      y[2 * i] = x[i];
+      y[2 * i + 1] = x[half + i];
+    }
+  };
+  for (int r = 0; r < block_side; ++r) std::copy_n(from + r * from_stride, block_side, block + r * block_side);
+  shuffle(block, shuffled);
+  shuffle(shuffled, block);
+  shuffle(block, shuffled);
+  shuffle(shuffled, block);
+  for (int r = 0; r < block_side; ++r) std::copy_n(block + r * block_side, block_side, to + r * to_stride);
+}
+
+// Transposes rows x columns bytes to columns x rows, whose rows start from_stride and to_stride bytes apart.
+inline void transpose_bytes(int rows, int columns, const std::uint8_t* from, int from_stride, std::uint8_t* to,
+                            int to_stride) {
+  if (rows < block_side || columns < block_side) {
+    for (int r = 0; r < rows; ++r)
+      for (int c = 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+    return;
+  }
+  for (int r = 0; r < rows; r += block_side)
+    for (int c = 0; c < columns; c += block_side) {
+      const int row = smaller(r, rows - block_side), column = smaller(c, columns - block_side);
+      transpose_block(from + row * from_stride + column, from_stride, to + column * to_stride + row, to_stride);
+    }
+}
+
+inline constexpr int strip_rows = 32;
+
+// Calls function(first, count) for strips of strip_rows rows that cover [0, rows), the last two of which may overlap,
+// or for one strip of fewer rows.
+template <class Function>
+void for_strips(int rows, Function function) {
+  if (rows < strip_rows) return function(0, rows);
+  for (int first = 0; first < rows; first += strip_rows) function(smaller(first, rows - strip_rows), strip_rows);
 }
 
 }  // namespace detail

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "tessera/core/abi.hpp"
+#include "tessera/core/index.hpp"
 #include "tessera/data/image.hpp"
 
 namespace tessera {
@@ -67,32 +69,36 @@ struct Resampling {
   return static_cast<int>(fraction * (1 << 22) + (fraction < 0 ? -0.5 : 0.5));
 }
 
-// The taps of all output positions along one axis: first input position, number of inputs, and their weights in units
-// of 2^-22 (out x taps).
+// The taps of all output positions along one axis, as many for each: the first input position, and weights in units of
+// 2^-22 (out x taps), which are 0 for inputs that do not count.
 struct Weights {
   int taps = 0;
-  std::vector<int> first, count, values;
+  std::vector<int> first, values;
   std::vector<double> exact;
 
   void prepare(int in, int out, Filter filter) {
     const Resampling resampling(in, out, filter);
-    taps = static_cast<int>(std::ceil(resampling.support)) * 2 + 1;
+    taps = 0;
+    for (int x = 0; x < out; ++x) {
+      const Taps of = resampling.taps(x);
+      taps = larger(taps, of.last - of.first);
+    }
     first.resize(static_cast<std::size_t>(out));
-    count.resize(static_cast<std::size_t>(out));
     values.assign(static_cast<std::size_t>(out * taps), 0);
     exact.resize(static_cast<std::size_t>(taps));
-    for (int x = 0; x < out; ++x) prepare_one(x, resampling.taps(x), filter);
+    for (int x = 0; x < out; ++x) prepare_one(x, resampling.taps(x), filter, in);
   }
 
  private:
-  void prepare_one(int x, const Taps& of, Filter filter) {
+  void prepare_one(int x, const Taps& of, Filter filter, int in) {
     double sum = 0;
     for (int t = of.first; t < of.last; ++t)
       sum += exact[static_cast<std::size_t>(t - of.first)] = of.weight(filter, t);
-    first[static_cast<std::size_t>(x)] = of.first;
-    count[static_cast<std::size_t>(x)] = of.last - of.first;
-    for (int t = 0; t < of.last - of.first; ++t)
-      values[static_cast<std::size_t>(x * taps + t)] = fixed_weight(exact[static_cast<std::size_t>(t)], sum);
+    const int start = smaller(of.first, in - taps);
+    first[static_cast<std::size_t>(x)] = start;
+    for (int t = of.first; t < of.last; ++t)
+      values[static_cast<std::size_t>(x * taps + t - start)] =
+          fixed_weight(exact[static_cast<std::size_t>(t - of.first)], sum);
   }
 };
 
@@ -101,20 +107,35 @@ struct Weights {
   return static_cast<std::uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-// Resizes along the columns: assigns `out` rows of `bytes` bytes, each a weighted sum of rows of `from`, which start
-// `stride` bytes apart. The inner loop runs along a row, in memory order.
-inline void resize_rows(const Weights& w, int out, int bytes, const std::uint8_t* from, int stride, std::uint8_t* to) {
+// Resizes along the columns: assigns `out` rows of `bytes` bytes, each a weighted sum of `taps` rows of `from`, which
+// start `stride` bytes apart. taps is w.taps: an integer, or a compile-time constant. The inner loop runs along a row,
+// in memory order.
+template <class Taps>
+void sum_rows(const Weights& w, Taps taps, int out, int bytes, const std::uint8_t* from, int stride, std::uint8_t* to) {
   for (int y = 0; y < out; ++y, to += bytes) {
-    const int* const weight = w.values.data() + y * w.taps;
+    const int* const weight = w.values.data() + y * taps;
     const std::uint8_t* const rows = from + w.first[static_cast<std::size_t>(y)] * stride;
-    const int count = w.count[static_cast<std::size_t>(y)];
     in_pieces(bytes, [=](int column, auto size) {
       int sums[largest_piece];
       for (int i = 0; i < size; ++i) sums[i] = 1 << 21;
-      for (int t = 0; t < count; ++t)
+      for (int t = 0; t < taps; ++t)
         for (int i = 0; i < size; ++i) sums[i] += rows[t * stride + column + i] * weight[t];
       for (int i = 0; i < size; ++i) to[column + i] = clip_fixed(sums[i]);
     });
+  }
+}
+
+inline void resize_rows(const Weights& w, int out, int bytes, const std::uint8_t* from, int stride, std::uint8_t* to) {
+  const auto resize = [&](auto taps) { sum_rows(w, taps, out, bytes, from, stride, to); };
+  switch (w.taps) {
+    case 2:
+      return resize(std::integral_constant<int, 2>{});
+    case 3:
+      return resize(std::integral_constant<int, 3>{});
+    case 4:
+      return resize(std::integral_constant<int, 4>{});
+    default:
+      return resize(w.taps);
   }
 }
 
@@ -123,29 +144,32 @@ inline void resize_rows(const Weights& w, int out, int bytes, const std::uint8_t
 // Scratch of crop_resize, one for each thread.
 struct ResizeScratch {
   detail::Weights weights;
-  std::vector<std::uint8_t> turned, resized, middle;
+  std::vector<std::uint8_t> strip, resized, middle;
 };
 
 // Assigns out (height x width): the pixels of `box` in `in`, resized. Pixels outside the box do not count; box must lie
-// within `in`. The width is resized first, on the transposed image, then the height; a pass that does not change the
-// size is left out.
+// within `in`. The width is resized first, in transposed strips, then the height; a pass that does not change the size
+// is left out.
 inline void crop_resize(ImageView in, Box box, int height, int width, Filter filter, ResizeScratch& scratch,
                         Image& out) {
   const int channels = in.channels;
   const std::uint8_t* from = in.row(box.top) + box.left * channels;
   int stride = in.width * channels;
   if (width != box.width) {
-    const auto bytes = [&](int columns) { return static_cast<std::size_t>(box.height * columns * channels); };
-    scratch.turned.resize(bytes(box.width));
-    scratch.resized.resize(bytes(width));
-    scratch.middle.resize(bytes(width));
-    detail::transpose(box.height, box.width, channels, from, stride, scratch.turned.data());
-    stride = box.height * channels;
+    const int to_stride = width * channels;
+    scratch.strip.resize(static_cast<std::size_t>(detail::strip_rows * box.width * channels));
+    scratch.resized.resize(static_cast<std::size_t>(detail::strip_rows * to_stride));
+    scratch.middle.resize(static_cast<std::size_t>(box.height * to_stride));
     scratch.weights.prepare(box.width, width, filter);
-    detail::resize_rows(scratch.weights, width, stride, scratch.turned.data(), stride, scratch.resized.data());
-    detail::transpose(width, box.height, channels, scratch.resized.data(), stride, scratch.middle.data());
+    detail::for_strips(box.height, [&](int y, int rows) {
+      const int pixel = channels * rows;  // bytes of a pixel of all rows
+      detail::transpose_bytes(rows, box.width * channels, from + y * stride, stride, scratch.strip.data(), rows);
+      detail::resize_rows(scratch.weights, width, pixel, scratch.strip.data(), pixel, scratch.resized.data());
+      detail::transpose_bytes(to_stride, rows, scratch.resized.data(), rows, scratch.middle.data() + y * to_stride,
+                              to_stride);
+    });
     from = scratch.middle.data();
-    stride = width * channels;
+    stride = to_stride;
   }
   out.resize(height, width, channels);
   if (height != box.height) {
