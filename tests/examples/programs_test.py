@@ -400,7 +400,11 @@ class Pretrain(Case):
             path.rename(self.path(f"pictures/{index}.png"))
         shutil.rmtree(self.path("pictures/train"))
         said = self.succeeds(*self.pretrain, "--data", "pictures")
+        names = self.path("run/features.names.txt").read_text().splitlines()
+        self.assertTrue(all(self.path(f"pictures/{name}").exists() for name in names))
+        self.assertIn(f"({len(names)}, ".encode(), self.bytes_of("run/features.npy")[:128])
         self.assertNotIn("k-NN accuracy", said)
+        self.assertRegex(said, "epoch   2.00  effective rank [0-9.]+ of 96, ")
         rows = files.metrics(self.path("run/metrics.jsonl"))
         self.assertFalse([row for row in rows if "knn" in row])
 
@@ -418,7 +422,7 @@ class Pretrain(Case):
         self.refuses("--max-damaged|2", *command, "2")
         # Every file of the fixtures, most of which are coloured: this program's encoder is made for grey pictures.
         shutil.copytree(fixtures, self.path("pictures/train/3"), dirs_exist_ok=True)
-        self.refuses("colour|28 pixels|vit_tiny (28 x 28 grey)", PRETRAIN, "--data", "pictures", "--max-damaged", "1")
+        self.refuses("28 pixels, RGB|--arch|vit_tiny (28 x 28 grey)", PRETRAIN, "--data", "pictures", "--max-damaged", "1")
 
     def test_defaults(self):
         """A folder of data is enough."""

@@ -64,6 +64,8 @@ class ImageFiles {
   [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
   void add(std::string name, int label) {
     if (names_.size() == INT_MAX) fail("{}: more than {} pictures", folder_.string(), INT_MAX);
+    if (name.find_first_of("\n\r") != std::string::npos)
+      fail("{}: '{}' has a line break in its name; rename it", folder_.string(), name);
     names_.push_back(std::move(name));
     labels_.push_back(label);
     seen_.emplace_back(0);

@@ -40,9 +40,9 @@ class Choice {
         if (best == nullptr || entry.size > best->size) best = &entry;
     if (best == nullptr)
       fail(
-          "no encoder of this program is made for {} images of {} pixels: choose one by --arch ({}), or compile "
+          "no encoder of this program is made for images of {} pixels, {}: choose one by --arch ({}), or compile "
           "another (TESSERA_ARCHS in CMake)",
-          images.channels == 1 ? "grey" : "colour", images.shorter_side, archs(objective));
+          images.shorter_side, kind_of(images.channels), archs(objective));
     return best->arch;
   }
 
@@ -76,12 +76,14 @@ class Choice {
     std::string list;
     for (const Entry& entry : entries_)
       if (entry.objective == objective)
-        append(list, fmt::format("{} ({} x {} {})", entry.arch, entry.size, entry.size,
-                                 entry.channels == 1 ? "grey" : "RGB"));
+        append(list, fmt::format("{} ({} x {} {})", entry.arch, entry.size, entry.size, kind_of(entry.channels)));
     return list;
   }
 
  private:
+  [[nodiscard]] static std::string kind_of(int channels) {
+    return channels == 1 ? "grey" : channels == 3 ? "RGB" : fmt::format("of {} channels", channels);
+  }
   void check_objective(const std::string& objective) const {
     if (archs(objective).empty()) fail("--objective {}: there are {}", objective, objectives());
   }
@@ -108,6 +110,7 @@ inline void add_recipe_flags(CLI::App& app, Options& options) {
   app.add_option("--momentum", recipe.momentum, "LARS's and SGD's momentum");
   app.add_option("--crop-min", recipe.crop_min, "smallest share of the image in a crop");
   app.add_flag("--no-blur{false}", recipe.blur, "views without Gaussian blur, for images of 32 pixels and less");
+  app.add_flag("--no-colors{false}", recipe.colors, "views without colour jitter and grayscale");
   app.add_option("--seed", recipe.seed, "seed of initial values, order and views")->check(CLI::Range(0.0, 1e18));
   app.add_option("-j,--workers", recipe.workers, "threads that load images");
   app.add_option("--threads", recipe.threads, "threads that compute on the host; 0: every processor");

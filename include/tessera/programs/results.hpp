@@ -18,6 +18,7 @@
 #include "tessera/eval/knn.hpp"
 #include "tessera/io/metrics.hpp"
 #include "tessera/io/npy.hpp"
+#include "tessera/programs/names.hpp"
 #include "tessera/programs/options.hpp"
 #include "tessera/programs/page.hpp"
 #include "tessera/programs/thumbnail.hpp"
@@ -265,8 +266,9 @@ class RunPage {
 
 }  // namespace detail
 
-// Writes features.npy, labels.npy (of the test images) and report.html into the run's folder, each whole or not at all;
-// returns an exit code. A signal ends it between two files.
+// Writes features.npy, features.names.txt (where images have names), labels.npy (where they have labels) and
+// report.html into the run's folder, each whole or not at all; returns an exit code. A signal ends it between two
+// files.
 inline int write_results(const Options& options, const Entry& entry, const std::vector<SettingFlag>& settings,
                          const Pictures& pictures, const Results& results) {
   const std::filesystem::path& out = options.recipe.out;
@@ -278,14 +280,17 @@ inline int write_results(const Options& options, const Entry& entry, const std::
     io::write_npy(out / "features.npy", features.values.data(), static_cast<std::size_t>(features.rows),
                   static_cast<std::size_t>(features.width));
   });
-  write([&] { io::write_npy(out / "labels.npy", features.labels.data(), features.labels.size(), 1); });
+  const bool labelled = pictures.test.labelled();
+  if (labelled) write([&] { io::write_npy(out / "labels.npy", features.labels.data(), features.labels.size(), 1); });
+  const bool named = !pictures.test.name(0).empty();
+  if (named) write([&] { write_names(names_file(out / "features.npy"), picture_names(pictures.test)); });
   write([&] { detail::RunPage(options, entry, settings, pictures, results).write(); });
   if (StopSignals::caught() != 0) {
     print(stopped_at_results(options.recipe) + "\n");
     return exit_code::stopped;
   }
-  print(
-      fmt::format("{}: checkpoint.safetensors, features.npy, labels.npy, metrics.jsonl, report.html\n", out.string()));
+  print(fmt::format("{}: checkpoint.safetensors, features.npy, {}{}metrics.jsonl, report.html\n", out.string(),
+                    named ? "features.names.txt, " : "", labelled ? "labels.npy, " : ""));
   return 0;
 }
 

@@ -69,6 +69,8 @@ template <class Objective>
     views[static_cast<std::size_t>(crop)].crop_min = recipe.crop_min;
   if (!recipe.blur)
     for (data::ViewAugmentation& view : views) view.blur = 0;
+  if (!recipe.colors)
+    for (data::ViewAugmentation& view : views) view = view.without_colors();
   return views;
 }
 

@@ -38,6 +38,7 @@ struct Recipe {
   double epochs = 300, warmup_epochs = 40;
   double crop_min = 0.08;  // smallest share of the image in a crop
   bool blur = true;        // Gaussian blur in the objective's views; images of 32 pixels are better without
+  bool colors = true;      // colour jitter and grayscale in the objective's views; for images of 1 and 3 channels
   std::uint64_t seed = 0;
   int threads = 0;          // of the training step; 0: every processor
   int workers = 1;          // threads of the loader
@@ -140,6 +141,7 @@ struct Recipe {
                       {"clip_grad", clip_grad > 0 ? fmt::format("{}", clip_grad) : ""},
                       {"crop_min", fmt::format("{}", crop_min)},
                       {"blur", blur ? "1" : "0"},
+                      {"colors", colors ? "" : "0"},
                       {"images", std::to_string(images)}};
     const optim::HyperParameters changed = optim::changed_hyper_parameters(make_optimizer());
     for (const auto& [name, value] :

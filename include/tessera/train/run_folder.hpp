@@ -120,8 +120,8 @@ class RunFolder {
 
  private:
   // The checkpoint, without which nothing can be continued, comes last.
-  static constexpr std::array files{"report.html", "labels.npy", "features.npy", "metrics.jsonl",
-                                    "checkpoint.safetensors"};
+  static constexpr std::array files{"report.html",  "features.names.txt", "labels.npy",
+                                    "features.npy", "metrics.jsonl",      "checkpoint.safetensors"};
 
   template <class Body>
   void prepared(Body&& body) const {
