@@ -357,7 +357,7 @@ class Pretrain(Case):
         self.assertEqual(said.count(sentence), 1, said)
         rows = [row for row in files.metrics(self.path("run/metrics.jsonl")) if "effective_rank" in row]
         self.assertEqual([row.get("collapsed") for row in rows], [None, 1, 1], rows)
-        self.assertIn(f'<p class="warning">{sentence}', self.path("run/report.html").read_text())
+        self.assertIn(f'<p class="warning">Warning: {sentence}', self.path("run/report.html").read_text())
 
     def test_small_images(self):
         self.make_data("small", 4, 3, 20, 20, 200)

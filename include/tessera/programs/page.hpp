@@ -51,7 +51,7 @@ struct Picture {
 
 // Rows of pictures; the first of each row stands apart.
 struct Gallery {
-  std::string title, text;
+  std::string title, text;  // an empty title is left out
   std::vector<std::vector<Picture>> rows;
 };
 
@@ -254,16 +254,20 @@ svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.axis{stroke:v
       "<h1>{}</h1><p>{}</p>",
       detail::escape(page.title), detail::style, detail::escape(page.title), detail::escape(page.subtitle));
   if (!page.warning.empty()) out += fmt::format("<p class=\"warning\">{}</p>", detail::escape(page.warning));
-  out += "<div class=\"facts\">";
-  for (const auto& [name, value] : page.facts)
-    out += fmt::format("<div><b>{}</b><span>{}</span></div>", detail::escape(value), detail::escape(name));
-  out += "</div><div class=\"charts\">";
+  if (!page.facts.empty()) {
+    out += "<div class=\"facts\">";
+    for (const auto& [name, value] : page.facts)
+      out += fmt::format("<div><b>{}</b><span>{}</span></div>", detail::escape(value), detail::escape(name));
+    out += "</div>";
+  }
+  out += "<div class=\"charts\">";
   for (const Chart& chart : page.charts)
     out += fmt::format("<figure><figcaption>{}</figcaption>{}</figure>", detail::escape(chart.title),
                        detail::Plot(chart).svg());
   out += "</div>";
   for (const Gallery& gallery : page.galleries) {
-    out += fmt::format("<h2>{}</h2><p>{}</p>", detail::escape(gallery.title), detail::escape(gallery.text));
+    if (!gallery.title.empty()) out += fmt::format("<h2>{}</h2>", detail::escape(gallery.title));
+    out += fmt::format("<p>{}</p>", detail::escape(gallery.text));
     for (const auto& row : gallery.rows) {
       out += "<div class=\"row\">";
       for (const Picture& picture : row) out += detail::picture_html(picture);

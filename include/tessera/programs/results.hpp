@@ -117,7 +117,7 @@ class RunPage {
     Page page;
     page.title = fmt::format("{} training", entry_.objective);
     page.subtitle = fmt::format("{} on {} images, {} epochs", recipe.arch, pictures_.train.size(), recipe.epochs);
-    if (geometry && geometry->collapsed()) page.warning = geometry->warning() + ".";
+    if (geometry && geometry->collapsed()) page.warning = "Warning: " + geometry->warning() + ".";
     page.facts = facts(knn, raw, geometry);
     page.charts = charts(rows, knn, raw);
     if (geometry) add_geometry_charts(rows, *geometry, page.charts);
@@ -145,7 +145,7 @@ class RunPage {
     }
     if (geometry) {
       facts.push_back({"effective rank", fmt::format("{:.1f} of {}", geometry->effective_rank, geometry->width)});
-      facts.push_back({"feature deviation", fmt::format("{:.4f} of {:.4f}", geometry->deviation, geometry->spread())});
+      facts.push_back({"feature deviation", fmt::format("{:.3f} of {:.3f}", geometry->deviation, geometry->spread())});
     }
     facts.push_back({"training time", duration_text(results_.seconds)});
     facts.push_back({"images per second", fmt::format("{:.0f}", results_.images_per_second)});
