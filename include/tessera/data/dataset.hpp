@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <concepts>
+#include <functional>
 #include <string>
 
 #include "tessera/core/abi.hpp"
@@ -15,6 +16,9 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
+// The denominator of the scale at which an image of height x width pixels is decoded: 1, 2, 4 or 8.
+using ScaleChoice = std::function<int(int height, int width)>;
+
 // A data set of images. Many threads call decode and label at the same time, each with a scratch of its own.
 //
 // struct Pictures {
@@ -24,6 +28,9 @@ namespace data {
 //   bool labelled() const;                          // optional, of a LabelledDataset; false: labels mean nothing
 //   std::string name(int i) const;                  // optional; by names and labels a resumed run knows its data
 //   static constexpr bool in_memory = true;         // optional; true: decode reads no file
+//   // Optional: image i at 1/n of its size, each side rounded up, where n = choose(height, width) is asked once for
+//   // the size that decode gives. An image that cannot be scaled is as decode gives it, and choose is not called.
+//   ImageView decode_scaled(int i, Image& scratch, const ScaleChoice& choose) const;
 // };
 template <class Candidate>
 concept Dataset = requires(const Candidate& images, int i, Image& scratch) {
@@ -36,10 +43,22 @@ concept LabelledDataset = Dataset<Candidate> && requires(const Candidate& images
   { images.label(i) } -> std::convertible_to<int>;
 };
 
-// Image i of a data set. Throws Error unless it has pixels and 1 or `channels` channels.
+template <class Candidate>
+concept ScalingDataset = Dataset<Candidate> &&
+    requires(const Candidate& images, int i, Image& scratch, const ScaleChoice& choose) {
+  { images.decode_scaled(i, scratch, choose) } -> std::convertible_to<ImageView>;
+};
+
+// Image i of a data set, at the scale of `choose` if that is not empty and the data set scales. Throws Error unless it
+// has pixels and 1 or `channels` channels.
 template <Dataset Images>
-[[nodiscard]] ImageView decoded(const Images& images, int i, int channels, Image& scratch) {
-  const ImageView image = images.decode(i, scratch);
+[[nodiscard]] ImageView decoded(const Images& images, int i, int channels, Image& scratch,
+                                const ScaleChoice& choose = {}) {
+  const ImageView image = [&]() -> ImageView {
+    if constexpr (ScalingDataset<Images>)
+      if (choose) return images.decode_scaled(i, scratch, choose);
+    return images.decode(i, scratch);
+  }();
   if (image.height < 1 || image.width < 1 || (image.channels != 1 && image.channels != channels))
     fail(
         "image {} has {} x {} pixels of {} channel(s): views of {} channel(s) cannot be made of it; decode must give "

@@ -17,6 +17,7 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
+#include "tessera/data/dataset.hpp"
 #include "tessera/data/image.hpp"
 #include "tessera/data/picture.hpp"
 #include "tessera/io/file.hpp"
@@ -116,11 +117,13 @@ class ImageFolder {
   [[nodiscard]] const std::string& name(int i) const { return names_[static_cast<std::size_t>(i)]; }
 
   // Decodes picture i into `scratch`. Throws Error that names the file if it cannot be read or decoded.
-  [[nodiscard]] ImageView decode(int i, Image& scratch) const {
+  [[nodiscard]] ImageView decode(int i, Image& scratch) const { return decode_scaled(i, scratch, {}); }
+  // As decode; a JPEG file at 1/n of its size, where n = choose(height, width).
+  [[nodiscard]] ImageView decode_scaled(int i, Image& scratch, const ScaleChoice& choose) const {
     constexpr std::uintmax_t most_bytes = 1 << 30;
     const std::filesystem::path path = folder_ / name(i);
     const std::string file = io::read_file(path, most_bytes);
-    decode_picture(std::as_bytes(std::span(file)), path.string(), scratch, orientation_);
+    decode_picture(std::as_bytes(std::span(file)), path.string(), scratch, orientation_, choose);
     return scratch;
   }
 

@@ -10,6 +10,7 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
+#include "tessera/data/dataset.hpp"
 #include "tessera/data/image.hpp"
 #include "tessera/data/jpeg.hpp"
 #include "tessera/data/png.hpp"
@@ -56,12 +57,17 @@ enum class Orientation { upright, as_stored };
 
 // Decodes a JPEG or PNG file, whatever its name says, to grey or RGB pixels: those of Pillow's convert("RGB") to the
 // bit, where a grey image has the same value in all channels, and upright, unless the orientation of Exif is ignored.
-// Throws Error, which starts with `name`, for other files, damaged and truncated ones, and more than most_pixels
-// pixels.
+// With `choose` a JPEG file is decoded at the scale that it names for the picture's full size, turned upright; others
+// are not scaled. Throws Error, which starts with `name`, for other files, damaged and truncated ones, and more than
+// most_pixels pixels.
 inline void decode_picture(std::span<const std::byte> file, std::string_view name, Image& to,
-                           Orientation orientation = Orientation::upright) {
+                           Orientation orientation = Orientation::upright, const ScaleChoice& choose = {}) {
   if (detail::starts_with(file, "\xff\xd8\xff")) {
-    const int stored = decode_jpeg(file, name, to);
+    const auto scale = [&](int height, int width, int stored) {
+      const bool turned = orientation == Orientation::upright && stored >= 5;
+      return turned ? choose(width, height) : choose(height, width);
+    };
+    const int stored = decode_jpeg(file, name, to, choose ? JpegScale(scale) : JpegScale());
     if (orientation == Orientation::upright) turn_upright(to, stored);
   } else if (detail::starts_with(file, "\x89PNG\r\n\x1a\n")) {
     decode_png(file, name, to);
