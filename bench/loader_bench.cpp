@@ -57,9 +57,10 @@ class Pictures {
 
 // Two views of every picture, as MoCo v3 has them.
 template <class View, class Images>
-void load(benchmark::State& state, const Images& pictures, int batch) {
+void load(benchmark::State& state, const Images& pictures, int batch, bool decode_scaled = false) {
   ts::data::LoaderOptions options;
   options.batch = batch;
+  options.decode_scaled = decode_scaled;
   const auto views = ts::data::moco_v3_views(0.08);
   options.views.assign(views.begin(), views.end());
   options.threads = static_cast<int>(state.range(0));
@@ -93,6 +94,48 @@ void loader_jpeg(benchmark::State& state) {
   if (const auto* const folder = files(state)) load<ts::image<224>>(state, *folder, 64);
 }
 BENCHMARK(loader_jpeg)->ArgName("threads")->Arg(1)->Arg(2)->MinTime(8)->UseRealTime()->Unit(benchmark::kMillisecond);
+
+// With and without LoaderOptions::decode_scaled, which is for larger files.
+void loader_scaled(benchmark::State& state) {
+  if (const auto* const folder = files(state)) load<ts::image<224>>(state, *folder, 8, state.range(1) == 1);
+}
+BENCHMARK(loader_scaled)
+    ->ArgNames({"threads", "scaled"})
+    ->Args({2, 0})
+    ->Args({2, 1})
+    ->MinTime(8)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
+
+// How far views of scaled images are from those of whole ones, in units of 8-bit pixels, over the batches of one epoch:
+// crops alone, and views of MoCo v3.
+void scaled_difference(benchmark::State& state) {
+  const auto* const folder = files(state);
+  if (folder == nullptr) return;
+  ts::data::LoaderOptions options;
+  options.batch = 8;
+  options.normalization = {{0, 0, 0}, {1 / 255.0f, 1 / 255.0f, 1 / 255.0f}};
+  const auto views = ts::data::moco_v3_views(0.08);
+  if (state.range(0) == 1) options.views.assign(views.begin(), views.end());
+  ts::data::LoaderOptions scaled = options;
+  scaled.decode_scaled = true;
+  using TwoViews = ts::data::Reads<ts::data::Crops<2, ts::image<224>>>;
+  double sum = 0, largest = 0, count = 0;
+  for (auto _ : state) {
+    ts::data::Loader whole(*folder, TwoViews{}, options), half(*folder, TwoViews{}, scaled);
+    for (int batch = 0; batch < whole.iterations_per_epoch(); ++batch) {
+      const auto &a = whole.next().crops[0], &b = half.next().crops[0];
+      for (std::size_t i = 0; i < a.size(); ++i) {
+        const double difference = std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
+        sum += difference;
+        largest = difference > largest ? difference : largest;
+      }
+      count += static_cast<double>(a.size());
+    }
+  }
+  state.counters = {{"mean", sum / count}, {"largest", largest}};
+}
+BENCHMARK(scaled_difference)->ArgName("moco")->Arg(0)->Arg(1)->Iterations(1)->Unit(benchmark::kMillisecond);
 
 // The work of one loader thread on an image of the folder, with microseconds of processor time of its parts.
 void jpeg_parts(benchmark::State& state) {

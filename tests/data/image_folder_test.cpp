@@ -90,6 +90,32 @@ TEST_F(ImageFolderTest, DecodesByContentAndUpright) {
   EXPECT_EQ(images.decode(2, scratch).channels, 1);
 }
 
+// JPEG files alone are scaled, each side rounded up; the choice is asked with the upright size.
+TEST_F(ImageFolderTest, DecodesAtAScale) {
+  copy("a/1.jpg", "baseline_420.jpg");  // 21 x 30 pixels
+  copy("a/2.jpg", "exif_6.jpg");        // 18 x 11 upright
+  copy("a/3.png");                      // 13 x 22
+  const ImageFolder images(folder);
+  const AnyDataset any{ImageFolder(folder)};
+  const auto decoded = [&](const auto& from, int i, int denominator) {
+    Image scratch;
+    const auto choose = [&](int, int) { return denominator; };
+    const data::ScaledImage image = from.decode_scaled(i, scratch, choose);
+    return std::vector{image.height, image.width, image.denominator, image.pixels.height, image.pixels.width};
+  };
+  EXPECT_THAT(decoded(images, 0, 1), ElementsAre(21, 30, 1, 21, 30));
+  EXPECT_THAT(decoded(images, 0, 2), ElementsAre(21, 30, 2, 11, 15));
+  EXPECT_THAT(decoded(images, 0, 4), ElementsAre(21, 30, 4, 6, 8));
+  EXPECT_THAT(decoded(any, 0, 8), ElementsAre(21, 30, 8, 3, 4));
+  EXPECT_THAT(decoded(images, 1, 2), ElementsAre(18, 11, 2, 9, 6));
+  EXPECT_THAT(decoded(any, 2, 8), ElementsAre(13, 22, 1, 13, 22));
+
+  Image whole, same;
+  static_cast<void>(images.decode(0, whole));
+  static_cast<void>(images.decode_scaled(0, same, [](int, int) { return 1; }));
+  EXPECT_EQ(whole.pixels, same.pixels);
+}
+
 TEST_F(ImageFolderTest, NamesWhatItCannotRead) {
   EXPECT_THAT([&] { ImageFolder images(folder); },
               ThrowsMessage<Error>(testing::AllOf(HasSubstr(folder.string()), HasSubstr("No such file"))));
@@ -99,7 +125,7 @@ TEST_F(ImageFolderTest, NamesWhatItCannotRead) {
   const ImageFolder images(folder);
   Image scratch;
   EXPECT_THAT([&] { static_cast<void>(images.decode(0, scratch)); },
-              ThrowsMessage<Error>(HasSubstr((folder / "a" / "text.jpg").string() + ": is neither")));
+              ThrowsMessage<Error>(HasSubstr((folder / "a" / "text.jpg").string() + ": is no JPEG")));
   std::filesystem::remove(folder / "a" / "text.jpg");
   EXPECT_THAT([&] { static_cast<void>(images.decode(0, scratch)); },
               ThrowsMessage<Error>(HasSubstr("a/text.jpg: open failed")));

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -312,6 +313,72 @@ TEST(Loader, DecodesIntoTheScratchOfEachThread) {
     data::Loader loader(decoding, TwoViews{}, options(threads));
     EXPECT_EQ(values_of(loader), values) << threads << " threads";
   }
+}
+
+// Images of 50 x 61 pixels of noise; at 1/n of the size every n-th pixel of every n-th row.
+struct Scaling {
+  [[nodiscard]] static int size() { return 12; }
+  [[nodiscard]] static data::ImageView decode(int i, data::Image& scratch) {
+    return decode_scaled(i, scratch, [](int, int) { return 1; }).pixels;
+  }
+  [[nodiscard]] static data::ScaledImage decode_scaled(int i, data::Image& scratch, const data::ScaleChoice& choose) {
+    Random random(5, Purpose::test, 0, static_cast<std::uint32_t>(i));
+    const int n = choose(50, 61);
+    scratch.resize((50 + n - 1) / n, (61 + n - 1) / n, 1);
+    for (int y = 0; y < 50; ++y)
+      for (int x = 0; x < 61; ++x) {
+        const auto value = static_cast<std::uint8_t>(random.below(256));
+        if (y % n == 0 && x % n == 0) scratch.row(y / n)[x / n] = value;
+      }
+    return {scratch, 50, 61, n};
+  }
+};
+
+// Views of a scaled image are drawn from its full size, and every crop has at least the pixels of its view. A data set
+// that does not scale gives whole images.
+TEST(Loader, DecodesAtTheScaleThatTheCropsAllow) {
+  const Scaling images;
+  auto whole = options(2), small = options(2);
+  whole.batch = small.batch = 12;
+  for (auto& view : whole.views) view.crop_min = 0.02;
+  small.views = whole.views;
+  small.decode_scaled = true;
+  data::Loader<Scaling, TwoViews, data::DrawnBatch<TwoViews>> drawn(images, TwoViews{}, whole);
+  data::Loader<Scaling, TwoViews, data::DrawnBatch<TwoViews>> scaled(images, TwoViews{}, small);
+  data::Loader made(images, TwoViews{}, small);
+  data::AugmentScratch scratch;
+  int scales[9] = {};
+  for (int batch = 0; batch < 6; ++batch) {
+    const auto &full = drawn.next(), &part = scaled.next();
+    const auto& crops = made.next().crops[0];
+    for (std::size_t i = 0; i < 12; ++i) {
+      const int n = (50 + part.pixels[i].height - 1) / part.pixels[i].height;
+      ++scales[n];
+      bool room_for_half = n < 8;
+      for (std::size_t at = i; at < 24; at += 12) {
+        const data::Box crop = part.views[at].crop, twice = data::scaled(full.views[at].crop, 2 * n);
+        const data::Box expected = data::scaled(full.views[at].crop, n);
+        EXPECT_EQ((std::array{crop.top, crop.left, crop.height, crop.width}),
+                  (std::array{expected.top, expected.left, expected.height, expected.width}));
+        EXPECT_LE(crop.top + crop.height, part.pixels[i].height);
+        EXPECT_LE(crop.left + crop.width, part.pixels[i].width);
+        EXPECT_TRUE(n == 1 || (crop.height >= 8 && crop.width >= 8));
+        room_for_half &= twice.height >= 8 && twice.width >= 8;
+        std::vector<float> values(64);
+        to_float(apply_view(part.pixels[i], part.views[at], 8, scratch), 1, small.normalization, values.data());
+        EXPECT_TRUE(std::equal(values.begin(), values.end(), crops.begin() + static_cast<std::ptrdiff_t>(64 * at)));
+      }
+      EXPECT_FALSE(room_for_half);
+    }
+  }
+  EXPECT_GT(scales[1], 0);
+  EXPECT_GT(scales[2], 0);
+  EXPECT_GT(scales[4], 0);
+
+  const auto others = noise(47);
+  auto scaling = options(2);
+  scaling.decode_scaled = true;
+  EXPECT_EQ(stream(others, scaling, 3), stream(others, options(2), 3));
 }
 
 TEST(Loader, IsARangeWithoutEnd) {

@@ -502,7 +502,7 @@ class ExtractFeatures(Case):
         files.png(self.path("query.png"), colours, 28, channels=3)
         self.assertIn("   1  1.0000  7\n", self.succeeds(*extract, "--neighbours", "query.png"))
         self.refuses("missing.jpg", *extract, "--neighbours", "missing.jpg")
-        self.refuses("run/checkpoint.safetensors|neither a JPEG nor a PNG", *extract, "--neighbours", CHECKPOINT)
+        self.refuses("run/checkpoint.safetensors|is no JPEG", *extract, "--neighbours", CHECKPOINT)
         self.refuses("--neighbours-count", *extract, "--neighbours", "query.png", "--neighbours-count", "0")
 
 

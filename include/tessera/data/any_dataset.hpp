@@ -21,6 +21,10 @@ class AnyDataset {
 
   [[nodiscard]] int size() const { return held_->size(); }
   [[nodiscard]] ImageView decode(int i, Image& scratch) const { return held_->decode(i, scratch); }
+  // As decode, if the data set does not scale.
+  [[nodiscard]] ScaledImage decode_scaled(int i, Image& scratch, const ScaleChoice& choose) const {
+    return held_->decode_scaled(i, scratch, choose);
+  }
   [[nodiscard]] bool labelled() const { return held_->labelled(); }
   // The label of image i; 0 if the data set has none.
   [[nodiscard]] int label(int i) const { return held_->label(i); }
@@ -34,6 +38,7 @@ class AnyDataset {
     virtual ~Any() = default;
     [[nodiscard]] virtual int size() const = 0;
     [[nodiscard]] virtual ImageView decode(int i, Image& scratch) const = 0;
+    [[nodiscard]] virtual ScaledImage decode_scaled(int i, Image& scratch, const ScaleChoice& choose) const = 0;
     [[nodiscard]] virtual bool labelled() const = 0;
     [[nodiscard]] virtual int label(int i) const = 0;
     [[nodiscard]] virtual std::string name(int i) const = 0;
@@ -44,6 +49,12 @@ class AnyDataset {
     explicit Held(Images of) : images(std::move(of)) {}
     [[nodiscard]] int size() const override { return images.size(); }
     [[nodiscard]] ImageView decode(int i, Image& scratch) const override { return images.decode(i, scratch); }
+    [[nodiscard]] ScaledImage decode_scaled(int i, Image& scratch, const ScaleChoice& choose) const override {
+      if constexpr (ScalingDataset<Images>)
+        return images.decode_scaled(i, scratch, choose);
+      else
+        return not_scaled(images.decode(i, scratch));
+    }
     [[nodiscard]] bool labelled() const override {
       if constexpr (requires { images.labelled(); })
         return images.labelled();

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <concepts>
+#include <functional>
 #include <string>
 
 #include "tessera/core/abi.hpp"
@@ -15,6 +16,18 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
+// The denominator of the scale at which an image of height x width pixels is decoded: 1, 2, 4 or 8.
+using ScaleChoice = std::function<int(int height, int width)>;
+
+// An image that was decoded at 1/denominator of its size of height x width pixels, each side rounded up.
+struct ScaledImage {
+  ImageView pixels;
+  int height, width, denominator;
+};
+[[nodiscard]] inline ScaledImage not_scaled(ImageView image) {
+  return {image, image.height, image.width, 1};
+}
+
 // A data set of images. Many threads call decode and label at the same time, each with a scratch of its own.
 //
 // struct Pictures {
@@ -24,6 +37,10 @@ namespace data {
 //   bool labelled() const;                          // optional, of a LabelledDataset; false: labels mean nothing
 //   std::string name(int i) const;                  // optional; by names and labels a resumed run knows its data
 //   static constexpr bool in_memory = true;         // optional; true: decode reads no file
+//   // Optional: image i at 1/n of its size, where n = choose(height, width) is asked for the size that decode gives.
+//   An
+//   // image that cannot be scaled is as decode gives it.
+//   ScaledImage decode_scaled(int i, Image& scratch, const ScaleChoice& choose) const;
 // };
 template <class Candidate>
 concept Dataset = requires(const Candidate& images, int i, Image& scratch) {
@@ -34,6 +51,12 @@ concept Dataset = requires(const Candidate& images, int i, Image& scratch) {
 template <class Candidate>
 concept LabelledDataset = Dataset<Candidate> && requires(const Candidate& images, int i) {
   { images.label(i) } -> std::convertible_to<int>;
+};
+
+template <class Candidate>
+concept ScalingDataset = Dataset<Candidate> &&
+    requires(const Candidate& images, int i, Image& scratch, const ScaleChoice& choose) {
+  { images.decode_scaled(i, scratch, choose) } -> std::convertible_to<ScaledImage>;
 };
 
 // Throws Error unless image i has pixels and 1 or `channels` channels.

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <deque>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <utility>
@@ -17,6 +18,7 @@
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
+#include "tessera/data/dataset.hpp"
 #include "tessera/data/image.hpp"
 #include "tessera/data/picture.hpp"
 #include "tessera/io/file.hpp"
@@ -40,11 +42,21 @@ class ImageFiles {
 
   // Decodes picture i into `scratch`. Throws Error that names the file if it cannot be read or decoded, or if it is not
   // the file that it was the first time.
-  [[nodiscard]] ImageView decode(int i, Image& scratch) const {
+  [[nodiscard]] ImageView decode(int i, Image& scratch) const { return decode_scaled(i, scratch, {}).pixels; }
+  // As decode; a JPEG file at 1/n of its size, where n = choose(height, width).
+  [[nodiscard]] ScaledImage decode_scaled(int i, Image& scratch, const ScaleChoice& choose) const {
     const std::filesystem::path path = folder_ / name(i);
     const std::string file = read(i, path);
-    decode_picture(std::as_bytes(std::span(file)), path.string(), scratch, orientation_);
-    return scratch;
+    ScaledImage chosen{{}, 0, 0, 0};
+    const auto remember = [&](int height, int width) {
+      chosen = {{}, height, width, choose(height, width)};
+      return chosen.denominator;
+    };
+    decode_picture(std::as_bytes(std::span(file)), path.string(), scratch, orientation_,
+                   choose ? ScaleChoice(std::ref(remember)) : ScaleChoice());
+    if (chosen.denominator == 0) return not_scaled(scratch);
+    chosen.pixels = scratch;
+    return chosen;
   }
 
   // The pictures i for which wanted(i) is true, with the same labels.

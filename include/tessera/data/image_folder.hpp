@@ -82,9 +82,9 @@ struct ImageFolderOptions {
   std::vector<std::string> classes = {};  // the folders that are the labels 0, 1, ...; none: those there are, sorted
 };
 
-// The pictures (files whose names have one of picture_endings) in a folder and in those within. The folders of the first
-// level that hold pictures are the classes, in sorted order as torchvision's, and pictures beside them are left out;
-// where there are none, there are no labels.
+// The pictures (files whose names have one of picture_endings) in a folder and in those within. The folders of the
+// first level that hold pictures are the classes, in sorted order as torchvision's, and pictures beside them are left
+// out; where there are none, there are no labels.
 class ImageFolder : public ImageFiles {
  public:
   // Reads names alone. Throws Error that names the folder if it cannot be read, holds no picture, or has a class that

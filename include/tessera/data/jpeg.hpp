@@ -9,6 +9,7 @@
 #include <jpeglib.h>
 
 #include <array>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -59,6 +60,9 @@ class Jpeg {
   [[nodiscard]] bool damaged() const { return errors_.base.num_warnings > 0; }
   [[nodiscard]] int width() const { return static_cast<int>(info_.image_width); }
   [[nodiscard]] int height() const { return static_cast<int>(info_.image_height); }
+  // Pixels that read_rows gives, known after start().
+  [[nodiscard]] int output_width() const { return static_cast<int>(info_.output_width); }
+  [[nodiscard]] int output_height() const { return static_cast<int>(info_.output_height); }
   // A file has at least one bit for each block of 8 x 8 pixels, unless its coding is arithmetic.
   [[nodiscard]] bool is_too_short(std::size_t bytes) const {
     return info_.arith_code == FALSE && std::size_t{info_.image_width} * info_.image_height / 512 > bytes;
@@ -83,7 +87,8 @@ class Jpeg {
     jpeg_read_header(&info_, TRUE);
     return true;
   }
-  [[nodiscard]] bool start() {
+  // The picture is decoded at 1/denominator of its size: 1, 2, 4 or 8.
+  [[nodiscard]] bool start(int denominator) {
     if (setjmp(errors_.escape) != 0) return false;
     if (info_.num_components == 1)
       info_.out_color_space = JCS_GRAYSCALE;
@@ -101,6 +106,8 @@ class Jpeg {
       std::longjmp(errors->escape, 1);
     };
     info_.progress = &progress_;
+    info_.scale_num = 1;
+    info_.scale_denom = static_cast<unsigned>(denominator);
     jpeg_start_decompress(&info_);
     return true;
   }
@@ -128,18 +135,23 @@ class Jpeg {
 
 }  // namespace detail
 
+// The denominator of the scale at which a JPEG file of height x width pixels, as stored, is decoded: 1, 2, 4 or 8.
+using JpegScale = std::function<int(int height, int width, int orientation)>;
+
 // Decodes a JPEG file to grey or RGB pixels, which are Pillow's to the bit, and returns its Exif orientation, 1 to 8.
-// CMYK becomes RGB. Throws Error, which starts with `name`, for damaged and truncated files, more than most_pixels
+// CMYK becomes RGB. With `scale` the picture is made at a fraction of its size, each side rounded up, by libjpeg's
+// smaller transforms. Throws Error, which starts with `name`, for damaged and truncated files, more than most_pixels
 // pixels, and kinds that libjpeg-turbo does not decode, such as 12 bits.
-inline int decode_jpeg(std::span<const std::byte> file, std::string_view name, Image& to) {
+inline int decode_jpeg(std::span<const std::byte> file, std::string_view name, Image& to, const JpegScale& scale = {}) {
   detail::Jpeg jpeg;
   if (!jpeg.read_header(file)) fail("{}: is not a JPEG file that can be decoded: {}", name, jpeg.problem());
   detail::check_size(name, jpeg.width(), jpeg.height());
   if (jpeg.is_too_short(file.size()))
     fail("{}: is truncated: {} bytes cannot hold {} x {} pixels", name, file.size(), jpeg.width(), jpeg.height());
   const int orientation = jpeg.orientation();  // libjpeg forgets it behind the last row
-  if (!jpeg.start()) fail("{}: cannot be decoded: {}", name, jpeg.problem());
-  to.resize(jpeg.height(), jpeg.width(), jpeg.channels());
+  if (!jpeg.start(scale ? scale(jpeg.height(), jpeg.width(), orientation) : 1))
+    fail("{}: cannot be decoded: {}", name, jpeg.problem());
+  to.resize(jpeg.output_height(), jpeg.output_width(), jpeg.channels());
   if (!jpeg.read_rows(to.pixels.data())) fail("{}: cannot be decoded: {}", name, jpeg.problem());
   if (jpeg.damaged()) fail("{}: is truncated or damaged", name);
   if (to.channels == 4) {

@@ -40,6 +40,9 @@ struct LoaderOptions {
   int threads = 1;
   int prefetch = 3;              // finished batches that may wait
   int epoch = 0, iteration = 0;  // of the first batch
+  // Decodes images at 1/2, 1/4 or 1/8 of their size where the data set can and every crop of an image keeps at least
+  // the pixels of its view. Crops are the same, but for whole pixels of the smaller image, and pixels are not the same.
+  bool decode_scaled = false;
   int rank = 0, ranks = 1;
 
   // The batch of all ranks, in images, and the number of whole batches of `images` images.
@@ -99,6 +102,13 @@ constexpr void for_crops(Body&& body) {
   (std::make_index_sequence<Reads::groups>{});
 }
 
+// Draws the random choices of crop `crop` of an image, from its full size.
+[[nodiscard]] inline ViewParameters draw_scaled(const ScaledImage& image, const ViewAugmentation& a, Random random) {
+  ViewParameters view = draw_view(image.height, image.width, a, random);
+  view.crop = scaled(view.crop, image.denominator);
+  return view;
+}
+
 // A batch of finished crops in memory of the host: for each group count*batch x channels*size*size floats (Batch).
 template <class Reads_>
 struct MadeBatch : BatchInfo {
@@ -113,13 +123,14 @@ struct MadeBatch : BatchInfo {
     });
   }
   // Makes all crops of image i of the batch.
-  void make(const LoaderOptions& options, std::size_t i, ImageView image, AugmentScratch& scratch) {
+  void make(const LoaderOptions& options, std::size_t i, const ScaledImage& image, AugmentScratch& scratch) {
     for_crops<Reads>([&](auto group, int crop, int all) {
       using Crop = typename Reads::template Group<group>::Image;
-      Random random = view_random(options.seed, epoch, Reads::crops, all, samples[i]);
+      const auto view = draw_scaled(image, options.views[static_cast<std::size_t>(all)],
+                                    view_random(options.seed, epoch, Reads::crops, all, samples[i]));
       const std::size_t row = static_cast<std::size_t>(crop) * samples.size() + i;
-      to_float(random_view(image, options.views[static_cast<std::size_t>(all)], Crop::size, random, scratch),
-               Crop::channels, options.normalization, crops[group].data() + row * Crop::values);
+      to_float(apply_view(image.pixels, view, Crop::size, scratch), Crop::channels, options.normalization,
+               crops[group].data() + row * Crop::values);
     });
   }
   [[nodiscard]] Batch<float, Reads> batch() const {
@@ -142,13 +153,14 @@ struct DrawnBatch : BatchInfo {
     pixels.resize(static_cast<std::size_t>(options.batch));
     views.resize(static_cast<std::size_t>(Reads::crops) * pixels.size());
   }
-  void make(const LoaderOptions& options, std::size_t i, ImageView image, AugmentScratch&) {
-    pixels[i].resize(image.height, image.width, image.channels);
-    std::copy_n(image.pixels, image.size(), pixels[i].pixels.begin());
+  void make(const LoaderOptions& options, std::size_t i, const ScaledImage& image, AugmentScratch&) {
+    const ImageView from = image.pixels;
+    pixels[i].resize(from.height, from.width, from.channels);
+    std::copy_n(from.pixels, from.size(), pixels[i].pixels.begin());
     for (int crop = 0; crop < Reads::crops; ++crop) {
-      Random random = view_random(options.seed, epoch, Reads::crops, crop, samples[i]);
       const auto at = static_cast<std::size_t>(crop);
-      views[at * pixels.size() + i] = draw_view(image.height, image.width, options.views[at], random);
+      views[at * pixels.size() + i] =
+          draw_scaled(image, options.views[at], view_random(options.seed, epoch, Reads::crops, crop, samples[i]));
     }
   }
 };
@@ -310,7 +322,35 @@ class Loader {
   void make(Made& batch, std::size_t i, AugmentScratch& scratch) const {
     const int sample = batch.samples[i];
     if constexpr (LabelledDataset<Images>) batch.labels[i] = images_.label(sample);
-    batch.make(options_, i, decoded(images_, sample, Reads::channels, scratch.decoded), scratch);
+    batch.make(options_, i, decode(batch.epoch, sample, scratch.decoded), scratch);
+  }
+
+  [[nodiscard]] ScaledImage decode(int epoch, int sample, Image& scratch) const {
+    if constexpr (ScalingDataset<Images>)
+      if (options_.decode_scaled) {
+        const ScaledImage image = images_.decode_scaled(
+            sample, scratch, [&](int height, int width) { return largest_denominator(epoch, sample, height, width); });
+        check_pixels(image.pixels, sample, Reads::channels);
+        return image;
+      }
+    return not_scaled(decoded(images_, sample, Reads::channels, scratch));
+  }
+
+  // The largest denominator of 8, 4, 2 and 1 with which every crop of a sample of height x width pixels keeps the
+  // pixels of its view; 1 if a crop has fewer.
+  [[nodiscard]] int largest_denominator(int epoch, int sample, int height, int width) const {
+    int denominator = 8;
+    for_crops<Reads>([&](auto group, int, int all) {
+      constexpr int size = Reads::template Group<group>::Image::size;
+      const auto draw = [&] {
+        return draw_scaled({{}, height, width, denominator}, options_.views[static_cast<std::size_t>(all)],
+                           view_random(options_.seed, epoch, Reads::crops, all, sample))
+            .crop;
+      };
+      for (Box crop = draw(); denominator > 1 && (crop.height < size || crop.width < size); crop = draw())
+        denominator /= 2;
+    });
+    return denominator;
   }
 
   const Images& images_;

@@ -13,6 +13,7 @@
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
 #include "tessera/data/bmp.hpp"
+#include "tessera/data/dataset.hpp"
 #include "tessera/data/image.hpp"
 #include "tessera/data/jpeg.hpp"
 #include "tessera/data/picture_file.hpp"
@@ -100,13 +101,19 @@ enum class Orientation { upright, as_stored };
 
 // Decodes a JPEG, PNG, BMP, PBM, PGM, PPM, WebP or TIFF file, whatever its name says, to grey or RGB pixels: those of
 // Pillow's convert("RGB") to the bit, where a grey image has the same value in all channels, and upright, unless the
-// orientation of Exif is ignored; that of TIFF is a part of the format, and never is, as in Pillow. Throws Error, which
-// starts with `name`, for other files, damaged and truncated ones, and more than most_pixels pixels.
+// orientation of Exif is ignored; that of TIFF is a part of the format, and never is, as in Pillow. With `choose` a
+// JPEG file is decoded at the scale that it names for the picture's full size, turned upright; others are not scaled.
+// Throws Error, which starts with `name`, for other files, damaged and truncated ones, and more than most_pixels
+// pixels.
 inline void decode_picture(std::span<const std::byte> file, std::string_view name, Image& to,
-                           Orientation orientation = Orientation::upright) {
+                           Orientation orientation = Orientation::upright, const ScaleChoice& choose = {}) {
+  const auto scale = [&](int height, int width, int stored) {
+    const bool turned = orientation == Orientation::upright && stored >= 5;
+    return turned ? choose(width, height) : choose(height, width);
+  };
   int stored = 1;
   if (detail::starts_with(file, "\xff\xd8\xff"))
-    stored = decode_jpeg(file, name, to);
+    stored = decode_jpeg(file, name, to, choose ? JpegScale(scale) : JpegScale());
   else if (detail::starts_with(file, "\x89PNG\r\n\x1a\n"))
     stored = decode_png(file, name, to);
   else if (detail::starts_with(file, "BM"))

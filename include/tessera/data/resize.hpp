@@ -22,6 +22,13 @@ struct Box {
   int top = 0, left = 0, height = 0, width = 0;
 };
 
+// The box in an image at 1/denominator of the size, with edges rounded to whole pixels.
+[[nodiscard]] constexpr Box scaled(const Box& box, int denominator) {
+  const auto edge = [=](int at) { return (at + denominator / 2) / denominator; };
+  const int top = edge(box.top), left = edge(box.left);
+  return {top, left, edge(box.top + box.height) - top, edge(box.left + box.width) - left};
+}
+
 namespace detail {
 
 [[nodiscard]] TESSERA_HOST_DEVICE inline double filter_value(Filter filter, double x) {

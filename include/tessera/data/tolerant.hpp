@@ -106,17 +106,26 @@ class Tolerant {
 
   // Throws Error if there are too many damaged pictures, or no others.
   [[nodiscard]] ImageView decode(int i, Image& scratch) const {
+    return instead_of(i, [&](int at) { return images_.decode(at, scratch); });
+  }
+  [[nodiscard]] ScaledImage decode_scaled(int i, Image& scratch,
+                                          const ScaleChoice& choose) const requires ScalingDataset<Images> {
+    return instead_of(i, [&](int at) { return images_.decode_scaled(at, scratch, choose); });
+  }
+
+ private:
+  // decode(at) for the first picture from i on that does not throw.
+  template <class Decode>
+  [[nodiscard]] auto instead_of(int i, Decode&& decode) const {
     for (;;) {
       const int at = first_whole(i);
       try {
-        return images_.decode(at, scratch);
+        return decode(at);
       } catch (const Error& problem) {
         if (!known_[static_cast<std::size_t>(at)].exchange(true)) damaged_->add(images_.name(at), problem.what());
       }
     }
   }
-
- private:
   // The first picture from i on, all around, that is not known to be damaged.
   [[nodiscard]] int first_whole(int i) const {
     int other = -1;  // of another label

@@ -110,6 +110,8 @@ inline void add_recipe_flags(CLI::App& app, Options& options) {
   app.add_option("--momentum", recipe.momentum, "LARS's and SGD's momentum");
   app.add_option("--crop-min", recipe.crop_min, "smallest share of the image in a crop");
   app.add_flag("--no-blur{false}", recipe.blur, "views without Gaussian blur, for images of 32 pixels and less");
+  app.add_flag("--decode-scaled", recipe.decode_scaled,
+               "JPEG files at 1/2, 1/4 or 1/8 of their size where the crops allow it: faster, other pixels");
   app.add_flag("--no-colors{false}", recipe.colors, "views without colour jitter and grayscale");
   app.add_option("--seed", recipe.seed, "seed of initial values, order and views")->check(CLI::Range(0.0, 1e18));
   app.add_option("-j,--workers", recipe.workers, "threads that load images");
@@ -211,6 +213,8 @@ inline int pretrain(int argc, char** argv, const Choice& choice) {
     options.recipe.resume = options.recipe.checkpoint();
   if (!pictures) pictures.emplace(open_pictures(options.data));
   options.recipe.check("--");
+  if (options.recipe.decode_scaled && options.data.cache > 0)
+    fail("--cache keeps pictures at their full size, and --decode-scaled does not make it; leave one of them out");
   if (options.class_names.empty()) options.class_names = pictures->class_names;
   pictures->normalization = normalization_of(*pictures, options.recipe);
 

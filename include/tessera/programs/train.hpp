@@ -84,6 +84,7 @@ template <class Objective, class Trainer>
   options.normalization = pictures.normalization;
   options.seed = recipe.seed;
   options.threads = recipe.workers;
+  options.decode_scaled = recipe.decode_scaled;
   options.epoch = static_cast<int>(trainer.steps() / per_epoch);
   options.iteration = static_cast<int>(trainer.steps() % per_epoch);
   options.rank = trainer.communicator().rank();
@@ -105,6 +106,7 @@ template <class Objective>
 inline void identify_data(const Options& options, const Pictures& pictures, Metadata& identity) {
   identity["train_data"] = data::fingerprint(pictures.train);
   identity["test_data"] = data::fingerprint(pictures.test);
+  identity["ignore_exif"] = options.data.upright ? "" : "1";
   identity["verify_data"] = "";
   if (options.verify_data)
     identity["verify_data"] =

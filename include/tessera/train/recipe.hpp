@@ -36,9 +36,10 @@ struct Recipe {
   optim::HyperParameters usual;  // the objective's: used where nothing is given and the optimizer has such a thing
   double clip_grad = 0;          // largest norm of all gradients together; 0: they are not clipped
   double epochs = 300, warmup_epochs = 40;
-  double crop_min = 0.08;  // smallest share of the image in a crop
-  bool blur = true;        // Gaussian blur in the objective's views; images of 32 pixels are better without
-  bool colors = true;      // colour jitter and grayscale in the objective's views; for images of 1 and 3 channels
+  double crop_min = 0.08;      // smallest share of the image in a crop
+  bool blur = true;            // Gaussian blur in the objective's views; images of 32 pixels are better without
+  bool decode_scaled = false;  // JPEG files at 1/2, 1/4 or 1/8 of their size where the crops allow it
+  bool colors = true;          // colour jitter and grayscale in the objective's views; for images of 1 and 3 channels
   std::uint64_t seed = 0;
   int threads = 0;          // of the training step; 0: every processor
   int workers = 1;          // threads of the loader
@@ -142,6 +143,7 @@ struct Recipe {
                       {"crop_min", fmt::format("{}", crop_min)},
                       {"blur", blur ? "1" : "0"},
                       {"colors", colors ? "" : "0"},
+                      {"decode_scaled", decode_scaled ? "1" : ""},
                       {"images", std::to_string(images)}};
     const optim::HyperParameters changed = optim::changed_hyper_parameters(make_optimizer());
     for (const auto& [name, value] :
