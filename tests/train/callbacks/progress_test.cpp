@@ -58,9 +58,13 @@ class Terminal {
       progress.show(line);
       progress.keep("kept");
     }
-    std::array<char, 1000> bytes{};
-    const ssize_t count = ::read(seen_, bytes.data(), bytes.size());
-    return {bytes.data(), static_cast<std::size_t>(count > 0 ? count : 0)};
+    std::string text;  // the terminal hands it on in parts
+    for (std::array<char, 1000> bytes{}; !text.ends_with("kept\r\n");) {
+      const ssize_t count = ::read(seen_, bytes.data(), bytes.size());
+      if (count <= 0) break;
+      text.append(bytes.data(), static_cast<std::size_t>(count));
+    }
+    return text;
   }
 
  private:
