@@ -34,9 +34,9 @@ inline namespace TESSERA_ABI {
 namespace programs {
 
 inline constexpr std::string_view data_help =
-    "folder with pictures, whose folders are the classes, or with train/ and val/ (or test/) of such; a text file "
-    "whose "
-    "lines are path or path<TAB>label; or a folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]";
+    "folder with pictures, whose folders are the classes, or with train/ and val/ (or test/) of such; text file whose "
+    "lines are path or path<TAB>label; folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz], with CIFAR's "
+    "binary files, or with {train,test}_{images,labels}.npy";
 
 inline void add_data_flags(CLI::App& app, DataOptions& data) {
   app.add_option("--data", data.path, std::string(data_help))->required();
@@ -104,7 +104,7 @@ struct SplitFolders {
   const std::string& path = options.path;
   if (!std::filesystem::exists(path)) fail("--data {}: there is no such folder or file", path);
   SplitFolders folders{path, {}};
-  if (options.test.empty() && std::filesystem::is_directory(path)) folders = split_folders(path);
+  if (std::filesystem::is_directory(path)) folders = split_folders(path);
   if (!options.test.empty()) folders.test = options.test;
   data::ImageFiles train = find_pictures(folders.train, options, options.labels);
   if (folders.test.empty()) return hold_out(train, path);
@@ -112,15 +112,29 @@ struct SplitFolders {
   return {std::move(train), std::move(test)};
 }
 
+// A data set in memory without its labels.
+template <class Images>
+struct Unlabelled {
+  static constexpr bool in_memory = true;
+  Images images;
+
+  [[nodiscard]] int size() const { return images.size(); }
+  [[nodiscard]] data::ImageView decode(int i, data::Image& scratch) const { return images.decode(i, scratch); }
+};
+
 // The train and test splits of a data set that is held in memory.
 template <class Images>
-[[nodiscard]] Pictures open_in_memory(const std::string& folder, const char* train, const char* test) {
+[[nodiscard]] Pictures open_splits(const DataOptions& options, const char* train, const char* test) {
+  const std::string& folder = options.path;
   Images training(folder, train), testing(folder, test);
   data::Image scratch;
   const data::ImageView one = training.decode(0, scratch), other = testing.decode(0, scratch);
   if (one.height != other.height || one.width != other.width || one.channels != other.channels)
     fail("--data {}: training images have {} x {} pixels of {} channel(s), but test images {} x {} of {}", folder,
          one.height, one.width, one.channels, other.height, other.width, other.channels);
+  if (!options.labels)
+    return {data::AnyDataset(Unlabelled<Images>{std::move(training)}),
+            data::AnyDataset(Unlabelled<Images>{std::move(testing)})};
   std::vector<std::string> classes;
   if constexpr (requires { training.classes(); }) classes = training.classes();
   Pictures pictures{data::AnyDataset(std::move(training)), data::AnyDataset(std::move(testing))};
@@ -129,10 +143,10 @@ template <class Images>
 }
 
 // The data set in a folder by the names of its files; nothing if it holds none of these.
-[[nodiscard]] inline std::optional<Pictures> open_in_memory(const std::string& folder) {
-  if (data::IdxDataset::is_in(folder)) return open_in_memory<data::IdxDataset>(folder, "train", "t10k");
-  if (data::Cifar::is_in(folder)) return open_in_memory<data::Cifar>(folder, "train", "test");
-  if (data::ArrayDataset::is_in(folder)) return open_in_memory<data::ArrayDataset>(folder, "train", "test");
+[[nodiscard]] inline std::optional<Pictures> open_in_memory(const DataOptions& options) {
+  if (data::IdxDataset::is_in(options.path)) return open_splits<data::IdxDataset>(options, "train", "t10k");
+  if (data::Cifar::is_in(options.path)) return open_splits<data::Cifar>(options, "train", "test");
+  if (data::ArrayDataset::is_in(options.path)) return open_splits<data::ArrayDataset>(options, "train", "test");
   return std::nullopt;
 }
 
@@ -149,7 +163,7 @@ template <class Images>
 
 // Opens the data sets of a run. Throws Error that names the flag, or the file.
 [[nodiscard]] inline Pictures open_pictures(const DataOptions& options) {
-  if (std::optional<Pictures> pictures = detail::open_in_memory(options.path)) return std::move(*pictures);
+  if (std::optional<Pictures> pictures = detail::open_in_memory(options)) return std::move(*pictures);
   detail::Split split = detail::find_split(options);
   auto damaged = std::make_shared<data::DamagedPictures>(options.max_damaged, "--");
   const auto room = detail::cache_room(options.cache);
@@ -170,7 +184,7 @@ template <class Images>
 [[nodiscard]] inline data::AnyDataset open_part(const DataOptions& options, std::string_view part,
                                                 std::shared_ptr<data::DamagedPictures> damaged) {
   if (!part.empty() && part != "train" && part != "test") fail("--split {}: there are train and test", part);
-  if (std::optional<Pictures> pictures = detail::open_in_memory(options.path))
+  if (std::optional<Pictures> pictures = detail::open_in_memory(options))
     return std::move(part == "train" ? pictures->train : pictures->test);
   if (!std::filesystem::exists(options.path)) fail("--data {}: there is no such folder or file", options.path);
   if (part.empty())
