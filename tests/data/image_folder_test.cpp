@@ -52,6 +52,7 @@ TEST_F(ImageFolderTest, HasTorchvisionsClassesAndOrder) {
   const ImageFolder images(folder);
   EXPECT_TRUE(images.labelled());
   EXPECT_THAT(images.classes(), ElementsAre("B", "b"));
+  EXPECT_EQ(images.left_out(), 1) << "beside.png";
   EXPECT_THAT(names(images),
               ElementsAre("0 B/1.png", "1 b/z.PNG", "1 b/a/10.jpeg", "1 b/a/2.png", "1 b/a-c/1.jpg", "1 b/a/x/1.png"));
 }

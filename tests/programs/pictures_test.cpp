@@ -77,6 +77,11 @@ TEST_F(PicturesTest, HoldOutOneOfFew) {
   EXPECT_EQ(two.train.size(), 1);
   EXPECT_EQ(two.test.size(), 1);
   EXPECT_FALSE(two.train.labelled());
+  EXPECT_THAT(two.remarks, ElementsAre(HasSubstr("1 pictures to train on, 1 for the monitors, no labels")));
+  copy("class/3.png");
+  copy("class/4.png");
+  EXPECT_THAT(open_pictures(options()).remarks, ElementsAre(HasSubstr("1 class"), HasSubstr("2 pictures beside"),
+                                                            HasSubstr("--no-labels leaves it out")));
 }
 
 TEST_F(PicturesTest, TakeTheSplitThatIsThere) {

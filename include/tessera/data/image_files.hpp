@@ -37,6 +37,8 @@ class ImageFiles {
   [[nodiscard]] const std::vector<std::string>& classes() const { return classes_; }
   // The class of picture i; 0 without labels.
   [[nodiscard]] int label(int i) const { return labels_[static_cast<std::size_t>(i)]; }
+  // Pictures that were found beside the folders of classes, and are left out.
+  [[nodiscard]] int left_out() const { return left_out_; }
   // The path of picture i below the folder.
   [[nodiscard]] const std::string& name(int i) const { return names_[static_cast<std::size_t>(i)]; }
 
@@ -64,6 +66,7 @@ class ImageFiles {
   [[nodiscard]] ImageFiles part(Wanted&& wanted) const {
     ImageFiles part(folder_, orientation_);
     part.classes_ = classes_;
+    part.left_out_ = left_out_;
     for (int i = 0; i < size(); ++i)
       if (wanted(i)) part.add(name(i), label(i));
     return part;
@@ -83,6 +86,7 @@ class ImageFiles {
     seen_.emplace_back(0);
   }
   void set_classes(std::vector<std::string> classes) { classes_ = std::move(classes); }
+  void set_left_out(int pictures) { left_out_ = pictures; }
 
  private:
   // The bytes of picture i. A pipe is opened, too, without waiting for who writes it, and refused.
@@ -107,6 +111,7 @@ class ImageFiles {
   Orientation orientation_;
   std::vector<std::string> names_, classes_;
   std::vector<int> labels_;
+  int left_out_ = 0;
   mutable std::deque<std::atomic<std::uint64_t>> seen_;  // time and size of each file when it was read first, or 0
 };
 

@@ -51,6 +51,13 @@ class PictureNames {
     std::sort(folders.begin(), folders.end());
     return folders;
   }
+  // The pictures of the root itself.
+  [[nodiscard]] int count_beside() const {
+    int count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(root_))
+      if (is_named_as_picture(entry.path().filename()) && !entry.is_directory()) ++count;
+    return count;
+  }
 
  private:
   void walk(const std::string& folder) {
@@ -116,7 +123,9 @@ class ImageFolder : public ImageFiles {
              (folder() / class_folder).string(), classes.size(), classes.front());
       add_all(pictures, static_cast<int>(at - classes.begin()));
     }
-    if (size() > 0) set_classes(std::move(classes));
+    if (size() == 0) return;
+    set_classes(std::move(classes));
+    set_left_out(names.count_beside());
   }
   void add_all(const std::vector<detail::PictureNames::Name>& pictures, int label) {
     for (const auto& [folder, name] : pictures) add(folder.empty() ? name : folder + "/" + name, label);

@@ -47,6 +47,7 @@ struct Pictures {
   data::Normalization normalization = data::imagenet_normalization;
   std::vector<std::string> class_names = {};                 // of the labels 0, 1, ...; none if they have no names
   std::shared_ptr<data::DamagedPictures> damaged = nullptr;  // none if no picture is decoded during the run
+  std::vector<std::string> remarks = {};                     // sentences that the user must read
 };
 
 inline constexpr int attention_rows = 8;  // test images in the report with their attention maps, at most

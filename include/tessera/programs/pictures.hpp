@@ -161,6 +161,25 @@ template <class Images>
 
 }  // namespace detail
 
+namespace detail {
+
+// What a user must know of pictures that were found.
+[[nodiscard]] inline std::vector<std::string> remarks_on(const Split& split, const std::string& path) {
+  const std::size_t classes = split.train.classes().size();
+  std::vector<std::string> remarks{
+      fmt::format("{}: {} pictures to train on, {} for the monitors, {}", path, split.train.size(), split.test.size(),
+                  classes == 0 ? "no labels" : fmt::format("{} class{}", classes, classes == 1 ? "" : "es"))};
+  if (split.train.left_out() > 0)
+    remarks.push_back(fmt::format("{}: {} pictures beside the folders of classes are left out; --no-labels takes them",
+                                  path, split.train.left_out()));
+  if (classes == 1)
+    remarks.push_back(
+        fmt::format("{}: with one class the k-NN accuracy says nothing; --no-labels leaves it out", path));
+  return remarks;
+}
+
+}  // namespace detail
+
 // Opens the data sets of a run. Throws Error that names the flag, or the file.
 [[nodiscard]] inline Pictures open_pictures(const DataOptions& options) {
   if (std::optional<Pictures> pictures = detail::open_in_memory(options)) return std::move(*pictures);
@@ -172,9 +191,11 @@ template <class Images>
     return options.cache > 0 ? data::AnyDataset(data::Cached(std::move(pictures), room)) : std::move(pictures);
   };
   std::vector<std::string> classes = split.train.classes();
+  std::vector<std::string> remarks = detail::remarks_on(split, options.path);
   Pictures pictures{guarded(std::move(split.train)), guarded(std::move(split.test))};
   pictures.class_names = std::move(classes);
   pictures.damaged = std::move(damaged);
+  pictures.remarks = std::move(remarks);
   return pictures;
 }
 

@@ -197,7 +197,8 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
 
   Report report(recipe.metrics(), trainer.steps(), run.leads(), detail::gradient_norms<Objective>());
   if (run.leads())
-    for (const std::string& remark : folder->remarks()) report.say(remark);
+    for (const auto& remarks : {folder->remarks(), pictures.remarks})
+      for (const std::string& remark : remarks) report.say(remark);
   try {
     RankDeadline deadline(report);
     SaveCheckpoints save(report, identity);
