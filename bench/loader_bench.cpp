@@ -107,8 +107,8 @@ BENCHMARK(loader_scaled)
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 
-// How far views of scaled images are from those of whole ones, in units of 8-bit pixels, over the batches of one epoch:
-// crops alone, and views of MoCo v3.
+// The distance of views of scaled images from those of whole ones, in units of 8-bit pixels, over the batches of one
+// epoch: crops alone, and views of MoCo v3.
 void scaled_difference(benchmark::State& state) {
   const auto* const folder = files(state);
   if (folder == nullptr) return;

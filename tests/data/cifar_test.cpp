@@ -23,7 +23,7 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::ThrowsMessage;
 
-// What channel c of pixel `at` of an image is in these tests.
+// The value of channel c of pixel `at` of an image in these tests.
 std::uint8_t value_of(int image, int c, int at) {
   return static_cast<std::uint8_t>(image * 31 + c * 101 + at * 7);
 }

@@ -1,4 +1,4 @@
-// What fuzz targets share: the input as a file, and what counts as a finding.
+// Parts that fuzz targets share: the input as a file, and what counts as a finding.
 #pragma once
 
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-// What the fuzz targets of pictures share.
+// Parts that the fuzz targets of pictures share.
 #pragma once
 
 #include "input.hpp"
@@ -9,7 +9,7 @@ namespace tessera::fuzz {
 // Larger pictures take so long that few inputs would be tried.
 inline constexpr std::int64_t most_pixels = 1 << 18;
 
-// What decodes has all its pixels, grey or RGB, and the same ones in an image that had others before.
+// A picture that decodes has all its pixels, grey or RGB, and the same ones in an image that had others before.
 template <class Decode>
 void decode_twice(Decode&& decode) {
   accept_refusals([&] {

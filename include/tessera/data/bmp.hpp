@@ -22,7 +22,7 @@ namespace detail {
 
 enum class BmpCompression { none = 0, rle8 = 1, rle4 = 2, bit_fields = 3 };
 
-// What the header of a BMP file states.
+// The facts that the header of a BMP file states.
 struct BmpHeader {
   std::int64_t width = 0, height = 0;
   bool top_down = false;  // the first row of the file is the picture's; else its last

@@ -63,7 +63,7 @@ inline void to_float(ImageView image, int channels, const Normalization& normali
 
 namespace detail {
 
-// How often each value occurs in each channel.
+// The number of times that each value occurs in each channel.
 class PixelCounts {
  public:
   // Counts image i, which must be grey or have as many channels as those before that are not.

@@ -30,8 +30,8 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace data {
 
-// How the names of picture files end, in small letters. Of these decode_picture decodes all but WebP and TIFF in a
-// build without their libraries, and says so then.
+// The endings of the names of picture files, in small letters. decode_picture decodes all of these but WebP and TIFF in
+// a build without their libraries, and says so then.
 inline constexpr std::array<std::string_view, 11> picture_endings{".jpg", ".jpeg", ".png",  ".bmp", ".ppm", ".pgm",
                                                                   ".pbm", ".pnm",  ".webp", ".tif", ".tiff"};
 

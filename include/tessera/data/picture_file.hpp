@@ -1,4 +1,4 @@
-// What the readers of picture files share: limits, numbers in bytes, and the orientation in Exif data.
+// Parts that the readers of picture files share: limits, numbers in bytes, and the orientation in Exif data.
 #pragma once
 
 #include <algorithm>
@@ -43,7 +43,7 @@ inline void check_size(std::string_view name, std::int64_t width, std::int64_t h
   return value;
 }
 
-// What precedes Exif data in JPEG files, and in WebP files of some programs.
+// The bytes that precede Exif data in JPEG files, and in WebP files of some programs.
 inline constexpr std::string_view exif_start("Exif\0\0", 6);
 
 // The orientation in Exif data, 1 to 8; 1 where there is none.

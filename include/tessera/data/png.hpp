@@ -57,7 +57,7 @@ class Png {
     if (png_ == nullptr || info_ == nullptr) return tell("not enough memory");
     if (setjmp(png_jmpbuf(png_)) != 0) return false;
     png_set_read_fn(png_, this, read);
-    // Of what stands beside the pixels, Exif alone is looked at: texts and profiles may unpack to gigabytes.
+    // Exif alone of what stands beside the pixels is looked at: texts and profiles may unpack to gigabytes.
     png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
     png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_AS_DEFAULT, reinterpret_cast<png_const_bytep>("eXIf"), 1);
     png_read_info(png_, info_);

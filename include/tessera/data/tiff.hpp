@@ -99,7 +99,7 @@ class TiffFile {
   std::array<char, 300> problem_{};
 };
 
-// How a TIFF file stores a pixel.
+// The way in which a TIFF file stores a pixel.
 struct TiffLayout {
   std::uint32_t width = 0, height = 0;
   int bits = 0, samples = 0;  // of a sample; of a pixel

@@ -39,7 +39,7 @@ class DamagedPictures {
     const std::lock_guard lock(mutex_);
     return names_;
   }
-  // What is wrong with each of them, as a sentence that names the file.
+  // A sentence for each of them that names the file and says what is wrong.
   [[nodiscard]] std::vector<std::string> problems() const {
     const std::lock_guard lock(mutex_);
     return problems_;

@@ -121,7 +121,7 @@ class NpyFile {
     values_at_ += length;
   }
 
-  // What the header says, for messages.
+  // The header's statement, for messages.
   [[nodiscard]] std::string_view stated() const { return std::string_view(header_).substr(0, header_.find('}') + 1); }
 
   template <class Scalar>

@@ -163,7 +163,7 @@ template <class Images>
 
 namespace detail {
 
-// What a user must know of pictures that were found.
+// The facts that a user must know of pictures that were found.
 [[nodiscard]] inline std::vector<std::string> remarks_on(const Split& split, const std::string& path) {
   const std::size_t classes = split.train.classes().size();
   std::vector<std::string> remarks{

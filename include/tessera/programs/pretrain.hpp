@@ -170,7 +170,7 @@ struct ChosenFlags {
   }
 };
 
-// That of the checkpoint which the run continues from, else measured.
+// The normalization of the checkpoint which the run continues from; otherwise it is measured.
 [[nodiscard]] inline data::Normalization normalization_of(const Pictures& pictures, const Recipe& recipe) {
   if (!pictures.train.in_memory() && !recipe.resume.empty()) {
     const io::Safetensors checkpoint(recipe.resume);

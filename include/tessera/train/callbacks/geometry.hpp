@@ -34,7 +34,7 @@ struct FeatureGeometry {
   // The mean deviation of features that are spread evenly over all directions.
   [[nodiscard]] double spread() const { return 1 / std::sqrt(static_cast<double>(width)); }
   [[nodiscard]] bool collapsed() const { return eval::have_collapsed(effective_rank, deviation, width); }
-  // What a user reads once features have collapsed.
+  // The sentence for a user whose features have collapsed.
   [[nodiscard]] std::string warning() const {
     return fmt::format(
         "the features have collapsed: all pictures have nearly the same feature (effective rank {:.1f} of {}, "

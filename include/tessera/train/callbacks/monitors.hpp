@@ -1,4 +1,4 @@
-// What a run tells about the encoder's features while it trains.
+// The figures that a run tells about the encoder's features while it trains.
 #pragma once
 
 #include <optional>
