@@ -32,7 +32,7 @@ if [ "${1:-}" != "--quick" ]; then
   stage "build with AddressSanitizer and UndefinedBehaviorSanitizer" \
     configure_and_build asan --target sanitized_tests
   stage "tests with AddressSanitizer and UndefinedBehaviorSanitizer" \
-    ctest --preset asan -j "$(nproc)" -R '^((core|cpu|data|io|optim|train|programs|fuzz)/|(comm|emulated)/[A-Z])' \
+    ctest --preset asan -j "$(nproc)" -R '^((core|cpu|data|docs|io|optim|train|programs|fuzz)/|(comm|emulated)/[A-Z])' \
     --output-on-failure --progress
   stage "build with ThreadSanitizer" configure_and_build tsan \
     --target tests_threads tests_comm tests_ranks
