@@ -34,7 +34,7 @@ list_openclipart() {
 if $pictures; then
   flags=(--data "$build/openclipart.txt" --cache 4 --workers 2
     --epochs 50 --warmup-epochs 2 --batch-size 128 --optimizer adamw --lr 6e-3 --weight-decay 0.1
-    --moco-m 0.95 --moco-m-cos --moco-t 0.1 --crop-min 0.3 --no-blur --out runs/pictures)
+    --moco-m 0.95 --moco-m-cos --moco-t 0.1 --crop-min 0.3 --no-blur --knn-every 135 --out runs/pictures)
   list_openclipart >"$build/openclipart.txt"
 else
   flags=(--data /usr/share/datasets/fashion-mnist
