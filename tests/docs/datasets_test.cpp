@@ -81,7 +81,7 @@ TEST_F(DatasetsOfTheDocument, Folder) {
     std::filesystem::create_directory(folder / name);
     std::filesystem::copy(test_data() + "/fixtures/images/rgb8.png", folder / name / "1.png");
   }
-  const ts::data::ImageFolder train(folder);                   // .jpg, .jpeg and .png; a folder is a class
+  const ts::data::ImageFolder train(folder);                   // a folder is a class
   const std::vector<std::string>& names = train.classes();     // of the labels 0, 1, ...
   const ts::data::ImageFolder all(folder, {.labels = false});  // folders are no classes
   EXPECT_EQ(names.size(), 2u);
