@@ -3,6 +3,7 @@
 
 #include "tessera/data/idx.hpp"
 #include "tessera/data/loader.hpp"
+#include "tessera/data/spread.hpp"
 #include "tessera/tessera.hpp"
 #include "tessera/train/features.hpp"
 
