@@ -1,4 +1,4 @@
-// What our headers include from elsewhere, for tests that define macros afterwards.
+// The headers from elsewhere that ours include, for tests that define macros afterwards.
 #pragma once
 
 #include <dirent.h>
@@ -21,6 +21,8 @@
 
 #include <CLI/CLI.hpp>
 #include <Eigen/Core>
+#include <Eigen/Eigenvalues>
+#include <Eigen/QR>
 #include <algorithm>
 #include <array>
 #include <atomic>
