@@ -29,6 +29,12 @@ namespace detail {
   return std::find(picture_endings.begin(), picture_endings.end(), end) != picture_endings.end();
 }
 
+[[nodiscard]] inline std::string path_below(const std::string& folder, const std::string& name) {
+  std::string path = folder;
+  if (!path.empty()) path += '/';
+  return path += name;
+}
+
 // The pictures in a folder and in those within, behind symbolic links too, as (folder, name) in torchvision's order: by
 // the folder's path, then by name. Paths are relative to `root`.
 class PictureNames {
@@ -69,7 +75,7 @@ class PictureNames {
     for (const auto& entry : std::filesystem::directory_iterator(root_ / folder)) {
       const std::string name = entry.path().filename();
       if (entry.is_directory())
-        walk(folder.empty() ? name : folder + "/" + name);
+        walk(path_below(folder, name));
       else if (is_named_as_picture(name))
         found_.emplace_back(folder, name);
     }
@@ -128,7 +134,7 @@ class ImageFolder : public ImageFiles {
     set_left_out(names.count_beside());
   }
   void add_all(const std::vector<detail::PictureNames::Name>& pictures, int label) {
-    for (const auto& [folder, name] : pictures) add(folder.empty() ? name : folder + "/" + name, label);
+    for (const auto& [folder, name] : pictures) add(detail::path_below(folder, name), label);
   }
 };
 
