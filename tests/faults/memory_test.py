@@ -21,7 +21,7 @@ sys.path.insert(0, str(HERE.parent / "examples"))
 import files  # noqa: E402
 
 # Each limit, and the smallest one in KiB: below it the kernel cannot map the program and kills it.
-LIMITS = {"address space": (resource.RLIMIT_AS, 2048), "data": (resource.RLIMIT_DATA, 512)}
+LIMITS = {"address space": (resource.RLIMIT_AS, 4096), "data": (resource.RLIMIT_DATA, 512)}
 LARGEST = 1 << 20  # KiB: a program that needs more does not end in time
 SLOWEST = 60  # seconds: a program that takes longer hangs
 RESULTS = {"checkpoint.safetensors", "features.npy", "labels.npy", "metrics.jsonl", "report.html"}
