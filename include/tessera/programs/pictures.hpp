@@ -159,10 +159,6 @@ template <class Images>
   return std::make_shared<data::CacheRoom>(static_cast<std::int64_t>(gib * bytes));
 }
 
-}  // namespace detail
-
-namespace detail {
-
 // The facts that a user must know of pictures that were found.
 [[nodiscard]] inline std::vector<std::string> remarks_on(const Split& split, const std::string& path) {
   const std::size_t classes = split.train.classes().size();

@@ -211,10 +211,10 @@ inline int pretrain(int argc, char** argv, const Choice& choice) {
     options.recipe.resume = resume;
   else if (std::filesystem::exists(options.recipe.checkpoint()))
     options.recipe.resume = options.recipe.checkpoint();
-  if (!pictures) pictures.emplace(open_pictures(options.data));
   options.recipe.check("--");
   if (options.recipe.decode_scaled && options.data.cache > 0)
     fail("--cache keeps pictures at their full size, and --decode-scaled does not make it; leave one of them out");
+  if (!pictures) pictures.emplace(open_pictures(options.data));
   if (options.class_names.empty()) options.class_names = pictures->class_names;
   pictures->normalization = normalization_of(*pictures, options.recipe);
 
