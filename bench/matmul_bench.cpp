@@ -32,6 +32,7 @@ void shapes(benchmark::internal::Benchmark* benchmark) {
   benchmark->Args({256, 384, 96, input_gradient})->Args({256, 768, 384, input_gradient});
   benchmark->Args({96, 96, 544, weight_gradient})->Args({96, 384, 512, weight_gradient});
 }
+BENCHMARK(product<cpu::PackedMatmul>)->Name("packed")->Apply(shapes)->UseRealTime();
 BENCHMARK(product<cpu::EigenMatmul>)->Name("Eigen")->Apply(shapes)->UseRealTime();
 #if TESSERA_HAS_CBLAS
 BENCHMARK(product<cpu::CblasMatmul>)->Name("CBLAS")->Apply(shapes)->UseRealTime();

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The same MoCo v3 training step in PyTorch on the CPU: images/s and peak memory, one JSON line per model.
+"""The same MoCo v3 training step in PyTorch on the CPU: images/s and peak memory as one JSON line.
 
-Both views in one batch, scaled_dot_product_attention where PyTorch has it, torch.optim.AdamW, two threads.
+Both views in one batch, scaled_dot_product_attention where PyTorch has it, torch.optim.AdamW, two threads. --compile:
+torch.compile of every network and of the update of the momentum network. --precision bf16: autocast.
 """
 import argparse
 import json
@@ -68,7 +69,7 @@ def contrast(q, k, tau=0.2):
     return F.cross_entropy(logits, torch.arange(len(q))) * 2 * tau
 
 
-def measure(name, batch, seconds, encoder, hidden, out, width):
+def measure(name, batch, seconds, compiled, precision, encoder, hidden, out, width):
     base, momentum = encoder(), encoder()
     project, project_m = head(width, hidden, hidden, out), head(width, hidden, hidden, out)
     predict = head(out, hidden, out)
@@ -77,41 +78,54 @@ def measure(name, batch, seconds, encoder, hidden, out, width):
     pairs = [pair for s, t in ((base, momentum), (project, project_m)) for pair in zip(s.parameters(), t.parameters())]
     x = torch.randn(2 * batch, base.patch.in_channels, *([224, 224] if batch < 256 else [28, 28]))
 
+    make = torch.compile if compiled else lambda function: function
+    query = make(lambda x: views(predict, views(project, base(x))))
+    key = make(lambda x: views(project_m, momentum(x)))
+    loss_of = make(lambda q, k: contrast(q[:batch], k[batch:]) + contrast(q[batch:], k[:batch]))
+    update = make(optimizer.step)
+
     def step():
-        q = views(predict, views(project, base(x)))
-        with torch.no_grad():
-            torch._foreach_mul_([t for _, t in pairs], 0.99)
-            torch._foreach_add_([t for _, t in pairs], [s for s, _ in pairs], alpha=0.01)
-            k = views(project_m, momentum(x))
-        loss = contrast(q[:batch], k[batch:]) + contrast(q[batch:], k[:batch])
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            q = query(x)
+            with torch.no_grad():
+                torch._foreach_mul_([t for _, t in pairs], 0.99)
+                torch._foreach_add_([t for _, t in pairs], [s for s, _ in pairs], alpha=0.01)
+                k = key(x)
+            loss = loss_of(q.float(), k.float())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        update()
 
     for m in (momentum, project_m):
         m.requires_grad_(False)
-    step()
+    for _ in range(2):
+        step()
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         step()
         count += 1
     rate = count * batch / (time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(json.dumps({"name": name, "images_per_second": rate, "peak_MB": peak, "torch": torch.__version__}), flush=True)
+    print(json.dumps({
+        "name": name, "compiled": compiled, "precision": precision, "images_per_second": rate, "peak_MB": peak,
+        "torch": torch.__version__, "products": "MKL" if torch.backends.mkl.is_available() else "its BLAS",
+    }), flush=True)
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("model", choices=["vit_tiny", "vit_small_16"])
     arguments.add_argument("--seconds", type=float, default=10)
+    arguments.add_argument("--compile", action="store_true")
+    arguments.add_argument("--precision", choices=["float", "bf16"], default="float")
     arguments.add_argument("--threads", type=int, default=2)
     a = arguments.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
     if a.model == "vit_tiny":
-        measure(a.model, 256, a.seconds, lambda: ViT(28, 7, 1, 96, 4, 3), 512, 128, 96)
+        measure(a.model, 256, a.seconds, a.compile, a.precision, lambda: ViT(28, 7, 1, 96, 4, 3), 512, 128, 96)
     else:
-        measure(a.model, 16, a.seconds, lambda: ViT(224, 16, 3, 384, 12, 12), 4096, 256, 384)
+        measure(a.model, 16, a.seconds, a.compile, a.precision, lambda: ViT(224, 16, 3, 384, 12, 12), 4096, 256, 384)
 
 
 if __name__ == "__main__":

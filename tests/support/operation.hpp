@@ -53,7 +53,7 @@ class Values {
 
   explicit Values(const Matrix& from)
       : rows_(from.rows), columns_(from.columns), all_(from.values.size() + 2 * guard, next_guard()) {
-    for (std::size_t i = 0; i < from.values.size(); ++i) all_[guard + i] = static_cast<Scalar>(from.values[i]);
+    for (std::size_t i = 0; i < from.values.size(); ++i) all_[guard + i] = Scalar(static_cast<Sum>(from.values[i]));
   }
 
   [[nodiscard]] index rows() const { return rows_; }
@@ -62,7 +62,7 @@ class Values {
   [[nodiscard]] const Scalar* data() const { return rows_ > 0 ? all_.data() + guard : nullptr; }
   [[nodiscard]] std::span<const Scalar> span() const { return {data(), all_.size() - 2 * guard}; }
   [[nodiscard]] double operator()(index row, index column) const {
-    return static_cast<double>(data()[row * columns_ + column]);
+    return static_cast<double>(static_cast<Sum>(data()[row * columns_ + column]));
   }
 
   [[nodiscard]] bool same_bits(const Values& other) const {
@@ -73,11 +73,12 @@ class Values {
   }
 
  private:
+  using Sum = Accumulator<Scalar>;
   static constexpr std::size_t guard = 64;
 
   static Scalar next_guard() {
     static int operands = 0;
-    return static_cast<Scalar>(++operands) * Scalar(1e6);
+    return Scalar(static_cast<Sum>(++operands) * Sum(1e6));
   }
 
   [[nodiscard]] bool same(const Values& other, std::size_t first, std::size_t count) const {

@@ -5,7 +5,10 @@
 // do not link, and the linker names a symbol such as `tessera::v0_1_avx2::...`.
 #pragma once
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && \
+    defined(__AVX512BF16__)
+#define TESSERA_ABI v0_1_avx512_bf16
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define TESSERA_ABI v0_1_avx512
 #elif defined(__AVX2__) && defined(__FMA__)
 #define TESSERA_ABI v0_1_avx2

@@ -63,5 +63,15 @@ using Accumulator = typename detail::ScalarTraits<Scalar>::Accumulator;
 template <class Scalar>
 using Parameter = typename detail::ScalarTraits<Scalar>::Parameter;
 
+// The values of a parameter that matrix products read.
+template <class Scalar>
+[[nodiscard]] inline const Scalar* product_operand(Scalar* values) {
+  return values;
+}
+template <class Low>
+[[nodiscard]] inline const Low* product_operand(MasterAndCopy<Low> values) {
+  return values.copy;
+}
+
 }  // namespace TESSERA_ABI
 }  // namespace tessera

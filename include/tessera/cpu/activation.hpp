@@ -10,21 +10,21 @@ namespace cpu {
 
 namespace detail {
 
-// gradient *= slope(x); activated = value(x).
+// d_x = d_y * slope(x), y = value(x).
 template <class Activation, class Scalar>
-[[gnu::always_inline]] inline void activation_backward(index count, const Scalar* x, Scalar* gradient,
-                                                       Scalar* activated) {
+[[gnu::always_inline]] inline void activation_backward(index count, const Scalar* x, const Accumulator<Scalar>* d_y,
+                                                       Scalar* d_x, Scalar* y) {
   constexpr index width = simd::lanes<Scalar>;
   index i = 0;
   for (; i + width <= count; i += width) {
     const auto [value, slope] = Activation::value_and_slope(simd::load(x + i));
-    simd::store<Scalar>(gradient + i, simd::load(gradient + i) * slope);
-    simd::store<Scalar>(activated + i, value);
+    simd::store(d_x + i, simd::load(d_y + i) * slope);
+    simd::store(y + i, value);
   }
   if (i == count) return;
   const auto [value, slope] = Activation::value_and_slope(simd::load_part(x + i, count - i));
-  simd::store_part<Scalar>(gradient + i, simd::load_part(gradient + i, count - i) * slope, count - i);
-  simd::store_part<Scalar>(activated + i, value, count - i);
+  simd::store_part(d_x + i, simd::load_part(d_y + i, count - i) * slope, count - i);
+  simd::store_part(y + i, value, count - i);
 }
 
 }  // namespace detail

@@ -24,57 +24,91 @@ struct Matrix {
   [[nodiscard]] Scalar* at(index row, index column) const { return data + row * columns + column; }
 };
 
-inline constexpr index tile_rows = 256, tile_columns = 768;
+inline constexpr index tile_columns = 768, sum_columns = 48;  // columns of a tile; multiples of sum_columns
+inline constexpr index packed_bytes = index{4} << 20;  // at most this much of a weight is packed at a time
 
-// Cuts a (rows x columns) result into tiles and calls body(row, rows, column, columns) for each, in parallel.
-template <class Scalar, class Matmul, class Body>
-void for_tiles(Backend<Scalar, Matmul>& backend, index rows, index columns, Body&& body) {
+// done(row, column, columns, sums) for every row of x w, a part of a row at a time: sums are those of its columns from
+// `column` on. multiply_tile(row, rows, column, columns, sums) assigns the sums of a tile, of the columns from `start` on.
+// Tiles are worked on in parallel, and what follows a product is done while its tile is in cache.
+template <class Scalar, class Matmul, class MultiplyTile, class Done>
+void for_tiles(Backend<Scalar, Matmul>& backend, index rows, index start, index columns, MultiplyTile&& multiply_tile,
+               Done&& done) {
+  using Sum = Accumulator<Scalar>;
+  constexpr index most_rows = 256, size = Matmul::tile_rows * tile_columns;
+  const index stride = smaller(divide_up(columns, sum_columns) * sum_columns, tile_columns);
+  const index tile_rows = smaller(size / stride, most_rows);
+  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
+  Sum* const room = backend.arena().template take<Sum>(backend.pool().threads() * size);
   const index down = divide_up(rows, tile_rows), across = divide_up(columns, tile_columns);
-  backend.for_pieces(down * across, 1, [&](index first, index last, int) {
-    for (index tile = first; tile < last; ++tile) {
-      const index row = tile / across * tile_rows, column = tile % across * tile_columns;
-      body(row, row + tile_rows < rows ? tile_rows : rows - row, column,
-           column + tile_columns < columns ? tile_columns : columns - column);
-    }
+  backend.for_pieces(down * across, 1, [&](index tile, index, int worker) {
+    const index row = tile / across * tile_rows, column = start + tile % across * tile_columns;
+    const index in_rows = smaller(rows - row, tile_rows), in_columns = smaller(start + columns - column, tile_columns);
+    Sum* const sums = room + worker * size;
+    multiply_tile(row, in_rows, column, in_columns, sums, stride);
+    for (index r = 0; r < in_rows; ++r) done(row + r, column, in_columns, static_cast<const Sum*>(sums) + r * stride);
   });
 }
 
-// y = x w, then epilogue(row, column, columns) for every row of every tile. w: x.columns x y.columns.
-template <class Scalar, class Matmul, class Epilogue>
-void multiply(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Operand<Scalar> w, Matrix<Scalar> y,
-              Epilogue&& epilogue) {
-  for_tiles(backend, y.rows, y.columns, [&](index row, index rows, index column, index columns) {
-    const Operand<Scalar> part{w.data + column * (w.transposed ? w.stride : 1), w.stride, w.transposed};
-    Matmul::multiply(rows, columns, x.columns, Operand<Scalar>{x.at(row, 0), x.columns}, part, y.at(row, column),
-                     y.columns, false);
-    for (index r = row; r < row + rows; ++r) epilogue(r, column, columns);
-  });
+// done(...) for every row of x w, as in for_tiles. w: x.columns x columns.
+template <class Scalar, class Matmul, class Done>
+void multiply(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Operand<Scalar> w, index columns, Done&& done) {
+  const auto rows_of_x = [&](index row) { return Operand<Scalar>{x.at(row, 0), x.columns}; };
+  const auto by_calls = [&](index row, index rows, index column, index in_tile, Accumulator<Scalar>* sums,
+                            index stride) {
+    Matmul::multiply(rows, in_tile, x.columns, rows_of_x(row), w.from_column(column), sums, stride, false);
+  };
+  if constexpr (!Matmul::packs) {
+    for_tiles(backend, x.rows, 0, columns, by_calls, done);
+  } else {
+    if (!Matmul::reads_in_place(x.columns, rows_of_x(0))) return for_tiles(backend, x.rows, 0, columns, by_calls, done);
+    // The weight is packed for all rows, some panels of it at a time.
+    constexpr index width = Matmul::template panel_columns<Scalar>;
+    const index size = Matmul::template panel_size<Scalar>(x.columns);
+    const index most = larger(packed_bytes / (size * static_cast<index>(sizeof(Scalar))), index{1}) * width;
+    const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
+    Scalar* const panels = backend.arena().template take<Scalar>(divide_up(smaller(columns, most), width) * size);
+    for (index start = 0; start < columns; start += most) {
+      const index some = smaller(columns - start, most);
+      backend.for_pieces(some, width, [&](index first, index last, int) {
+        Matmul::pack_panel(x.columns, last - first, w.from_column(start + first), panels + first / width * size);
+      });
+      const auto by_panels = [&](index row, index rows, index column, index in_tile, Accumulator<Scalar>* sums,
+                            index stride) {
+        for (index at = 0; at < in_tile; at += width)
+          Matmul::multiply_panel(rows, smaller(in_tile - at, width), x.columns, rows_of_x(row),
+                                 panels + (column - start + at) / width * size, sums + at, stride);
+      };
+      for_tiles(backend, x.rows, start, some, by_panels, done);
+    }
+  }
 }
 
 // y = x w + bias + residual; bias and residual may be null.
 template <class Scalar, class Matmul>
-void multiply_add(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Operand<Scalar> w, const Scalar* bias,
-                  Matrix<const Scalar> residual, Matrix<Scalar> y) {
-  multiply(backend, x, w, y, [&](index row, index column, index columns) {
+void multiply_add(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Operand<Scalar> w,
+                  const Accumulator<Scalar>* bias, Matrix<const Scalar> residual, Matrix<Scalar> y) {
+  multiply(backend, x, w, y.columns, [&](index row, index column, index columns, const Accumulator<Scalar>* sums) {
     Scalar* const to = y.at(row, column);
     const auto add = [](auto a, auto... more) { return (a + ... + more); };
     if (bias != nullptr && residual.data != nullptr)
-      simd::transform(columns, to, add, to, bias + column, residual.at(row, column));
+      simd::transform(columns, to, add, sums, bias + column, residual.at(row, column));
     else if (bias != nullptr)
-      simd::transform(columns, to, add, to, bias + column);
+      simd::transform(columns, to, add, sums, bias + column);
     else if (residual.data != nullptr)
-      simd::transform(columns, to, add, to, residual.at(row, column));
+      simd::transform(columns, to, add, sums, residual.at(row, column));
+    else
+      simd::transform(columns, to, add, sums);
   });
 }
 
 // before = x w + bias, y = Activation(before).
 template <class Activation, class Scalar, class Matmul>
-void multiply_activate(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Operand<Scalar> w, const Scalar* bias,
-                       Matrix<Scalar> before, Matrix<Scalar> y) {
-  multiply(backend, x, w, before, [&](index row, index column, index columns) {
+void multiply_activate(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Operand<Scalar> w,
+                       const Accumulator<Scalar>* bias, Matrix<Scalar> before, Matrix<Scalar> y) {
+  multiply(backend, x, w, y.columns, [&](index row, index column, index columns, const Accumulator<Scalar>* sums) {
     Scalar* const to = before.at(row, column);
     simd::transform(
-        columns, to, [](auto a, auto b) { return a + b; }, to, bias + column);
+        columns, to, [](auto a, auto b) { return a + b; }, sums, bias + column);
     simd::transform(
         columns, y.at(row, column), [](auto a) { return Activation::value(a); }, to);
   });
@@ -84,20 +118,22 @@ void multiply_activate(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x,
 template <class Activation, class Scalar, class Matmul>
 void multiply_activation_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> dy, Operand<Scalar> w,
                                   Matrix<const Scalar> before, Matrix<Scalar> d_before, Matrix<Scalar> activated) {
-  multiply(backend, dy, w, d_before, [&](index row, index column, index columns) {
-    activation_backward<Activation>(columns, before.at(row, column), d_before.at(row, column),
-                                    activated.at(row, column));
-  });
+  multiply(backend, dy, w, d_before.columns,
+           [&](index row, index column, index columns, const Accumulator<Scalar>* sums) {
+             activation_backward<Activation>(columns, before.at(row, column), sums, d_before.at(row, column),
+                                             activated.at(row, column));
+           });
 }
 
 // sums[c] = sum over rows of x[r][c]; sums is assigned.
 template <class Scalar, class Matmul>
-void column_sums(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Scalar* sums) {
+void column_sums(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Accumulator<Scalar>* sums) {
   constexpr index grain = 512;
   const index pieces = divide_up(x.rows, grain);
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
-  Scalar* const partial = backend.arena().template take<Scalar>(pieces * x.columns);
-  const auto add_rows = [columns = x.columns](const Scalar* rows, index count, Scalar* to) {
+  using Sum = Accumulator<Scalar>;
+  Sum* const partial = backend.arena().template take<Sum>(pieces * x.columns);
+  const auto add_rows = [columns = x.columns](const auto* rows, index count, Sum* to) {
     simd::transform(
         columns, to, [](auto a) { return a; }, rows);
     index row = 1;
@@ -112,24 +148,25 @@ void column_sums(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Scala
   backend.for_pieces(x.rows, grain, [&](index first, index last, int) {
     add_rows(x.at(first, 0), last - first, partial + first / grain * x.columns);
   });
-  backend.compute([&] { add_rows(partial, pieces, sums); });
+  backend.compute([&] { add_rows(static_cast<const Sum*>(partial), pieces, sums); });
 }
 
 // d_weight = dy^T x. Tiles and their order of summation depend on the shapes alone.
 template <class Scalar, class Matmul>
 void weight_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Matrix<const Scalar> dy,
-                     Scalar* d_weight) {
+                     Accumulator<Scalar>* d_weight) {
+  using Sum = Accumulator<Scalar>;
   constexpr index tile = 96;
   const index in = x.columns, out = dy.columns, across = divide_up(out, tile), wanted = divide_up(16, across);
   const index slice = divide_up(x.rows, wanted) < 512 ? 512 : divide_up(x.rows, wanted);
   const index slices = divide_up(x.rows, slice);
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
-  Scalar* const partial = backend.arena().template take<Scalar>((slices - 1) * out * in);
+  Sum* const partial = backend.arena().template take<Sum>((slices - 1) * out * in);
   backend.for_pieces(slices * across, 1, [&](index first, index last, int) {
     for (index piece = first; piece < last; ++piece) {
       const index from = piece / across * slice, column = piece % across * tile;
       const index rows = from + slice < x.rows ? slice : x.rows - from;
-      Scalar* const to = piece < across ? d_weight : partial + (piece / across - 1) * out * in;
+      Sum* const to = piece < across ? d_weight : partial + (piece / across - 1) * out * in;
       Matmul::multiply(column + tile < out ? tile : out - column, in, rows,
                        Operand<Scalar>{dy.at(from, column), out, true}, Operand<Scalar>{x.at(from, 0), in},
                        to + column * in, in, false);
@@ -145,32 +182,32 @@ void weight_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, M
 }  // namespace detail
 
 template <class Scalar, class Matmul, int in, int out>
-void linear_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, const Scalar* weight,
-                    const Scalar* bias, Rows<const Scalar, out> residual, Rows<Scalar, out> y) {
-  detail::multiply_add<Scalar>(backend, x, {weight, in, true}, bias, residual, y);
+void linear_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, Parameter<Scalar> weight,
+                    Parameter<Scalar> bias, Rows<const Scalar, out> residual, Rows<Scalar, out> y) {
+  detail::multiply_add<Scalar>(backend, x, {product_operand(weight), in, true}, bias, residual, y);
 }
 
 template <class Activation, class Scalar, class Matmul, int in, int out>
-void linear_activation_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, const Scalar* weight,
-                               const Scalar* bias, Rows<Scalar, out> before, Rows<Scalar, out> y) {
-  detail::multiply_activate<Activation, Scalar>(backend, x, {weight, in, true}, bias, before, y);
+void linear_activation_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, Parameter<Scalar> weight,
+                               Parameter<Scalar> bias, Rows<Scalar, out> before, Rows<Scalar, out> y) {
+  detail::multiply_activate<Activation, Scalar>(backend, x, {product_operand(weight), in, true}, bias, before, y);
 }
 
 template <class Scalar, class Matmul, int in, int out>
-void linear_input_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, const Scalar* weight,
+void linear_input_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, Parameter<Scalar> weight,
                            Rows<Scalar, in> dx) {
-  detail::multiply_add<Scalar>(backend, dy, {weight, in}, nullptr, Rows<const Scalar, in>{}, dx);
+  detail::multiply_add<Scalar>(backend, dy, {product_operand(weight), in}, nullptr, Rows<const Scalar, in>{}, dx);
 }
 
 template <class Activation, class Scalar, class Matmul, int in, int out>
-void linear_activation_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, const Scalar* weight,
+void linear_activation_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, Parameter<Scalar> weight,
                                 Rows<const Scalar, in> before, Rows<Scalar, in> d_before, Rows<Scalar, in> activated) {
-  detail::multiply_activation_gradient<Activation, Scalar>(backend, dy, {weight, in}, before, d_before, activated);
+  detail::multiply_activation_gradient<Activation, Scalar>(backend, dy, {product_operand(weight), in}, before, d_before, activated);
 }
 
 template <class Scalar, class Matmul, int in, int out>
 void linear_weight_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, Rows<const Scalar, out> dy,
-                            Scalar* d_weight, Scalar* d_bias) {
+                            Accumulator<Scalar>* d_weight, Accumulator<Scalar>* d_bias) {
   if (d_bias != nullptr || backend.planning()) detail::column_sums<Scalar>(backend, dy, d_bias);
   detail::weight_gradient<Scalar>(backend, x, dy, d_weight);
 }

@@ -11,6 +11,8 @@
 #include "tessera/core/errors.hpp"
 #include "tessera/core/free_memory.hpp"
 #include "tessera/core/index.hpp"
+#include "tessera/core/scalar.hpp"
+#include "tessera/cpu/packed_matmul.hpp"
 
 #if TESSERA_HAS_ONEDNN
 #include <dnnl.h>
@@ -25,16 +27,10 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace cpu {
 
-// A row-major operand: `stride` scalars from one stored row to the next; transposed: the product uses its transpose.
-template <class Scalar>
-struct Operand {
-  const Scalar* data;
-  index stride;
-  bool transposed = false;
-};
-
 // Every policy has supports<Scalar> and
 //   multiply(m, n, k, a, b, c, c_stride, accumulate): C (m x n) = A (m x k) B (k x n), added to C if `accumulate`.
+//   tile_rows: the rows of a product that the backend gives to a thread.
+// A policy for which `packs` is true can also pack B once for many products, as PackedMatmul does.
 // A policy whose library takes memory in its first product, and ends the program where it gets none, also has
 //   first_bytes(threads): how much that is, and 0 once it has it;
 //   prepare(threads): lets it take that. Throws Error if there is too little.
@@ -51,11 +47,13 @@ inline void check_room(const char* library, index wanted, index left) {
 }
 }  // namespace detail
 
-// Eigen: always there, any scalar.
+// Eigen; any scalar but bf16.
 struct EigenMatmul {
   static constexpr const char* name = "Eigen";
+  static constexpr bool packs = false;
+  static constexpr index tile_rows = 256;
   template <class Scalar>
-  static constexpr bool supports = true;
+  static constexpr bool supports = !std::is_same_v<Scalar, bf16>;
 
   template <class Scalar>
   static void multiply(index m, index n, index k, Operand<Scalar> a, Operand<Scalar> b, Scalar* c, index c_stride,
@@ -84,6 +82,8 @@ struct EigenMatmul {
 // Any library with the CBLAS interface; float and double.
 struct CblasMatmul {
   static constexpr const char* name = "CBLAS";
+  static constexpr bool packs = false;
+  static constexpr index tile_rows = 256;
   template <class Scalar>
   static constexpr bool supports = std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>;
 
@@ -124,6 +124,8 @@ struct CblasMatmul {
 // needs a stack of its own (sigaltstack, SA_ONSTACK), as StopSignals has.
 struct OneDnnMatmul {
   static constexpr const char* name = "oneDNN";
+  static constexpr bool packs = false;
+  static constexpr index tile_rows = 256;
   template <class Scalar>
   static constexpr bool supports = std::is_same_v<Scalar, float>;
 
@@ -171,24 +173,44 @@ struct OneDnnMatmul {
 };
 #endif
 
+// The weights of linear layers by packed panels, and all other products by another policy: a library that packs faster
+// for one product alone.
+template <class Other>
+struct Packed : PackedMatmul {
+  static constexpr const char* name = Other::name;
+  template <class Scalar>
+  static constexpr bool supports = Other::template supports<Scalar>;
+
+  template <class Scalar>
+  static void multiply(index m, index n, index k, Operand<Scalar> a, Operand<Scalar> b, Scalar* c, index c_stride,
+                       bool accumulate) {
+    Other::multiply(m, n, k, a, b, c, c_stride, accumulate);
+  }
+
+  [[nodiscard]] static index first_bytes(int threads) requires requires { Other::first_bytes(1); }
+  { return Other::first_bytes(threads); }
+  static void prepare(int threads = 1) requires requires { Other::prepare(1); }
+  { Other::prepare(threads); }
+};
+
 namespace detail {
 template <class Scalar, class First, class... Rest>
 struct FirstSupporting : std::conditional_t<First::template supports<Scalar>, std::type_identity<First>,
                                             FirstSupporting<Scalar, Rest...>> {};
 template <class Scalar>
-struct FirstSupporting<Scalar, EigenMatmul> : std::type_identity<EigenMatmul> {};
+struct FirstSupporting<Scalar, PackedMatmul> : std::type_identity<PackedMatmul> {};
 }  // namespace detail
 
 // The fastest policy for Scalar among those that the build found.
 template <class Scalar>
 using DefaultMatmul = typename detail::FirstSupporting<Scalar,
 #if TESSERA_HAS_ONEDNN
-                                                       OneDnnMatmul,
+                                                       Packed<OneDnnMatmul>,
 #endif
 #if TESSERA_HAS_CBLAS
-                                                       CblasMatmul,
+                                                       Packed<CblasMatmul>,
 #endif
-                                                       EigenMatmul>::type;
+                                                       PackedMatmul>::type;
 
 }  // namespace cpu
 }  // namespace TESSERA_ABI

@@ -21,14 +21,6 @@ void multiply(Backend<Scalar>& backend, const Product<Operand, Result>& product)
 
 namespace detail {
 
-// The values of a parameter that products read: the bf16 copy if there is one, else the master values.
-inline const float* operand(const float* values) {
-  return values;
-}
-inline const bf16* operand(MasterAndCopy<bf16> values) {
-  return values.copy;
-}
-
 inline constexpr int sum_columns = 64, sum_rows = 512;
 
 // partial[piece][c] = sum over the sum_rows rows of a piece of x[r][c]. A block has sum_columns threads across, one for
@@ -94,11 +86,11 @@ void linear_forward(Backend<Scalar>& backend, Rows<const Scalar, in> x, Paramete
                                             .depth = in,
                                             .left = x.data,
                                             .left_transposed = false,
-                                            .right = detail::operand(weight),
+                                            .right = product_operand(weight),
                                             .right_transposed = true,
                                             .result = y.data,
                                             .addend = residual.data,
-                                            .bias = detail::operand(bias)});
+                                            .bias = product_operand(bias)});
 }
 
 template <class Activation, class Scalar, int in, int out>
@@ -116,7 +108,7 @@ void linear_input_gradient(Backend<Scalar>& backend, Rows<const Scalar, out> dy,
                                             .depth = out,
                                             .left = dy.data,
                                             .left_transposed = false,
-                                            .right = detail::operand(weight),
+                                            .right = product_operand(weight),
                                             .right_transposed = false,
                                             .result = dx.data});
 }
