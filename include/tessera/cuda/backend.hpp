@@ -123,6 +123,7 @@ class Backend {
   [[nodiscard]] cudaStream_t stream() const noexcept { return stream_.get(); }
   [[nodiscard]] Arena& arena() noexcept { return arena_; }
   [[nodiscard]] Products& products() noexcept { return products_; }
+  [[nodiscard]] const Products& products() const noexcept { return products_; }
 
   // True while nothing is computed: the arena's height is found, or algorithms of products are chosen.
   [[nodiscard]] bool planning() const noexcept { return arena_.planning() || products_.choosing(); }
@@ -210,7 +211,7 @@ class Backend {
   int device_;
   Stream stream_;
   Arena arena_;
-  Products products_;
+  Products products_{device_};
 };
 
 // The shared memory that a block has without asking for more.

@@ -25,6 +25,7 @@
 #include "tessera/optim/optimizer.hpp"
 #include "tessera/train/device.hpp"
 #include "tessera/train/networks.hpp"
+#include "tessera/train/product_choices.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -383,7 +384,7 @@ class Trainer {
     for (std::size_t i = 0; i < states_.size(); ++i) state_pointers_[i] = states_[i].data();
     if (const index free = backend_.free_bytes(); wanted > free) refuse_batch(wanted, free);
     backend_.arena().commit();
-    backend_.choose_products([&] { run_dry(batch_); });
+    choose_alike(backend_, communicator_, [&] { backend_.choose_products([&] { run_dry(batch_); }); });
     exchange_.settle();
     backend_.clear(gradient_.size(), gradient_.data());  // of what trying products has left
   }

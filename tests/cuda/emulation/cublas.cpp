@@ -1,9 +1,10 @@
 // cuBLASLt's functions on the emulated device: what the library asks of them, by plain loops.
 #include <cublasLt.h>
 
-#include <array>
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <vector>
 
 #include "emulation.hpp"
@@ -12,6 +13,10 @@
 namespace emulation {
 
 namespace {
+
+struct Preference {
+  std::uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_MASK;
+};
 
 struct Layout {
   cudaDataType type;
@@ -53,8 +58,41 @@ std::vector<float> unpacked(const void* data, const Layout& layout, cublasOperat
   return values;
 }
 
-void multiply(const Description& d, float alpha, const void* a, const Layout& la, const void* b, const Layout& lb,
-              float beta, const void* c, void* result, const Layout& lc) {
+// Algorithms differ in the order of their sums.
+enum Algorithm : std::uint64_t { forwards, backwards, halves, odd_last, in_place, algorithms };
+constexpr std::uint32_t scheme_of(std::uint64_t algorithm) {
+  return algorithm == halves     ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
+         : algorithm == in_place ? CUBLASLT_REDUCTION_SCHEME_INPLACE
+                                 : CUBLASLT_REDUCTION_SCHEME_NONE;
+}
+
+float dot(std::uint64_t algorithm, std::int64_t depth, const float* x, const float* y, cudaDataType result) {
+  float sum = 0, other = 0;
+  switch (algorithm) {
+    case backwards:
+      for (std::int64_t k = depth; k-- > 0;) sum += x[k] * y[k];
+      return sum;
+    case halves:
+      for (std::int64_t k = 0; k < depth; ++k) (2 * k < depth ? sum : other) += x[k] * y[k];
+      return sum + other;
+    case odd_last:
+      for (std::int64_t k = 0; k < depth; k += 2) sum += x[k] * y[k];
+      for (std::int64_t k = 1; k < depth; k += 2) sum += x[k] * y[k];
+      return sum;
+    case in_place:
+      for (std::int64_t k = 0; k < depth; ++k) {
+        write(&other, result, 0, sum + x[k] * y[k]);
+        sum = read(&other, result, 0);
+      }
+      return sum;
+    default:
+      for (std::int64_t k = 0; k < depth; ++k) sum += x[k] * y[k];
+      return sum;
+  }
+}
+
+void multiply(std::uint64_t algorithm, const Description& d, float alpha, const void* a, const Layout& la,
+              const void* b, const Layout& lb, float beta, const void* c, void* result, const Layout& lc) {
   const std::int64_t m = lc.rows, n = lc.columns;
   const std::int64_t depth = d.transpose_a == CUBLAS_OP_T ? la.rows : la.columns;
   for (std::int64_t batch = 0; batch < lc.batch; ++batch) {
@@ -62,10 +100,7 @@ void multiply(const Description& d, float alpha, const void* a, const Layout& la
     const auto right = unpacked(b, lb, d.transpose_b, batch, false);  // n x depth, transposed
     for (std::int64_t j = 0; j < n; ++j)
       for (std::int64_t i = 0; i < m; ++i) {
-        float sum = 0;
-        const float* const x = left.data() + i * depth;
-        const float* const y = right.data() + j * depth;
-        for (std::int64_t k = 0; k < depth; ++k) sum += x[k] * y[k];
+        const float sum = dot(algorithm, depth, left.data() + i * depth, right.data() + j * depth, lc.type);
         const std::int64_t at = batch * lc.stride + j * lc.leading + i;
         float value = alpha * sum + (beta != 0 ? beta * read(c, lc.type, at) : 0.0f);
         if (d.epilogue == CUBLASLT_EPILOGUE_BIAS) value += read(d.bias, d.bias_type, i);
@@ -88,10 +123,13 @@ To* as(From* from) {
 }  // namespace
 }  // namespace emulation
 
-using emulation::as, emulation::Description, emulation::Layout;
+using emulation::as, emulation::Description, emulation::Layout, emulation::Preference;
 
 extern "C" {
 
+size_t cublasLtGetVersion() {
+  return CUBLAS_VERSION;
+}
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
   *handle = as<cublasLtContext>(new int);
   return CUBLAS_STATUS_SUCCESS;
@@ -163,40 +201,66 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t description,
 }
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
-  *preference = as<cublasLtMatmulPreferenceOpaque_t>(new int);
+  *preference = as<cublasLtMatmulPreferenceOpaque_t>(new Preference);
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
-  delete as<int>(preference);
+  delete as<Preference>(preference);
   return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t,
-                                                    const void*, size_t) {
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute, const void* value,
+                                                    size_t size) {
+  if (attribute == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK) {
+    if (size != sizeof(Preference::schemes)) return CUBLAS_STATUS_INVALID_VALUE;
+    std::memcpy(&as<Preference>(preference)->schemes, value, size);
+  }
   return CUBLAS_STATUS_SUCCESS;
 }
 
+// An algorithm's words: its number and what it was configured for.
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t description,
                                               cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
-                                              cublasLtMatrixLayout_t, cublasLtMatmulPreference_t, int requested,
-                                              cublasLtMatmulHeuristicResult_t results[], int* found) {
+                                              cublasLtMatrixLayout_t, cublasLtMatmulPreference_t preference,
+                                              int requested, cublasLtMatmulHeuristicResult_t results[], int* found) {
   *found = 0;
   if (as<Description>(description)->epilogue == CUBLASLT_EPILOGUE_BGRADB && !emulation::machine.bias_gradients)
     return CUBLAS_STATUS_NOT_SUPPORTED;
-  for (; *found < requested && *found < emulation::machine.algorithms; ++*found) results[*found] = {};
+  const std::uint32_t schemes = as<Preference>(preference)->schemes;
+  const int most = (std::min)(requested, emulation::machine.algorithms);
+  for (std::uint64_t offset = 0; offset < emulation::algorithms && *found < most; ++offset) {
+    const std::uint64_t algorithm = (emulation::in_place + offset) % emulation::algorithms;
+    if ((emulation::scheme_of(algorithm) & ~schemes) != 0) continue;
+    cublasLtMatmulHeuristicResult_t& result = results[(*found)++];
+    result = {};
+    result.algo.data[0] = algorithm;
+    if ((emulation::machine.unavailable >> algorithm & 1) != 0) result.state = CUBLAS_STATUS_NOT_SUPPORTED;
+  }
   return CUBLAS_STATUS_SUCCESS;
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t description, const void* alpha, const void* a,
                               cublasLtMatrixLayout_t layout_a, const void* b, cublasLtMatrixLayout_t layout_b,
                               const void* beta, const void* c, cublasLtMatrixLayout_t, void* d,
-                              cublasLtMatrixLayout_t layout_d, const cublasLtMatmulAlgo_t*, void* workspace,
+                              cublasLtMatrixLayout_t layout_d, const cublasLtMatmulAlgo_t* algorithm, void* workspace,
                               size_t bytes, cudaStream_t stream) {
   const Description what = *as<Description>(description);
   const Layout la = *as<Layout>(layout_a), lb = *as<Layout>(layout_b), ld = *as<Layout>(layout_d);
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
+  const std::uint64_t number = algorithm->data[0];
+  {
+    const std::lock_guard lock(emulation::lock());
+    if (number >= emulation::algorithms || (emulation::machine.unavailable >> number & 1) != 0)
+      return CUBLAS_STATUS_INVALID_VALUE;
+    if ((emulation::machine.failing >> number & 1) != 0) return CUBLAS_STATUS_EXECUTION_FAILED;
+    const bool is_new =
+        emulation::machine.loaded.emplace(number, what.transpose_a, what.transpose_b, what.epilogue, ld.type).second;
+    if (is_new && emulation::capturing(stream)) ++emulation::machine.loads_in_capture;
+    if (number == emulation::in_place) ++emulation::machine.low_sums;
+  }
   emulation::submit(stream, [=] {
     std::memset(workspace, 0xFF, bytes < 4096 ? bytes : 4096);
-    emulation::multiply(what, scale, a, la, b, lb, keep, c, d, ld);
+    emulation::multiply(number, what, scale, a, la, b, lb, keep, c, d, ld);
   });
   return CUBLAS_STATUS_SUCCESS;
 }

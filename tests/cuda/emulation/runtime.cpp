@@ -11,6 +11,7 @@
 #include <future>
 #include <map>
 #include <memory>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -473,6 +474,11 @@ cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
   });
 }
 
+bool capturing(cudaStream_t stream) {
+  const std::lock_guard lock(mutex);
+  return stream_of(stream).capture != nullptr;
+}
+
 std::map<const void*, int> largest_shared;
 
 cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* kernel) {
@@ -734,7 +740,11 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   }
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
-  *milliseconds = 1;
+  const std::lock_guard lock(emulation::mutex);
+  static std::mt19937 random;
+  static unsigned seed = 0;
+  if (std::exchange(seed, emulation::machine.times) != emulation::machine.times) random.seed(seed);
+  *milliseconds = std::uniform_real_distribution<float>(1, 2)(random);
   return cudaSuccess;
 }
 
