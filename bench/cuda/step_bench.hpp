@@ -39,7 +39,7 @@ constexpr double model_flops() {
   return 8 * 2 * (static_cast<double>(Encoder::in) * width + blocks + heads);
 }
 
-// Steps on `batch` images. Throws Error if they do not fit.
+// Steps on `batch` images. Throws OutOfMemory if they do not fit.
 template <class Objective>
 void step(benchmark::State& state, index batch) {
   constexpr int warm_up = 3, least = 5, most = 50;
@@ -89,7 +89,7 @@ void add_steps(const std::string& model) {
     for (index batch = 4096; batch > 2; batch /= 2) {
       try {
         return step<Objective>(state, batch);
-      } catch (const ts::Error&) {
+      } catch (const ts::OutOfMemory&) {
         // Does not fit.
       }
     }

@@ -29,7 +29,7 @@ class Memory {
  public:
   Memory() = default;
 
-  // Throws Error if the device does not have that much.
+  // Throws OutOfMemory if the device does not have that much.
   explicit Memory(index bytes) : size_(divide_up(bytes, alignment) * alignment) {
     if (size_ == 0) return;
     void* data = nullptr;
@@ -37,8 +37,8 @@ class Memory {
     if (status == cudaErrorMemoryAllocation) {
       static_cast<void>(cudaGetLastError());
       const FreeMemory memory = free_memory();
-      fail("the device has not enough memory: {} in one piece are needed, {} of {} are free", memory_text(bytes),
-           memory_text(memory.free), memory_text(memory.total));
+      throw OutOfMemory(fmt::format("the device has not enough memory: {} in one piece are needed, {} of {} are free",
+                                    memory_text(bytes), memory_text(memory.free), memory_text(memory.total)));
     }
     check(status, "cudaMalloc");
     data_.reset(static_cast<std::byte*>(data));

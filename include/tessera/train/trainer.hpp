@@ -102,7 +102,7 @@ class Trainer {
   using Buffer = typename Backend::template Buffer<Element>;
 
   // Networks start from the seed. rule: optim::AdamW{...} and its relatives, or one's own. Throws Error if the batch is
-  // too small for the objective, or the memory too small for the batch. On all ranks.
+  // too small for the objective, OutOfMemory if the memory is too small for the batch. On all ranks.
   template <class Rule>
   Trainer(Device& device, Rule rule, const TrainerSettings& settings)
       : Trainer(device.backend, device.communicator, std::move(rule), settings) {}
@@ -396,9 +396,10 @@ class Trainer {
       (measure(middle) <= free ? fits : too_large) = middle;
     }
     backend_.arena().reset();
-    fail("a batch of {} needs {} for activations beside {} of weights and state, but {} are free; {}", batch_,
-         memory_text(wanted), memory_text(parameter_bytes()), memory_text(free),
-         fits > 1 ? fmt::format("the largest batch that fits is {}", fits) : std::string("no batch fits"));
+    throw OutOfMemory(
+        fmt::format("a batch of {} needs {} for activations beside {} of weights and state, but {} are free; {}",
+                    batch_, memory_text(wanted), memory_text(parameter_bytes()), memory_text(free),
+                    fits > 1 ? fmt::format("the largest batch that fits is {}", fits) : std::string("no batch fits")));
   }
 
   [[noreturn]] void refuse(double loss) {
