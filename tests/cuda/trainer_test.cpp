@@ -172,7 +172,7 @@ TEST_F(DeviceTrainer, SaysWhichBatchFits) {
   index fits = 0;
   try {
     start(100000);
-  } catch (const Error& error) {
+  } catch (const OutOfMemory& error) {
     const std::string what = error.what(), before = "the largest batch that fits is ";
     EXPECT_THAT(what, testing::HasSubstr("a batch of 100000 needs"));
     if (const std::size_t at = what.find(before); at != std::string::npos)
@@ -180,8 +180,28 @@ TEST_F(DeviceTrainer, SaysWhichBatchFits) {
   }
   ASSERT_GT(fits, 1);
   EXPECT_NO_THROW(start(fits));
-  EXPECT_THROW(start(fits + 1), Error);
+  EXPECT_THROW(start(fits + 1), OutOfMemory);
   emulation::machine.memory = memory;
+}
+
+TEST_F(DeviceTrainer, RefusesABatchBeforeItStartsToCompute) {
+  const std::size_t memory = std::exchange(emulation::machine.memory, std::size_t{40} << 20);
+  emulation::machine.launches = 0;
+  EXPECT_THROW(Low(100000), OutOfMemory);
+  EXPECT_EQ(emulation::machine.launches, 0) << "no initial value was uploaded";
+  emulation::machine.memory = memory;
+}
+
+TEST_F(DeviceTrainer, TimesProductsOfValuesThatAreNotZero) {
+  cuda::detail::ChoiceTable::of_device(0).clear();
+  emulation::machine.zero_operands = emulation::machine.loads_in_capture = 0;
+  emulation::machine.loaded.clear();
+  Low run;
+  run.backend.wait();
+  EXPECT_GT(cuda::detail::ChoiceTable::of_device(0).all().size(), 10u);
+  EXPECT_EQ(emulation::machine.zero_operands, 0);
+  run.step(0);
+  EXPECT_EQ(emulation::machine.loads_in_capture, 0);
 }
 
 #endif

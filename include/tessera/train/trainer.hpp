@@ -116,7 +116,6 @@ class Trainer {
         clipping_(settings.clip_grad, Online::entries, groups_),
         batch_(settings.batch),
         seed_(settings.seed),
-        networks_(backend, settings.seed),
         exchange_(backend, communicator, Online::entries, updater_.whole_tensors(), gradient_.data(),
                   Online::parameters, settings.bucket_bytes, Networks::starts) {
     if (batch_ < 1) fail("a batch of {} images is too small: a step needs at least 1 image", batch_);
@@ -125,7 +124,8 @@ class Trainer {
         fail("a batch of {} image(s) is too small: {} needs at least {} images", batch_ * communicator.size(),
              Objective::name, Objective::smallest_batch);
     plan();
-    networks_.refresh(backend_);
+    networks_.start(backend_, settings.seed);
+    choose_products();
   }
 
   [[nodiscard]] index batch() const noexcept { return batch_; }
@@ -376,6 +376,7 @@ class Trainer {
     return backend_.arena().peak_bytes();
   }
 
+  // Takes memory. Throws OutOfMemory, before parameters are computed, if the batch does not fit.
   void plan() {
     state_pointers_.assign(static_cast<std::size_t>(updater_.states()), nullptr);
     const index wanted = measure(batch_);
@@ -384,6 +385,9 @@ class Trainer {
     for (std::size_t i = 0; i < states_.size(); ++i) state_pointers_[i] = states_[i].data();
     if (const index free = backend_.free_bytes(); wanted > free) refuse_batch(wanted, free);
     backend_.arena().commit();
+  }
+
+  void choose_products() {
     choose_alike(backend_, communicator_, [&] { backend_.choose_products([&] { run_dry(batch_); }); });
     exchange_.settle();
     backend_.clear(gradient_.size(), gradient_.data());  // of what trying products has left

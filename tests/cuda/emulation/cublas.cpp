@@ -98,6 +98,9 @@ void multiply(std::uint64_t algorithm, const Description& d, float alpha, const 
   for (std::int64_t batch = 0; batch < lc.batch; ++batch) {
     const auto left = unpacked(a, la, d.transpose_a, batch, true);    // m x depth
     const auto right = unpacked(b, lb, d.transpose_b, batch, false);  // n x depth, transposed
+    const auto is_zero = [](float value) { return value == 0; };
+    for (const auto* operand : {&left, &right})
+      if (std::all_of(operand->begin(), operand->end(), is_zero)) ++machine.zero_operands;
     for (std::int64_t j = 0; j < n; ++j)
       for (std::int64_t i = 0; i < m; ++i) {
         const float sum = dot(algorithm, depth, left.data() + i * depth, right.data() + j * depth, lc.type);

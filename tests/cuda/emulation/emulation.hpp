@@ -54,6 +54,7 @@ struct Machine {
   long allocations = 0, waits = 0, launches = 0;
   std::set<std::tuple<std::uint64_t, int, int, int, int>> loaded;  // kernels of cuBLASLt
   long loads_in_capture = 0;            // algorithms of cuBLASLt that were used for the first time within a capture
+  long zero_operands = 0;               // products of a matrix of zeros
   long low_sums = 0;                    // products that cuBLASLt summed in the result's type
   long communicators = 0, aborted = 0;  // of NCCL: that exist, that were aborted
 };
