@@ -198,6 +198,93 @@ TEST_F(DeviceProducts, NothingIsLoadedWithinARecording) {
   EXPECT_EQ(emulation::machine.loads_in_capture, 0);
 }
 
+// A product of 24 x 40 and 40 x 16 by calls of cuBLASLt, of which one thing may be wrong.
+struct RawProduct {
+  static constexpr std::size_t room = 8192;
+  cudaDataType_t type_a = CUDA_R_16BF, type_b = CUDA_R_16BF, type_d = CUDA_R_32F, bias_type = CUDA_R_32F;
+  cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+  std::uint32_t alignment = 256;
+  index offset_a = 0, offset_d = 0, offset_bias = 0;  // bytes
+  index depth_b = 40;
+  index result_at = 2 * room, workspace_at = 8 * room;
+  cuda::Buffer<std::byte> memory{9 * room};
+
+  cublasStatus_t run() {
+    cublasLtHandle_t handle = nullptr;
+    cublasLtMatmulDesc_t description = nullptr;
+    cublasLtMatmulPreference_t preference = nullptr;
+    cublasLtCreate(&handle);
+    cublasLtMatmulDescCreate(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatmulPreferenceCreate(&preference);
+    const cuda::Owned<cublasLtHandle_t, cublasLtDestroy> owned(handle);
+    const cuda::Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> owned_description(description);
+    const cuda::Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy> owned_preference(preference);
+    const cuda::detail::Layout a(type_a, 40, 24), b(type_b, 16, depth_b), d(type_d, 16, 24);
+    cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+    cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias_type, sizeof bias_type);
+    const std::size_t workspace = room;
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                         sizeof workspace);
+    for (const auto attribute :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+      cublasLtMatmulPreferenceSetAttribute(preference, attribute, &alignment, sizeof alignment);
+    cublasLtMatmulHeuristicResult_t result{};
+    int found = 0;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, description, a.get(), b.get(), d.get(),
+                                                                 d.get(), preference, 1, &result, &found);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    std::byte* const data = memory.data();
+    void* const bias = data + 7 * room + offset_bias;
+    cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+    const float one = 1, none = 0;
+    return cublasLtMatmul(handle, description, &one, data + offset_a, a.get(), data + room, b.get(), &none,
+                          data + result_at + offset_d, d.get(), data + result_at + offset_d, d.get(), &result.algo,
+                          data + workspace_at, workspace, nullptr);
+  }
+};
+
+// Each line is a rule of cublasLt.h that the emulated cuBLASLt holds the library to.
+TEST_F(DeviceProducts, TheEmulatedCublasIsStrict) {
+  const auto run = [](auto&& change) {
+    RawProduct product;
+    change(product);
+    const cublasStatus_t status = product.run();
+    cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    return status;
+  };
+  constexpr auto good = CUBLAS_STATUS_SUCCESS, not_supported = CUBLAS_STATUS_NOT_SUPPORTED,
+                 invalid = CUBLAS_STATUS_INVALID_VALUE;
+  EXPECT_EQ(run([](RawProduct&) {}), good);
+  EXPECT_EQ(run([](RawProduct& p) { p.epilogue = CUBLASLT_EPILOGUE_BGRADB; }), good);
+  EXPECT_EQ(run([](RawProduct& p) { p.type_d = p.bias_type = CUDA_R_16BF; }), good);
+  EXPECT_EQ(run([](RawProduct& p) { p.bias_type = CUDA_R_16BF; }), not_supported);
+  EXPECT_EQ(run([](RawProduct& p) { p.type_d = CUDA_R_16BF; }), not_supported);
+  EXPECT_EQ(run([](RawProduct& p) { p.type_b = CUDA_R_32F; }), not_supported);
+  EXPECT_EQ(run([](RawProduct& p) { p.type_a = p.type_b = CUDA_R_32F, p.type_d = p.bias_type = CUDA_R_16BF; }),
+            not_supported);
+  EXPECT_EQ(run([](RawProduct& p) { p.epilogue = CUBLASLT_EPILOGUE_DRELU_BGRAD; }), not_supported);
+  EXPECT_EQ(run([](RawProduct& p) { p.depth_b = 39; }), invalid);
+  EXPECT_EQ(run([](RawProduct& p) { p.offset_a = 128; }), invalid);
+  EXPECT_EQ(run([](RawProduct& p) { p.offset_d = 128; }), invalid);
+  EXPECT_EQ(run([](RawProduct& p) { p.alignment = 128, p.offset_a = p.offset_d = 128; }), good);
+  EXPECT_EQ(run([](RawProduct& p) { p.offset_bias = 8; }), invalid);
+  EXPECT_EQ(run([](RawProduct& p) { p.result_at = 9 * RawProduct::room - 256; }), invalid) << "its end is missing";
+  EXPECT_EQ(run([](RawProduct& p) { p.result_at = 8 * RawProduct::room; }), invalid) << "within the workspace";
+  EXPECT_EQ(run([](RawProduct& p) { p.result_at = RawProduct::room; }), invalid) << "within an operand";
+  EXPECT_EQ(run([](RawProduct& p) { p.workspace_at = 8 * RawProduct::room + 256; }), invalid) << "its end is missing";
+}
+
+TEST_F(DeviceProducts, NothingOfTheWorkspaceIsLeft) {
+  RawProduct product;
+  ASSERT_EQ(product.run(), CUBLAS_STATUS_SUCCESS);
+  std::vector<unsigned char> after(RawProduct::room);
+  cuda::check(
+      cudaMemcpy(after.data(), product.memory.data() + product.workspace_at, after.size(), cudaMemcpyDeviceToHost),
+      "cudaMemcpy");
+  EXPECT_EQ(after, std::vector<unsigned char>(RawProduct::room, 0xFF));
+}
+
 TEST_F(DeviceProducts, SumsAreMadeInFloat) {
   OneProduct one;
   one.choose();

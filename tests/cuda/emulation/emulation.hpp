@@ -8,7 +8,8 @@
 // What is checked beyond results: threads of a block run one after the other, in an order that changes at every
 // barrier, so that a missing barrier shows; barriers and warp-wide operations must be reached by all threads; device
 // memory cannot be touched by host code, nor past its end by kernels; it starts as NaN; work of different streams may
-// be done in orders that show a missing event (Order). What is not: memory ordering within a warp, alignment, speed.
+// be done in orders that show a missing event (Order). cuBLASLt refuses types, epilogues, extents and alignments that its
+// header excludes, and overwrites its workspace. What is not: memory ordering within a warp, alignment in kernels, speed.
 //
 // Ranks are threads, each as good as a process with a device of its own. Work is done by the calls that submit it or
 // ask for it, one piece at a time, functions of the host (cudaLaunchHostFunc) by threads.
@@ -86,6 +87,7 @@ void wait_for_copies(int pending);
 void run(dim3 grid, dim3 threads, std::size_t shared_bytes, const std::function<void()>& kernel);
 cudaError_t submit(cudaStream_t stream, std::function<void()> work);
 bool capturing(cudaStream_t stream);
+bool on_device(const void* data, std::size_t bytes);  // all of it within one allocation
 
 // Work that may have to wait: a step is asked until it gives true, under the lock and with access to device memory.
 // `make` makes it anew for every replay of a graph.

@@ -474,6 +474,14 @@ cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
   });
 }
 
+bool on_device(const void* data, std::size_t bytes) {
+  const std::lock_guard lock(mutex);
+  const auto after = allocations.upper_bound(data);
+  if (after == allocations.begin()) return false;
+  const auto& [start, allocation] = *std::prev(after);
+  return static_cast<const char*>(data) + bytes <= static_cast<const char*>(start) + allocation.bytes;
+}
+
 bool capturing(cudaStream_t stream) {
   const std::lock_guard lock(mutex);
   return stream_of(stream).capture != nullptr;
