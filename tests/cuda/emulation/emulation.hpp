@@ -8,8 +8,9 @@
 // What is checked beyond results: threads of a block run one after the other, in an order that changes at every
 // barrier, so that a missing barrier shows; barriers and warp-wide operations must be reached by all threads; device
 // memory cannot be touched by host code, nor past its end by kernels; it starts as NaN; work of different streams may
-// be done in orders that show a missing event (Order). cuBLASLt refuses types, epilogues, extents and alignments that its
-// header excludes, and overwrites its workspace. What is not: memory ordering within a warp, alignment in kernels, speed.
+// be done in orders that show a missing event (Order). cuBLASLt refuses types, epilogues, extents and alignments that
+// its header excludes, and overwrites its workspace. What is not: memory ordering within a warp, alignment in kernels,
+// speed.
 //
 // Ranks are threads, each as good as a process with a device of its own. Work is done by the calls that submit it or
 // ask for it, one piece at a time, functions of the host (cudaLaunchHostFunc) by threads.
