@@ -254,14 +254,15 @@ namespace detail {
 inline constexpr int noise_threads = 256, noise_each = 64;
 
 // Uniform in (-1, 1). Two neighbours are also a float within these bounds.
-__global__ inline void noise_kernel(index count, bf16* values) {
+template <class Element>
+__global__ void noise_kernel(index count, Element* values) {
   const index first = static_cast<index>(blockIdx.x) * noise_threads * noise_each + threadIdx.x;
   for (index i = first; i < first + noise_threads * noise_each && i < count; i += noise_threads) {
     auto bits = static_cast<std::uint32_t>(i) * 0x9E3779B9u;
     bits = (bits ^ (bits >> 16)) * 0x21F0AAADu;
     bits = (bits ^ (bits >> 15)) * 0x735A2D97u;
     bits ^= bits >> 15;
-    values[i] = static_cast<bf16>(static_cast<float>(bits >> 24) * 0x1p-7f - 1 + 0x1p-8f);
+    values[i] = static_cast<Element>(static_cast<float>(bits >> 24) * 0x1p-7f - 1 + 0x1p-8f);
   }
 }
 
@@ -274,7 +275,7 @@ void fill_with_noise(Backend<Scalar>& backend) {
   const index count = backend.arena().peak_bytes() / static_cast<index>(sizeof(bf16));
   bf16* const values = backend.arena().template take<bf16>(count);
   launch(backend, blocks_for(count, detail::noise_threads, detail::noise_each), detail::noise_threads, 0,
-         detail::noise_kernel, count, values);
+         detail::noise_kernel<bf16>, count, values);
 }
 
 }  // namespace cuda
