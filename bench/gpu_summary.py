@@ -71,8 +71,20 @@ def check(what, value, bar, holds=None):
         checks.append({"what": what, "value": value, "bar": bar, "holds": value >= bar if holds is None else holds})
 
 
-ceilings, kernels, steps = benchmarks("ceilings.json"), benchmarks("kernels.json"), benchmarks("step.json")
-peers, stages = json_lines("peer.log"), json_lines("stages.jsonl")
+def all_benchmarks(*stages):
+    """Of all parts of the stages; of two with one name, the later stage's."""
+    found = {}
+    for stage in stages:
+        for file in sorted(logs.glob(stage + ".*.json")):
+            found |= benchmarks(file.name)
+    return found
+
+
+ceilings, kernels = all_benchmarks("ceilings"), all_benchmarks("kernels", "products", "attention")
+# Ratios to the peer count if both were measured on one card, in one call.
+steps = all_benchmarks("step_most", "step_large", "step", "step_peer")
+peers = [one for stage in ("peer", "compiled", "tuned") for one in json_lines(stage + ".log")]
+stages = [one for file in sorted(logs.glob("stages.*.jsonl")) for one in json_lines(file.name)]
 product = ceilings.get("ceiling/product_8192", {}).get("TFLOP/s")
 copy = ceilings.get("ceiling/copy_2GiB", {}).get("GB/s")
 smi = [line for line in lines_of("machine.txt") if re.match(r"^NVIDIA .*,.*,", line)]
@@ -85,9 +97,10 @@ for stage in stages:
 
 print("\n## Correctness\n")
 for name in ("tests", "memcheck", "racecheck"):
-    told = [line.strip("= ") for line in lines_of(name + ".log")
-            if re.search(r"\[  (PASSED|FAILED|SKIPPED) |SUMMARY", line)]
-    print(f"- {name}: " + ("; ".join(told[:12]) if told else "nothing was said"))
+    lines = lines_of(name + ".log")
+    passed = sum(int(n) for line in lines for n in re.findall(r"\[  PASSED  \] (\d+) test", line))
+    told = [line.strip("= ") for line in lines if re.search(r"\[  (FAILED|SKIPPED) |SUMMARY: [^0]*[1-9]", line)]
+    print(f"- {name}: " + "; ".join([f"{passed} tests passed", *told[:12]] if lines else ["was not run"]))
 
 print(f"\n## Ceilings\n\nbf16 product of 8192 cubed: {number(product)} TFLOP/s. Copy, read and written: {number(copy)} GB/s.")
 
@@ -143,7 +156,7 @@ if shapes:
 
 
 def mode(one):
-    return ("compiled" if one["compiled"] else "eager") + (", stacked" if one["stacked"] else ", separate")
+    return f"{one['mode']}, {'stacked' if one['stacked'] else 'separate'}, residual {one['residual']}"
 
 
 if steps:

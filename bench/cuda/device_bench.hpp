@@ -94,18 +94,19 @@ void add(const std::string& name, Body body) {
   benchmark::RegisterBenchmark(name.c_str(), guarded)->UseManualTime()->Iterations(1)->Unit(benchmark::kMillisecond);
 }
 
-// Runs what was registered; without a device says so in one sentence.
+// Runs what was registered, and prints the algorithms of cuBLASLt that were chosen; without a device says so in one
+// sentence.
 inline int run(int argc, char** argv) {
   try {
     benchmark::AddCustomContext("device", Backend().name());
+    benchmark::Initialize(&argc, argv);
+    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+    if (benchmark::RunSpecifiedBenchmarks() > 0) fmt::print(stderr, "{}", Backend().products().choices());
+    return 0;
   } catch (const ts::Error& problem) {
     fmt::print(stderr, "{}: {}\n", argv[0], problem.what());
     return 1;
   }
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
 }
 
 }  // namespace bench

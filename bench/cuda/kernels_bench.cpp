@@ -322,6 +322,16 @@ void linear(const std::string& name, bool residual) {
     measure(state, backend, {.flops = flops},
             [&] { linear_weight_gradient(backend, input<in>(x), input<out>(dy), d_weight.data(), d_bias.data()); });
   });
+  // The same gradients, with the bias gradient by the library's kernel where cuBLASLt can sum it beside the product.
+  add("linear_weight_gradient_own_sums/" + name, [=](benchmark::State& state) {
+    Backend backend;
+    const auto x = low(backend, rows * in), dy = low(backend, rows * out);
+    const auto d_weight = full(backend, in * out), d_bias = full(backend, out);
+    measure(state, backend, {.flops = flops}, [&] {
+      ts::cuda::detail::column_sums(backend, rows, index{out}, static_cast<const bf16*>(dy.data()), d_bias.data());
+      linear_weight_gradient(backend, input<in>(x), input<out>(dy), d_weight.data(), static_cast<float*>(nullptr));
+    });
+  });
 }
 
 // MoCo v3's two views of 256 photographs.

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """The same MoCo v3 training step in PyTorch on a GPU, attention and the bf16 product rate beside it: JSON lines.
 
-bf16 autocast, scaled_dot_product_attention, fused AdamW, foreach moving average, torch.compile(mode="max-autotune") and
-without, both views stacked in one batch and not. Jobs run in the order of their interest until --budget is spent.
+bf16 autocast, scaled_dot_product_attention, fused AdamW, foreach moving average; eager, torch.compile and its mode
+max-autotune; both views stacked in one batch and not; the residual stream in float32, which the class token makes it, and
+in bf16. Jobs run in the order of their time to compile until --budget is spent.
 """
 import argparse
 import contextlib
@@ -27,6 +28,7 @@ MODELS = {  # size, patch, width, depth, heads, the heads' hidden and output fea
 }
 ATTENTION = [(4096, 197, 12, 64), (4096, 197, 6, 64), (4096, 197, 12, 32), (2048, 257, 16, 80), (256, 1025, 12, 64)]
 LARGEST = 4096
+MODES = ["eager", "compiled", "max-autotune"]
 
 
 class OutOfTime(Exception):
@@ -85,13 +87,15 @@ def contrast(q, k, tau=0.2):
 class Step:
     """One training step; `stacked` sends both views through the backbone in one batch."""
 
-    def __init__(self, model, batch, device, compiled, stacked):
+    def __init__(self, model, batch, device, mode, stacked, residual):
         size, patch, width, depth, heads, hidden, out = MODELS[model]
         channels = 1 if model == "tiny" else 3
         torch.manual_seed(0)
 
+        low = torch.bfloat16 if residual == "bf16" else None
+
         def branch():
-            return torch.nn.ModuleList([ViT(size, patch, channels, width, depth, heads), head(width, hidden, hidden, out)])
+            return torch.nn.ModuleList([ViT(size, patch, channels, width, depth, heads, low), head(width, hidden, hidden, out)])
 
         self.student, self.teacher, predict = branch().to(device), branch().to(device), head(out, hidden, out).to(device)
         self.teacher.load_state_dict(self.student.state_dict())
@@ -103,7 +107,7 @@ class Step:
         levels = torch.randint(0, 256, (2 * batch, channels, size, size), dtype=torch.uint8, device=device)
         self.images = levels.to(torch.bfloat16).div_(255).sub_(0.45).div_(0.225)
         self.autocast = lambda: torch.autocast(device.type, torch.bfloat16)
-        self.compiled = compiled
+        self.graphs = mode == "max-autotune"
 
         def project(branch, x):
             base, projector = branch
@@ -119,11 +123,12 @@ class Step:
             k1, k2 = k.chunk(2)
             return contrast(q1, k2) + contrast(q2, k1)
 
-        wrap = (lambda f: torch.compile(f, mode="max-autotune", dynamic=False)) if compiled else (lambda f: f)
+        flags = {"compiled": {}, "max-autotune": {"mode": "max-autotune"}}
+        wrap = (lambda f: f) if mode == "eager" else (lambda f: torch.compile(f, dynamic=False, **flags[mode]))
         self.keys, self.loss = wrap(keys), wrap(loss)
 
     def __call__(self):
-        if self.compiled:
+        if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()
         torch._foreach_mul_(self.averages, 0.99)
         torch._foreach_add_(self.averages, self.masters, alpha=0.01)
@@ -137,11 +142,11 @@ class Step:
         return loss.item()  # a training run looks at its loss; so does ours
 
 
-def measure_step(clock, device, model, batch, compiled, stacked):
+def measure_step(clock, device, model, batch, *how):
     if clock.gpu:
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    step = Step(model, batch, device, compiled, stacked)
+    step = Step(model, batch, device, *how)
     first = step()
     for _ in range(3):
         step()
@@ -159,13 +164,13 @@ def measure_step(clock, device, model, batch, compiled, stacked):
     return result
 
 
-def step_job(clock, device, model, batch, compiled, stacked):
+def step_job(clock, device, model, batch, *how):
     if batch is not None:
-        return measure_step(clock, device, model, batch, compiled, stacked)
+        return measure_step(clock, device, model, batch, *how)
     batch = LARGEST
     while True:
         try:
-            return measure_step(clock, device, model, batch, compiled, stacked)
+            return measure_step(clock, device, model, batch, *how)
         except torch.OutOfMemoryError:
             if batch <= 2:
                 raise
@@ -204,7 +209,7 @@ def release(clock):
 
 
 def jobs(a):
-    """(name, flags of the job, function), the ones that are asked about most first."""
+    """(name, flags of the job, function); what takes longest to compile comes last."""
     n = 256 if a.tiny else 8192
     yield f"product_{n}", {}, lambda clock, device: product_job(clock, device, n)
     shapes = [(2, 17, 3, 32)] if a.tiny else ATTENTION
@@ -212,14 +217,16 @@ def jobs(a):
         for backend in ["flash"] if a.tiny else ["flash", "cudnn"]:
             yield ("attention/" + "x".join(map(str, shape)), {"backend": backend},
                    lambda clock, device, s=shape, b=backend: attention_job(clock, device, b, *s))
-    modes = [(compiled, stacked) for compiled in (True, False) for stacked in (True, False)
-             if ("compiled" if compiled else "eager") in a.modes and ("stacked" if stacked else "separate") in a.views]
-    for batch in a.batches:
-        for compiled, stacked in modes:
+    for mode in (one for one in MODES if one in a.modes):
+        for batch in a.batches:
             for model in a.models:
-                flags = {"compiled": compiled, "stacked": stacked, "asked": "largest" if batch is None else batch}
-                yield (f"step_{model}", flags, lambda clock, device, m=model, b=batch, c=compiled, s=stacked:
-                       step_job(clock, device, m, b, c, s))
+                for stacked in (one == "stacked" for one in a.views):
+                    for residual in a.residual:
+                        flags = {"mode": mode, "stacked": stacked, "residual": residual,
+                                 "asked": "largest" if batch is None else batch}
+                        yield (f"step_{model}", flags,
+                               lambda clock, device, m=model, b=batch, how=(mode, stacked, residual):
+                               step_job(clock, device, m, b, *how))
 
 
 def main():
@@ -233,14 +240,19 @@ def main():
     choices.add_argument("--models", type=several(str), help="of " + ", ".join(MODELS))
     choices.add_argument("--batches", type=several(lambda one: None if one == "largest" else int(one)),
                          help="numbers, or largest: of the powers of two, the largest that fits")
-    choices.add_argument("--modes", type=several(str), default=["compiled", "eager"])
+    choices.add_argument("--modes", type=several(str), default=MODES)
     choices.add_argument("--views", type=several(str), default=["stacked", "separate"])
+    choices.add_argument("--residual", type=several(str), default=["float32", "bf16"])
     choices.add_argument("--budget", type=float, default=3600, help="seconds for everything; what is left out is said")
     choices.add_argument("--warm-up", type=float, default=240, help="seconds that one job may take, compilation included")
     choices.add_argument("--only", default="", help="run only the jobs whose name contains this")
     a = choices.parse_args()
     a.models = a.models or (["tiny"] if a.tiny else [m for m in MODELS if m != "tiny"])
     a.batches = a.batches or ([8] if a.tiny else [256, None])
+    for name, known in (("modes", MODES), ("views", ["stacked", "separate"]), ("residual", ["float32", "bf16"])):
+        wrong = [one for one in getattr(a, name) if one not in known]
+        if wrong:
+            choices.error(f"--{name} {wrong[0]}: there are {', '.join(known)}")
     unknown = [m for m in a.models if m not in MODELS]
     if unknown:
         choices.error(f"there is no model {unknown[0]}; there are {', '.join(MODELS)}")

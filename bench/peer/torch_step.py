@@ -37,8 +37,10 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    def __init__(self, size, patch, channels, dim, depth, heads):
+    def __init__(self, size, patch, channels, dim, depth, heads, residual=None):
+        """residual: the type of the residual stream under autocast; None: that of the class token, float32."""
         super().__init__()
+        self.residual = residual
         self.patch = nn.Conv2d(channels, dim, patch, patch).requires_grad_(False)
         self.cls = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos = nn.Parameter(torch.randn(1, (size // patch) ** 2 + 1, dim) * 0.02, requires_grad=False)
@@ -48,6 +50,7 @@ class ViT(nn.Module):
     def forward(self, x):
         x = self.patch(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.pos
+        x = x if self.residual is None else x.to(self.residual)
         return self.norm(self.blocks(x)[:, 0])
 
 

@@ -84,7 +84,10 @@ TEST_F(DeviceBackend, SaysWhyThereIsNoDevice) {
 TEST_F(DeviceBackend, SaysHowMuchMemoryIsMissing) {
   const Mended mended;
   emulation::machine.memory = std::size_t{1} << 20;
-  EXPECT_THAT([] { cuda::Buffer<float> buffer(index{1} << 30); }, says("4.0 GiB in one piece are needed, "));
+  EXPECT_THAT([] { cuda::Buffer<float> buffer(index{1} << 30); },
+              testing::ThrowsMessage<OutOfMemory>(testing::HasSubstr("4.0 GiB in one piece are needed, ")));
+  EXPECT_THROW(cuda::check(cudaErrorMemoryAllocation, "cudaMallocHost"), OutOfMemory);
+  EXPECT_THROW(cuda::check(CUBLAS_STATUS_ALLOC_FAILED, "cublasLtCreate"), OutOfMemory);
 }
 
 TEST_F(DeviceBackend, SaysThatAKernelFailed) {

@@ -156,9 +156,6 @@ TYPED_TEST(DeviceLinear, KeepsResultsWhileAlgorithmsAreChosen) {
   const Case<Scalar, 8, 16> c(9);
   const DeviceValues<Scalar> x(c.x), y(9, 16);
   const DeviceParameter<Scalar> weight(c.weight), bias(c.bias);
-#if defined(TESSERA_EMULATION)
-  emulation::machine.algorithms = 3;
-#endif
   cuda::Backend<Scalar> backend;
   const auto forward = [&] {
     linear_forward(backend, x.template input<8>(), weight, bias, Rows<const Scalar, 16>{}, y.template output<16>());

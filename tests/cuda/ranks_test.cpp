@@ -2,6 +2,7 @@
 #include "cuda/ranks.hpp"
 #include "tessera/comm/staged.hpp"
 #include "tessera/cpu/cpu.hpp"
+#include "tessera/train/product_choices.hpp"
 
 namespace tessera::test {
 namespace {
@@ -34,6 +35,44 @@ TEST_F(DeviceRanks, TrainAsTheProcessorsWhenStaged) {
     }
   }
 }
+
+#if defined(TESSERA_EMULATION)
+// Each rank has a device, and with it a table, of its own.
+TEST_F(DeviceRanks, ChooseAlike) {
+  constexpr int ranks = 3;
+  emulation::machine.devices = ranks;
+  for (unsigned seed = 1; seed < 6; ++seed) {
+    emulation::machine.times = seed;
+    std::vector<cuda::ProductChoices> choices(ranks);
+    comm::run_threads(ranks, [&](comm::Threads& place) {
+      place.set_deadline(std::chrono::seconds(60));
+      comm::Staged<comm::Threads> communicator(place);
+      auto& table = cuda::detail::ChoiceTable::of_device(place.rank());
+      table.clear();
+      cuda::Backend<float> backend(place.rank());
+      const cuda::Buffer<float> x(64), y(64);
+      const auto body = [&] {
+        cuda::multiply(backend, cuda::Product<float, float>{.rows = 8,
+                                                            .columns = 8,
+                                                            .depth = 8,
+                                                            .left = x.data(),
+                                                            .left_transposed = false,
+                                                            .right = x.data(),
+                                                            .right_transposed = false,
+                                                            .result = y.data()});
+      };
+      body();
+      backend.arena().commit();
+      choose_alike(backend, communicator, [&] { backend.choose_products(body); });
+      choices[static_cast<std::size_t>(place.rank())] = table.all();
+      table.clear();
+    });
+    EXPECT_EQ(choices[0].size(), 1u);
+    for (const auto& one : choices) EXPECT_EQ(one, choices[0]);
+  }
+  emulation::machine = {};
+}
+#endif
 
 TEST_F(DeviceRanks, ClipAsTheProcessorsDo) {
   const auto staged = [](comm::Threads& place) {

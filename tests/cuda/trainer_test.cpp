@@ -9,7 +9,10 @@
 #include "support/parity.hpp"
 #include "tessera/cpu/cpu.hpp"
 #include "tessera/cuda/cuda.hpp"
+#include "tessera/train/callbacks/save.hpp"
 #include "tessera/train/checkpoint.hpp"
+#include "tessera/train/product_choices.hpp"
+#include "tessera/train/run.hpp"
 
 namespace tessera::test {
 namespace {
@@ -54,6 +57,44 @@ TEST_F(DeviceTrainer, RepeatsItsBits) {
   Low one, two;
   for (std::uint32_t i = 0; i < 4; ++i) EXPECT_EQ(one.step(i), two.step(i));
   EXPECT_EQ(weights_of(one.trainer), weights_of(two.trainer));
+}
+
+// A run that goes on in another process, whose table of choices is empty: the file beside the checkpoint fills it.
+TEST_F(DeviceTrainer, ContinuesWithTheChoicesOfTheFirstRun) {
+  const auto folder =
+      std::filesystem::temp_directory_path() / fmt::format("tessera_choices_{}", static_cast<long>(::getpid()));
+  std::filesystem::create_directories(folder);
+  Recipe recipe;
+  recipe.out = folder;
+  const auto start_process = [] { cuda::detail::ChoiceTable::of_device(0).clear(); };
+  start_process();
+  Low first;
+  for (std::uint32_t i = 0; i < 2; ++i) first.step(i);
+  {
+    tessera::Run run(first.trainer, recipe, Objective::Settings{}, 10);
+    Report report(recipe.metrics(), 0, true, {});
+    SaveCheckpoints(report, {{"arch", "test"}}).save(run);
+  }
+  const double next = first.step(2);
+  const std::string choices = first.backend.products().choices();
+  for (int i = 0; i < 3; ++i) {
+    start_process();
+    cuda::Backend<bf16> reader;
+    EXPECT_EQ(load_choices(choices_beside(recipe.checkpoint()), reader), "");
+    Low second;
+    load_checkpoint(recipe.checkpoint(), second.trainer, {{"arch", "test"}});
+    EXPECT_EQ(second.backend.products().choices(), choices);
+    EXPECT_EQ(second.step(2), next);
+    EXPECT_EQ(weights_of(second.trainer), weights_of(first.trainer));
+  }
+  start_process();
+  cuda::Backend<bf16> reader;
+  EXPECT_EQ(load_choices(folder / "none.txt", reader), "");
+  io::replace_file(folder / "products.txt", choices.substr(0, choices.size() / 2));
+  EXPECT_THAT(load_choices(folder / "products.txt", reader),
+              testing::AllOf(testing::HasSubstr("products.txt: line "), testing::HasSubstr("chosen anew")));
+  EXPECT_TRUE(cuda::detail::ChoiceTable::of_device(0).all().empty());
+  std::filesystem::remove_all(folder);
 }
 
 // Weights trained on a device go on anywhere, and the other way round.
@@ -131,7 +172,7 @@ TEST_F(DeviceTrainer, SaysWhichBatchFits) {
   index fits = 0;
   try {
     start(100000);
-  } catch (const Error& error) {
+  } catch (const OutOfMemory& error) {
     const std::string what = error.what(), before = "the largest batch that fits is ";
     EXPECT_THAT(what, testing::HasSubstr("a batch of 100000 needs"));
     if (const std::size_t at = what.find(before); at != std::string::npos)
@@ -139,8 +180,28 @@ TEST_F(DeviceTrainer, SaysWhichBatchFits) {
   }
   ASSERT_GT(fits, 1);
   EXPECT_NO_THROW(start(fits));
-  EXPECT_THROW(start(fits + 1), Error);
+  EXPECT_THROW(start(fits + 1), OutOfMemory);
   emulation::machine.memory = memory;
+}
+
+TEST_F(DeviceTrainer, RefusesABatchBeforeItStartsToCompute) {
+  const std::size_t memory = std::exchange(emulation::machine.memory, std::size_t{40} << 20);
+  emulation::machine.launches = 0;
+  EXPECT_THROW(Low(100000), OutOfMemory);
+  EXPECT_EQ(emulation::machine.launches, 0) << "no initial value was uploaded";
+  emulation::machine.memory = memory;
+}
+
+TEST_F(DeviceTrainer, TimesProductsOfValuesThatAreNotZero) {
+  cuda::detail::ChoiceTable::of_device(0).clear();
+  emulation::machine.zero_operands = emulation::machine.loads_in_capture = 0;
+  emulation::machine.loaded.clear();
+  Low run;
+  run.backend.wait();
+  EXPECT_GT(cuda::detail::ChoiceTable::of_device(0).all().size(), 10u);
+  EXPECT_EQ(emulation::machine.zero_operands, 0);
+  run.step(0);
+  EXPECT_EQ(emulation::machine.loads_in_capture, 0);
 }
 
 #endif

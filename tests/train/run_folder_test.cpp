@@ -124,6 +124,17 @@ TEST_F(RunFolderTest, MetricsOfARunWithoutACheckpointAreKept) {
   EXPECT_FALSE(files().contains("metrics.jsonl"));
 }
 
+TEST_F(RunFolderTest, ChoicesOfProductsAreNoRunAndGoWithOne) {
+  write("products.txt");
+  RunFolder(recipe).begin();
+  EXPECT_TRUE(files().contains("products.txt"));
+  write("checkpoint.safetensors");
+  expect_refused(HasSubstr("holds a run"));
+  recipe.overwrite = true;
+  RunFolder(recipe).begin();
+  EXPECT_THAT(files(), IsEmpty());
+}
+
 TEST_F(RunFolderTest, UnfinishedFilesAreRemoved) {
   for (const char* name : {"checkpoint.safetensors.12.tmp", "report.html.7.tmp", "mine.12.tmp"}) write(name);
   const RunFolder run(recipe);

@@ -1,4 +1,4 @@
-// The base class of the library's exceptions.
+// The base classes of the library's exceptions.
 #pragma once
 
 #include <fmt/format.h>
@@ -27,6 +27,12 @@ class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
   [[nodiscard]] virtual int exit_code() const noexcept { return exit_code::failed; }
+};
+
+// A device or machine has less memory than a call needs. Nothing else is wrong: a smaller batch may fit.
+class OutOfMemory : public Error {
+ public:
+  using Error::Error;
 };
 
 // Throws Error with a message formatted by fmt: fail("{}: holds {} bytes, expected {}", path, got, expected).

@@ -28,13 +28,14 @@ class Memory {
  public:
   Memory() = default;
 
-  // Throws Error if the machine does not have that much.
+  // Throws OutOfMemory if the machine does not have that much.
   explicit Memory(index bytes) : size_(divide_up(bytes, alignment) * alignment) {
     if (size_ == 0) return;
     data_.reset(static_cast<std::byte*>(
         std::aligned_alloc(static_cast<std::size_t>(alignment), static_cast<std::size_t>(size_))));
     if (!data_)
-      fail("not enough memory: {} in one piece are needed; a smaller batch or model needs less", memory_text(bytes));
+      throw OutOfMemory(fmt::format(
+          "not enough memory: {} in one piece are needed; a smaller batch or model needs less", memory_text(bytes)));
     std::memset(data_.get(), 0, static_cast<std::size_t>(size_));
   }
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -29,7 +30,7 @@ class Memory {
  public:
   Memory() = default;
 
-  // Throws Error if the device does not have that much.
+  // Throws OutOfMemory if the device does not have that much.
   explicit Memory(index bytes) : size_(divide_up(bytes, alignment) * alignment) {
     if (size_ == 0) return;
     void* data = nullptr;
@@ -37,8 +38,8 @@ class Memory {
     if (status == cudaErrorMemoryAllocation) {
       static_cast<void>(cudaGetLastError());
       const FreeMemory memory = free_memory();
-      fail("the device has not enough memory: {} in one piece are needed, {} of {} are free", memory_text(bytes),
-           memory_text(memory.free), memory_text(memory.total));
+      throw OutOfMemory(fmt::format("the device has not enough memory: {} in one piece are needed, {} of {} are free",
+                                    memory_text(bytes), memory_text(memory.free), memory_text(memory.total)));
     }
     check(status, "cudaMalloc");
     data_.reset(static_cast<std::byte*>(data));
@@ -123,13 +124,16 @@ class Backend {
   [[nodiscard]] cudaStream_t stream() const noexcept { return stream_.get(); }
   [[nodiscard]] Arena& arena() noexcept { return arena_; }
   [[nodiscard]] Products& products() noexcept { return products_; }
+  [[nodiscard]] const Products& products() const noexcept { return products_; }
 
   // True while nothing is computed: the arena's height is found, or algorithms of products are chosen.
   [[nodiscard]] bool planning() const noexcept { return arena_.planning() || products_.choosing(); }
 
-  // Runs body, a step whose memory is planned, only to find the fastest algorithm for each of its products.
+  // Runs body, a step whose memory is planned, only to find the fastest algorithm for each of its products. Times are
+  // those of noise in the arena: with zeros a device needs less power, and may clock higher.
   template <class Body>
   void choose_products(Body&& body) {
+    fill_with_noise(*this);
     products_.set_choosing(true);
     try {
       body();
@@ -210,7 +214,7 @@ class Backend {
   int device_;
   Stream stream_;
   Arena arena_;
-  Products products_;
+  Products products_{device_};
 };
 
 // The shared memory that a block has without asking for more.
@@ -243,6 +247,35 @@ void launch(Backend<Scalar>& backend, dim3 grid, int threads, index shared_bytes
   config.stream = backend.stream();
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...),
         "cudaLaunchKernelEx");
+}
+
+namespace detail {
+
+inline constexpr int noise_threads = 256, noise_each = 64;
+
+// Uniform in (-1, 1). Two neighbours are also a float within these bounds.
+template <class Element>
+__global__ void noise_kernel(index count, Element* values) {
+  const index first = static_cast<index>(blockIdx.x) * noise_threads * noise_each + threadIdx.x;
+  for (index i = first; i < first + noise_threads * noise_each && i < count; i += noise_threads) {
+    auto bits = static_cast<std::uint32_t>(i) * 0x9E3779B9u;
+    bits = (bits ^ (bits >> 16)) * 0x21F0AAADu;
+    bits = (bits ^ (bits >> 15)) * 0x735A2D97u;
+    bits ^= bits >> 15;
+    values[i] = static_cast<Element>(static_cast<float>(bits >> 24) * 0x1p-7f - 1 + 0x1p-8f);
+  }
+}
+
+}  // namespace detail
+
+// Fills the arena, of which nothing is taken, with values of the size of activations, as bf16 and as float.
+template <class Scalar>
+void fill_with_noise(Backend<Scalar>& backend) {
+  const typename Backend<Scalar>::Arena::Frame frame(backend.arena());
+  const index count = backend.arena().peak_bytes() / static_cast<index>(sizeof(bf16));
+  bf16* const values = backend.arena().template take<bf16>(count);
+  launch(backend, blocks_for(count, detail::noise_threads, detail::noise_each), detail::noise_threads, 0,
+         detail::noise_kernel<bf16>, count, values);
 }
 
 }  // namespace cuda

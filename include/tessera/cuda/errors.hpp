@@ -3,6 +3,7 @@
 
 #include <cublasLt.h>
 #include <cuda_runtime.h>
+#include <fmt/format.h>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/errors.hpp"
@@ -12,11 +13,16 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace cuda {
 
-// Throws Error unless the call named `what` succeeded.
+// Throws Error unless the call named `what` succeeded; OutOfMemory where memory is missing.
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   static_cast<void>(cudaGetLastError());
   switch (status) {
+    case cudaErrorMemoryAllocation:
+      throw OutOfMemory(
+          fmt::format("{} failed: the device or the host has not enough memory; a smaller batch or model "
+                      "needs less",
+                      what));
     case cudaErrorIllegalAddress:
     case cudaErrorLaunchFailure:
     case cudaErrorMisalignedAddress:
@@ -34,6 +40,8 @@ inline void check(cudaError_t status, const char* what) {
 }
 
 inline void check(cublasStatus_t status, const char* what) {
+  if (status == CUBLAS_STATUS_ALLOC_FAILED)
+    throw OutOfMemory(fmt::format("{} failed: there is not enough memory; a smaller batch or model needs less", what));
   if (status != CUBLAS_STATUS_SUCCESS) fail("{} failed: {}", what, cublasLtGetStatusString(status));
 }
 

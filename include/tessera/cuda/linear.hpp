@@ -19,6 +19,14 @@ void multiply(Backend<Scalar>& backend, const Product<Operand, Result>& product)
   backend.products().multiply(backend.stream(), workspace, product);
 }
 
+// The same; false, and nothing is done, if cuBLASLt has no algorithm for it. Not while memory is planned.
+template <class Scalar, class Operand, class Result>
+[[nodiscard]] bool try_multiply(Backend<Scalar>& backend, const Product<Operand, Result>& product) {
+  const typename Backend<Scalar>::Arena::Frame frame(backend.arena());
+  std::byte* const workspace = backend.arena().template take<std::byte>(product_workspace);
+  return backend.products().try_multiply(backend.stream(), workspace, product);
+}
+
 namespace detail {
 
 inline constexpr int sum_columns = 64, sum_rows = 512;
@@ -135,8 +143,9 @@ void linear_weight_gradient(Backend<Scalar>& backend, Rows<const Scalar, in> x, 
                                                .right_transposed = false,
                                                .result = d_weight,
                                                .left_sums = d_bias};
-  // While planning every pointer is null, and room is made for either way.
-  if (backend.arena().planning() || (d_bias != nullptr && !backend.products().supports(product))) {
+  // While memory is planned every pointer is null, and room is made for either way.
+  if (backend.arena().planning() || d_bias != nullptr) {
+    if (!backend.arena().planning() && try_multiply(backend, product)) return;
     detail::column_sums(backend, dy.rows, index{out}, dy.data, d_bias);
     product.left_sums = nullptr;
   }

@@ -26,6 +26,7 @@
 #include "tessera/train/callbacks/save.hpp"
 #include "tessera/train/checkpoint.hpp"
 #include "tessera/train/features.hpp"
+#include "tessera/train/product_choices.hpp"
 #include "tessera/train/run.hpp"
 #include "tessera/train/run_folder.hpp"
 #include "tessera/train/signals.hpp"
@@ -131,6 +132,20 @@ template <class Objective>
   return norms;
 }
 
+// Sentences about the choices that a run continues with.
+template <class Backend>
+[[nodiscard]] std::vector<std::string> of_choices(const Backend& backend, const std::string& of_file) {
+  std::vector<std::string> remarks;
+  if (!of_file.empty()) remarks.push_back(of_file);
+  if constexpr (chooses_products<Backend>)
+    if (const int count = backend.products().forgotten_choices(); count > 0)
+      remarks.push_back(fmt::format(
+          "cuBLASLt does not offer {} of the algorithms that the run started with; they are chosen anew, so that this "
+          "run's bits differ from those of the first",
+          count));
+  return remarks;
+}
+
 template <class Objective, class Trainer>
 [[nodiscard]] Results gather_results(Trainer& trainer, const Report& report, const Recipe& recipe,
                                      const Pictures& pictures) {
@@ -188,6 +203,9 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
 
   TrainerSettings trainer_settings{.batch = batch, .seed = recipe.seed, .clip_grad = recipe.clip_grad};
   if constexpr (requires { Objective::groups(settings); }) trainer_settings.groups = Objective::groups(settings);
+  std::string choices_remark;
+  if (communicator.rank() == 0 && !recipe.resume.empty())
+    choices_remark = load_choices(choices_beside(recipe.resume), machine.device.backend);
   Trainer<Objective, Device> trainer(machine.device, recipe.make_optimizer(), trainer_settings);
   if (!trainer.all_agree(recipe.resume.empty())) load_checkpoint(recipe.resume, trainer, identity);
   Run run(trainer, recipe, settings, per_epoch);
@@ -197,7 +215,8 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
 
   Report report(recipe.metrics(), trainer.steps(), run.leads(), detail::gradient_norms<Objective>());
   if (run.leads())
-    for (const auto& remarks : {folder->remarks(), pictures.remarks})
+    for (const auto& remarks :
+         {folder->remarks(), pictures.remarks, detail::of_choices(machine.device.backend, choices_remark)})
       for (const std::string& remark : remarks) report.say(remark);
   try {
     RankDeadline deadline(report);

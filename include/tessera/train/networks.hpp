@@ -84,8 +84,9 @@ class NetworkSet {
   using Master = Accumulator<Scalar>;
   using Online = typename Networks::Online;
 
-  // Online starts from the seed, and so do frozen networks; averages start as Online does, buffers as their models say.
-  NetworkSet(Backend& backend, std::uint64_t seed) {
+  // Assigns the initial values. Online starts from the seed, and so do frozen networks; averages start as Online does,
+  // buffers as their models say. Until then all are 0.
+  void start(Backend& backend, std::uint64_t seed) const {
     std::vector<Master> parameters(static_cast<std::size_t>(Layout<Online>::parameters));
     std::vector<Master> statistics(static_cast<std::size_t>(Layout<Online>::statistics));
     initialize(std::span<const Entry>(Layout<Online>::entries), seed, parameters.data(), statistics.data());
@@ -99,6 +100,7 @@ class NetworkSet {
       network.assign(backend, parameters.data(), statistics.data());
       number += static_cast<std::uint32_t>(Layout<Model>::entries.size());
     });
+    refresh(backend);
   }
 
   [[nodiscard]] const auto& online() const { return online_; }

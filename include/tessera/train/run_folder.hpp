@@ -120,8 +120,13 @@ class RunFolder {
 
  private:
   // The checkpoint, without which nothing can be continued, comes last.
-  static constexpr std::array files{"report.html",  "features.names.txt", "labels.npy",
-                                    "features.npy", "metrics.jsonl",      "checkpoint.safetensors"};
+  static constexpr std::array files{"report.html",           "features.names.txt", "labels.npy",
+                                    "features.npy",          "metrics.jsonl",      "products.txt",
+                                    "checkpoint.safetensors"};
+  // Files of a run that left nothing else are no results.
+  [[nodiscard]] static bool is_result(std::string_view name) {
+    return name != "metrics.jsonl" && name != "products.txt";
+  }
 
   template <class Body>
   void prepared(Body&& body) const {
@@ -143,8 +148,7 @@ class RunFolder {
 
   void refuse_results() const {
     for (const char* name : files)
-      if (const bool is_result = std::string_view(name) != "metrics.jsonl";
-          is_result && std::filesystem::exists(recipe_.out / name))
+      if (is_result(name) && std::filesystem::exists(recipe_.out / name))
         fail("{0}out {1}: holds {2}: {3}{0}overwrite replaces its results, and another {0}out keeps them", prefix_,
              recipe_.out.string(), recipe_.resume.empty() ? "a run" : "another run than the one that is continued",
              std::filesystem::exists(recipe_.checkpoint()) && recipe_.resume.empty()

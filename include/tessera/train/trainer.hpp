@@ -25,6 +25,7 @@
 #include "tessera/optim/optimizer.hpp"
 #include "tessera/train/device.hpp"
 #include "tessera/train/networks.hpp"
+#include "tessera/train/product_choices.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -101,7 +102,7 @@ class Trainer {
   using Buffer = typename Backend::template Buffer<Element>;
 
   // Networks start from the seed. rule: optim::AdamW{...} and its relatives, or one's own. Throws Error if the batch is
-  // too small for the objective, or the memory too small for the batch. On all ranks.
+  // too small for the objective, OutOfMemory if the memory is too small for the batch. On all ranks.
   template <class Rule>
   Trainer(Device& device, Rule rule, const TrainerSettings& settings)
       : Trainer(device.backend, device.communicator, std::move(rule), settings) {}
@@ -115,7 +116,6 @@ class Trainer {
         clipping_(settings.clip_grad, Online::entries, groups_),
         batch_(settings.batch),
         seed_(settings.seed),
-        networks_(backend, settings.seed),
         exchange_(backend, communicator, Online::entries, updater_.whole_tensors(), gradient_.data(),
                   Online::parameters, settings.bucket_bytes, Networks::starts) {
     if (batch_ < 1) fail("a batch of {} images is too small: a step needs at least 1 image", batch_);
@@ -124,7 +124,8 @@ class Trainer {
         fail("a batch of {} image(s) is too small: {} needs at least {} images", batch_ * communicator.size(),
              Objective::name, Objective::smallest_batch);
     plan();
-    networks_.refresh(backend_);
+    networks_.start(backend_, settings.seed);
+    choose_products();
   }
 
   [[nodiscard]] index batch() const noexcept { return batch_; }
@@ -375,6 +376,7 @@ class Trainer {
     return backend_.arena().peak_bytes();
   }
 
+  // Takes memory. Throws OutOfMemory, before parameters are computed, if the batch does not fit.
   void plan() {
     state_pointers_.assign(static_cast<std::size_t>(updater_.states()), nullptr);
     const index wanted = measure(batch_);
@@ -383,7 +385,10 @@ class Trainer {
     for (std::size_t i = 0; i < states_.size(); ++i) state_pointers_[i] = states_[i].data();
     if (const index free = backend_.free_bytes(); wanted > free) refuse_batch(wanted, free);
     backend_.arena().commit();
-    backend_.choose_products([&] { run_dry(batch_); });
+  }
+
+  void choose_products() {
+    choose_alike(backend_, communicator_, [&] { backend_.choose_products([&] { run_dry(batch_); }); });
     exchange_.settle();
     backend_.clear(gradient_.size(), gradient_.data());  // of what trying products has left
   }
@@ -395,9 +400,10 @@ class Trainer {
       (measure(middle) <= free ? fits : too_large) = middle;
     }
     backend_.arena().reset();
-    fail("a batch of {} needs {} for activations beside {} of weights and state, but {} are free; {}", batch_,
-         memory_text(wanted), memory_text(parameter_bytes()), memory_text(free),
-         fits > 1 ? fmt::format("the largest batch that fits is {}", fits) : std::string("no batch fits"));
+    throw OutOfMemory(
+        fmt::format("a batch of {} needs {} for activations beside {} of weights and state, but {} are free; {}",
+                    batch_, memory_text(wanted), memory_text(parameter_bytes()), memory_text(free),
+                    fits > 1 ? fmt::format("the largest batch that fits is {}", fits) : std::string("no batch fits")));
   }
 
   [[noreturn]] void refuse(double loss) {

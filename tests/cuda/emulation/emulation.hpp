@@ -8,7 +8,9 @@
 // What is checked beyond results: threads of a block run one after the other, in an order that changes at every
 // barrier, so that a missing barrier shows; barriers and warp-wide operations must be reached by all threads; device
 // memory cannot be touched by host code, nor past its end by kernels; it starts as NaN; work of different streams may
-// be done in orders that show a missing event (Order). What is not: memory ordering within a warp, alignment, speed.
+// be done in orders that show a missing event (Order). cuBLASLt refuses types, epilogues, extents and alignments that
+// its header excludes, and overwrites its workspace. What is not: memory ordering within a warp, alignment in kernels,
+// speed.
 //
 // Ranks are threads, each as good as a process with a device of its own. Work is done by the calls that submit it or
 // ask for it, one piece at a time, functions of the host (cudaLaunchHostFunc) by threads.
@@ -21,6 +23,7 @@
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <set>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -41,14 +44,20 @@ struct Machine {
   cudaError_t presence = cudaSuccess;  // what asking for devices gives
   int driver = CUDART_VERSION, capability = 90;
   std::size_t memory = std::size_t{1} << 30;
-  cudaError_t sticky = cudaSuccess;  // what waiting for a stream gives
-  bool bias_gradients = true;        // whether cuBLASLt sums them
-  int algorithms = 1;                // that cuBLASLt proposes
+  cudaError_t sticky = cudaSuccess;       // what waiting for a stream gives
+  bool bias_gradients = true;             // whether cuBLASLt sums them
+  int algorithms = 3;                     // that cuBLASLt proposes, at most 4; each sums in another order
+  unsigned unavailable = 0, failing = 0;  // bits of those whose state is an error, and of those that cannot be started
   Order order = Order::submitted;
   int nccl_version = 22800;      // 2.28.0
   bool silent_network = false;   // NCCL's calls never end
   bool failing_network = false;  // NCCL reports that a peer is gone
+  unsigned times = 1;            // seed of the times between events
   long allocations = 0, waits = 0, launches = 0;
+  std::set<std::tuple<std::uint64_t, int, int, int, int>> loaded;  // kernels of cuBLASLt
+  long loads_in_capture = 0;            // algorithms of cuBLASLt that were used for the first time within a capture
+  long zero_operands = 0;               // products of a matrix of zeros
+  long low_sums = 0;                    // products that cuBLASLt summed in the result's type
   long communicators = 0, aborted = 0;  // of NCCL: that exist, that were aborted
 };
 extern Machine machine;
@@ -78,6 +87,8 @@ void wait_for_copies(int pending);
 
 void run(dim3 grid, dim3 threads, std::size_t shared_bytes, const std::function<void()>& kernel);
 cudaError_t submit(cudaStream_t stream, std::function<void()> work);
+bool capturing(cudaStream_t stream);
+bool on_device(const void* data, std::size_t bytes);  // all of it within one allocation
 
 // Work that may have to wait: a step is asked until it gives true, under the lock and with access to device memory.
 // `make` makes it anew for every replay of a graph.

@@ -11,6 +11,7 @@
 #include <future>
 #include <map>
 #include <memory>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -473,6 +474,19 @@ cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
   });
 }
 
+bool on_device(const void* data, std::size_t bytes) {
+  const std::lock_guard lock(mutex);
+  const auto after = allocations.upper_bound(data);
+  if (after == allocations.begin()) return false;
+  const auto& [start, allocation] = *std::prev(after);
+  return static_cast<const char*>(data) + bytes <= static_cast<const char*>(start) + allocation.bytes;
+}
+
+bool capturing(cudaStream_t stream) {
+  const std::lock_guard lock(mutex);
+  return stream_of(stream).capture != nullptr;
+}
+
 std::map<const void*, int> largest_shared;
 
 cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* kernel) {
@@ -734,7 +748,11 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   }
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
-  *milliseconds = 1;
+  const std::lock_guard lock(emulation::mutex);
+  static std::mt19937 random;
+  static unsigned seed = 0;
+  if (std::exchange(seed, emulation::machine.times) != emulation::machine.times) random.seed(seed);
+  *milliseconds = std::uniform_real_distribution<float>(1, 2)(random);
   return cudaSuccess;
 }
 
