@@ -348,10 +348,9 @@ template <int channels, int size, class Scalar>
 __device__ void write_view(const data::ViewParameters& view, const data::Normalization& normalization, int different,
                            const std::uint8_t* planes, float* levels, index number, Scalar* to) {
   using Plane = ViewPlane<size>;
-  for_each<Plane::threads>(256, [&](int value) {
-    const int level = view.solarize ? data::detail::solarized(value) : value;
-    TESSERA_UNROLL
-    for (int c = 0; c < channels; ++c) levels[c * 256 + value] = data::normalized(level, c, normalization);
+  for_each<Plane::threads>(channels * 256, [&](int i) {
+    const int level = view.solarize ? data::detail::solarized(i % 256) : i % 256;
+    levels[i] = data::normalized(level, i / 256, normalization);
   });
   __syncthreads();
   constexpr int width = vector_width<Scalar>(size), vectors = size / width, piece = width < 4 ? width : 4;
