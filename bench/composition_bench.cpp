@@ -272,10 +272,11 @@ class ByHand {
                          Rows<float, width> d_middle) {
     const auto d_before = d_before_.part(0, rows), activated = activated_.part(0, rows);
     const auto d_normed = d_normed_.part(0, rows);
-    linear_activation_gradient<Gelu>(backend_, fixed(dy), fixed(p.mlp.fc2.weight), fixed(b.before), d_before,
-                                     activated);
+    linear_activation_gradient<Gelu>(backend_, fixed(dy), fixed(p.mlp.fc2.weight), fixed(b.before), d_before, activated,
+                                     g.mlp.fc1.bias);
     linear_weight_gradient(backend_, fixed(activated), fixed(dy), g.mlp.fc2.weight, g.mlp.fc2.bias);
-    linear_backward(p.mlp.fc1, g.mlp.fc1, b.normed2, d_before, d_normed);
+    linear_weight_gradient(backend_, fixed(b.normed2), fixed(d_before), g.mlp.fc1.weight, static_cast<float*>(nullptr));
+    linear_input_gradient(backend_, fixed(d_before), fixed(p.mlp.fc1.weight), d_normed);
     layer_norm_backward(backend_, fixed(b.middle), fixed(p.norm2.weight), fixed(b.norm2), fixed(d_normed), fixed(dy),
                         d_middle, g.norm2.weight, g.norm2.bias);
   }

@@ -71,9 +71,9 @@ concept Linear = requires(Backend& backend, Input<Backend, 8> x, Weight<Backend>
   linear_activation_forward<archetype::Activation>(backend, x, weight, bias, before, y);
   // dx = dy W.
   linear_input_gradient(backend, dy, weight, dx);
-  // For y = Activation(before) W^T: d_before = (dy W) * Activation'(before), and activated = Activation(before), which
-  // linear_weight_gradient needs and the forward pass did not keep.
-  linear_activation_gradient<archetype::Activation>(backend, dy, weight, given_before, dx, activated);
+  // For y = Activation(before) W^T: d_before = (dy W) * Activation'(before), d_bias = its column sums (in), and
+  // activated = Activation(before), which linear_weight_gradient needs and the forward pass did not keep.
+  linear_activation_gradient<archetype::Activation>(backend, dy, weight, given_before, dx, activated, d_bias);
   // d_weight = dy^T x; d_bias = column sums of dy, unless it is null.
   linear_weight_gradient(backend, x, dy, d_weight, d_bias);
 };

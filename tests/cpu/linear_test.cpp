@@ -65,9 +65,8 @@ void check_forward(index rows, bool with_bias, bool with_residual) {
   for (index r = 0; r < rows; ++r)
     for (index o = 0; o < out; ++o)
       y(r, o) += (with_bias ? layer.bias(0, o) : 0) + (with_residual ? residual(r, o) : 0);
-  const Values<Scalar> x(layer.x), weight(layer.weight), bias(with_bias ? layer.bias : Matrix()),
-      residual_values(residual);
-  Values<Scalar> y_values(rows, out);
+  const Values<Scalar> x(layer.x), residual_values(residual);
+  Values<Scalar> weight(layer.weight), bias(with_bias ? layer.bias : Matrix()), y_values(rows, out);
   run_operation<Scalar>(
       [&](auto& backend) {
         linear_forward(backend, input<in>(x), weight.data(), bias.data(), input<out>(residual_values),
@@ -84,8 +83,8 @@ void check_gradients(index rows, bool with_bias) {
   Matrix d_bias(1, out);
   for (index r = 0; r < rows; ++r)
     for (index o = 0; o < out; ++o) d_bias(0, o) += layer.dy(r, o);
-  const Values<Scalar> x(layer.x), weight(layer.weight), dy(layer.dy);
-  Values<Scalar> dx(rows, in), d_weight(out, in), d_bias_values(with_bias ? 1 : 0, out);
+  const Values<Scalar> x(layer.x), dy(layer.dy);
+  Values<Scalar> weight(layer.weight), dx(rows, in), d_weight(out, in), d_bias_values(with_bias ? 1 : 0, out);
   run_operation<Scalar>(
       [&](auto& backend) {
         linear_input_gradient(backend, input<out>(dy), weight.data(), output<in>(dx));
@@ -102,28 +101,31 @@ template <class Scalar, int in, int out>
 void check_activation(index rows) {
   SCOPED_TRACE(fmt::format("{} rows, {} to {}", rows, in, out));
   const Layer layer(rows, in, out);
-  Matrix before = layer.forward(), y(rows, out), d_x = layer.input_gradient(), activated(rows, in);
+  Matrix before = layer.forward(), y(rows, out), d_x = layer.input_gradient(), activated(rows, in), d_bias(1, in);
   for (index r = 0; r < rows; ++r) {
     for (index o = 0; o < out; ++o) y(r, o) = gelu(before(r, o) += layer.bias(0, o));
     for (index i = 0; i < in; ++i) {
-      d_x(r, i) *= gelu_slope(layer.x(r, i));
+      d_bias(0, i) += d_x(r, i) *= gelu_slope(layer.x(r, i));
       activated(r, i) = gelu(layer.x(r, i));
     }
   }
-  const Values<Scalar> x(layer.x), weight(layer.weight), bias(layer.bias), dy(layer.dy);
-  Values<Scalar> before_values(rows, out), y_values(rows, out), d_x_values(rows, in), activated_values(rows, in);
+  const Values<Scalar> x(layer.x), dy(layer.dy);
+  Values<Scalar> weight(layer.weight), bias(layer.bias), before_values(rows, out), y_values(rows, out), d_x_values(rows, in), activated_values(rows, in);
+  Values<Scalar> d_bias_values(1, in);
   run_operation<Scalar>(
       [&](auto& backend) {
         linear_activation_forward<nn::Gelu>(backend, input<in>(x), weight.data(), bias.data(),
                                             output<out>(before_values), output<out>(y_values));
         linear_activation_gradient<nn::Gelu>(backend, input<out>(dy), weight.data(), input<in>(x),
-                                             output<in>(d_x_values), output<in>(activated_values));
+                                             output<in>(d_x_values), output<in>(activated_values),
+                                             d_bias_values.data());
       },
-      {&before_values, &y_values, &d_x_values, &activated_values});
+      {&before_values, &y_values, &d_x_values, &activated_values, &d_bias_values});
   expect_close("before", before_values, before);
   expect_close("y", y_values, y);
   expect_close("d_before", d_x_values, d_x);
   expect_close("activated", activated_values, activated);
+  expect_close("d_bias", d_bias_values, d_bias);
 }
 
 template <class Scalar>
@@ -134,7 +136,8 @@ TYPED_TEST(Linear, ForwardAddsWhatIsThere) {
   check_forward<TypeParam, 1, 1>(1, true, true);
   check_forward<TypeParam, 5, 7>(300, true, false);  // beyond a tile's rows
   check_forward<TypeParam, 33, 17>(3, false, true);
-  check_forward<TypeParam, 20, 800>(260, true, true);  // beyond a tile's columns
+  check_forward<TypeParam, 20, 800>(260, true, true);   // beyond a tile's columns
+  check_forward<TypeParam, 1200, 1000>(9, true, true);  // more than is packed at a time
   check_forward<TypeParam, 5, 7>(9, false, false);
 }
 

@@ -113,42 +113,53 @@ TYPED_TEST(DeviceLinear, SumsTheBiasGradientWhereCublasDoesNot) {
   emulation::machine.bias_gradients = false;
   check_backward<TypeParam, 7, 70>(1300);
   check_backward<TypeParam, 3, 65>(512);
+  check_backward<TypeParam, 3, 264>(128);
+  check_backward<TypeParam, 2, 8>(128 * 128 + 1);  // sums of sums of pieces
   emulation::machine.bias_gradients = true;
 }
 #endif
 
-TYPED_TEST(DeviceLinear, GoesThroughActivations) {
-  constexpr int in = 40, out = 24;
-  using Scalar = TypeParam;
-  const Case<Scalar, in, out> c(33);
+template <class Scalar, int in, int out>
+void check_activation(index rows) {
+  const Case<Scalar, in, out> c(rows);
   Random random(4, Purpose::test, 0, 0);
-  const Matrix before = stored<Scalar>(normal(random, 33, in));
-  Matrix activated = before, d_before = product(c.dy, c.weight);
+  const Matrix before = stored<Scalar>(normal(random, rows, in));
+  Matrix activated = before, d_before = product(c.dy, c.weight), d_bias(1, in);
   for (std::size_t i = 0; i < before.values.size(); ++i) {
     const auto [value, slope] = nn::Gelu::value_and_slope(before.values[i]);
     activated.values[i] = value;
     d_before.values[i] *= slope;
+    d_bias.values[i % in] += d_before.values[i];
   }
   Matrix forward = product(c.x, transposed(c.weight));
   for (index r = 0; r < forward.rows; ++r)
     for (index j = 0; j < out; ++j) forward(r, j) += c.bias(0, j);
   Matrix forward_value = forward;
   for (double& value : forward_value.values) value = nn::Gelu::value(value);
-  const DeviceValues<Scalar> x(c.x), dy(c.dy), in_before(before), out_before(33, out), y(33, out), d(33, in),
-      again(33, in);
+  const DeviceValues<Scalar> x(c.x), dy(c.dy), in_before(before), out_before(rows, out), y(rows, out), d(rows, in),
+      again(rows, in);
+  const DeviceValues<Accumulator<Scalar>> d_bias_values(1, in);
   const DeviceParameter<Scalar> weight(c.weight), bias(c.bias);
   run_on_device<Scalar>(
       [&](cuda::Backend<Scalar>& backend) {
         linear_activation_forward<nn::Gelu>(backend, x.template input<in>(), weight, bias,
                                             out_before.template output<out>(), y.template output<out>());
         linear_activation_gradient<nn::Gelu>(backend, dy.template input<out>(), weight, in_before.template input<in>(),
-                                             d.template output<in>(), again.template output<in>());
+                                             d.template output<in>(), again.template output<in>(),
+                                             d_bias_values.data());
       },
-      out_before, y, d, again);
+      out_before, y, d, again, d_bias_values);
   expect_close("before", out_before, forward);
   expect_close("y", y, forward_value);
   expect_close("d_before", d, d_before);
   expect_close("activated", again, activated);
+  expect_close("d_bias", d_bias_values, d_bias, device_rounding<Scalar>);  // of a product that is rounded in between
+}
+
+TYPED_TEST(DeviceLinear, GoesThroughActivations) {
+  check_activation<TypeParam, 40, 24>(33);
+  check_activation<TypeParam, 7, 3>(1);
+  check_activation<TypeParam, 264, 8>(300);  // two blocks of columns, three pieces of rows
 }
 
 TYPED_TEST(DeviceLinear, KeepsResultsWhileAlgorithmsAreChosen) {

@@ -201,8 +201,11 @@ void linear_input_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 
 
 template <class Activation, class Scalar, class Matmul, int in, int out>
 void linear_activation_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, Parameter<Scalar> weight,
-                                Rows<const Scalar, in> before, Rows<Scalar, in> d_before, Rows<Scalar, in> activated) {
-  detail::multiply_activation_gradient<Activation, Scalar>(backend, dy, {product_operand(weight), in}, before, d_before, activated);
+                                Rows<const Scalar, in> before, Rows<Scalar, in> d_before, Rows<Scalar, in> activated,
+                                Accumulator<Scalar>* d_bias) {
+  detail::multiply_activation_gradient<Activation, Scalar>(backend, dy, {product_operand(weight), in}, before, d_before,
+                                                           activated);
+  detail::column_sums<Scalar>(backend, Rows<const Scalar, in>(d_before), d_bias);
 }
 
 template <class Scalar, class Matmul, int in, int out>

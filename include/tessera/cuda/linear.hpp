@@ -29,59 +29,73 @@ template <class Scalar, class Operand, class Result>
 
 namespace detail {
 
-inline constexpr int sum_columns = 64, sum_rows = 512;
+// A block sums a piece of the rows of 32 vectors of columns; its warps take a row each at a time.
+inline constexpr int column_threads = 256, piece_rows = 128;
 
-// partial[piece][c] = sum over the sum_rows rows of a piece of x[r][c]. A block has sum_columns threads across, one for
-// each column, and blockDim.x / sum_columns down, among which its rows are divided.
-template <class Scalar>
-__global__ void partial_sums_kernel(index rows, index columns, const Scalar* x, Accumulator<Scalar>* partial) {
-  auto* const room = reinterpret_cast<Accumulator<Scalar>*>(shared_memory());
-  const int across = static_cast<int>(threadIdx.x) % sum_columns, down = static_cast<int>(threadIdx.x) / sum_columns;
-  const int height = static_cast<int>(blockDim.x) / sum_columns;
-  const index column = static_cast<index>(blockIdx.x) * sum_columns + across;
-  const index first = static_cast<index>(blockIdx.y) * sum_rows;
-  const index last = first + sum_rows < rows ? first + sum_rows : rows;
-  Accumulator<Scalar> sum = 0;
-  if (column < columns)
-    for (index row = first + down; row < last; row += height)
-      sum += static_cast<Accumulator<Scalar>>(x[row * columns + column]);
-  room[threadIdx.x] = sum;
-  __syncthreads();
-  if (down > 0 || column >= columns) return;
-  for (int other = 1; other < height; ++other) sum += room[other * sum_columns + across];
-  partial[static_cast<index>(blockIdx.y) * columns + column] = sum;
+// partial[piece][c] = the sum over a piece's rows of values(v, to), which assigns vector v of a matrix (rows x
+// columns).
+template <int width, int columns, class Values>
+__global__ void __launch_bounds__(column_threads) partial_sums_kernel(index rows, Values values, float* partial) {
+  constexpr int vectors = columns / width, warps = column_threads / warp_size;
+  const int vector = static_cast<int>(blockIdx.y) * warp_size + lane_of_warp();
+  const index first = static_cast<index>(blockIdx.x) * piece_rows;
+  const index last = first + piece_rows < rows ? first + piece_rows : rows;
+  float sums[width] = {};
+  if (vector < vectors)
+    for (index row = first + warp_of_block(); row < last; row += warps) {
+      float value[width];
+      values(row * vectors + vector, value);
+      TESSERA_UNROLL
+      for (int i = 0; i < width; ++i) sums[i] += value[i];
+    }
+  sum_over_warps(sums, reinterpret_cast<float*>(shared_memory()));
+  if (warp_of_block() > 0 || vector >= vectors) return;
+  auto* const to = reinterpret_cast<Vector<float, width>*>(partial) + static_cast<index>(blockIdx.x) * vectors;
+  store<width>(reinterpret_cast<float*>(to + vector), sums);
 }
 
-// Assigns sums[c] = sum over rows of x[r][c], piece by piece if there are many rows.
-template <class Scalar, class Element>
-void column_sums(Backend<Scalar>& backend, index rows, index columns, const Element* x, Accumulator<Scalar>* sums) {
-  constexpr int threads = 4 * sum_columns;
-  const index pieces = divide_up(rows, sum_rows);
-  const typename Backend<Scalar>::Arena::Frame frame(backend.arena());
-  Accumulator<Scalar>* const partial =
-      pieces > 1 ? backend.arena().template take<Accumulator<Scalar>>(pieces * columns) : sums;
-  launch(backend, dim3(static_cast<unsigned>(divide_up(columns, sum_columns)), static_cast<unsigned>(pieces)), threads,
-         threads * static_cast<index>(sizeof(Accumulator<Scalar>)), partial_sums_kernel<Element>, rows, columns, x,
-         partial);
-  if (pieces > 1) column_sums<Scalar, Accumulator<Scalar>>(backend, pieces, columns, partial, sums);
-}
+// The values of a matrix.
+template <int width, class Element>
+struct Loaded {
+  const Element* x;
+  __device__ void operator()(index vector, float (&to)[width]) const { load<width>(x + vector * width, to); }
+};
 
-// gradient *= Activation'(x), activated = Activation(x), in one pass.
+// gradient *= Activation'(x), which is given, and activated = Activation(x).
 template <int width, class Activation, class Scalar>
-__global__ void activation_gradient_kernel(index count, const Scalar* x, Scalar* gradient, Scalar* activated) {
-  const index at = (static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x) * width;
-  if (at >= count) return;
-  Accumulator<Scalar> before[width], d[width], after[width];
-  load<width>(x + at, before);
-  load<width>(gradient + at, d);
-  TESSERA_UNROLL
-  for (int i = 0; i < width; ++i) {
-    const auto [value, slope] = Activation::value_and_slope(before[i]);
-    after[i] = value;
-    d[i] *= slope;
+struct ActivationGradient {
+  const Scalar* x;
+  Scalar *gradient, *activated;
+  __device__ void operator()(index vector, float (&d)[width]) const {
+    const auto at = [vector](Scalar* to) {
+      return reinterpret_cast<Scalar*>(reinterpret_cast<Vector<Scalar, width>*>(to) + vector);
+    };
+    float before[width], after[width];
+    load<width>(x + vector * width, before);
+    load<width>(at(gradient), d);
+    TESSERA_UNROLL
+    for (int i = 0; i < width; ++i) {
+      const auto [value, slope] = Activation::value_and_slope(before[i]);
+      after[i] = value;
+      d[i] *= slope;
+    }
+    store<width>(at(gradient), d);
+    store<width>(at(activated), after);
   }
-  store<width>(gradient + at, d);
-  store<width>(activated + at, after);
+};
+
+// Assigns sums[c] = the sum over rows of what values(v, to) gives (partial_sums_kernel), of pieces and then of their
+// sums, in an order that depends on the number of rows alone.
+template <int columns, int width, class Scalar, class Values>
+void column_sums(Backend<Scalar>& backend, index rows, Values values, float* sums) {
+  const index pieces = divide_up(rows, piece_rows);
+  const typename Backend<Scalar>::Arena::Frame frame(backend.arena());
+  float* const partial = pieces > 1 ? backend.arena().template take<float>(pieces * columns) : sums;
+  const dim3 grid(static_cast<unsigned>(pieces), static_cast<unsigned>(divide_up(columns / width, warp_size)));
+  launch(backend, grid, column_threads, column_threads * width * static_cast<index>(sizeof(float)),
+         partial_sums_kernel<width, columns, Values>, rows, values, partial);
+  constexpr int of_sums = vector_width<float>(columns);
+  if (pieces > 1) column_sums<columns, of_sums>(backend, pieces, Loaded<of_sums, float>{partial}, sums);
 }
 
 }  // namespace detail
@@ -123,12 +137,13 @@ void linear_input_gradient(Backend<Scalar>& backend, Rows<const Scalar, out> dy,
 
 template <class Activation, class Scalar, int in, int out>
 void linear_activation_gradient(Backend<Scalar>& backend, Rows<const Scalar, out> dy, Parameter<Scalar> weight,
-                                Rows<const Scalar, in> before, Rows<Scalar, in> d_before, Rows<Scalar, in> activated) {
+                                Rows<const Scalar, in> before, Rows<Scalar, in> d_before, Rows<Scalar, in> activated,
+                                Accumulator<Scalar>* d_bias) {
   linear_input_gradient(backend, dy, weight, d_before);
   constexpr int width = vector_width<Scalar>(in);
-  launch(backend, blocks_for(before.size(), detail::element_threads, width), detail::element_threads, 0,
-         detail::activation_gradient_kernel<width, Activation, Scalar>, before.size(), before.data, d_before.data,
-         activated.data);
+  detail::column_sums<in, width>(
+      backend, before.rows,
+      detail::ActivationGradient<width, Activation, Scalar>{before.data, d_before.data, activated.data}, d_bias);
 }
 
 template <class Scalar, int in, int out>
@@ -146,7 +161,8 @@ void linear_weight_gradient(Backend<Scalar>& backend, Rows<const Scalar, in> x, 
   // While memory is planned every pointer is null, and room is made for either way.
   if (backend.arena().planning() || d_bias != nullptr) {
     if (!backend.arena().planning() && try_multiply(backend, product)) return;
-    detail::column_sums(backend, dy.rows, index{out}, dy.data, d_bias);
+    constexpr int width = vector_width<Scalar>(out);
+    detail::column_sums<out, width>(backend, dy.rows, detail::Loaded<width, Scalar>{dy.data}, d_bias);
     product.left_sums = nullptr;
   }
   multiply(backend, product);

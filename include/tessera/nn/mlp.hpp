@@ -74,10 +74,12 @@ struct Mlp {
     const auto frame = context.frame();
     const auto d_before = context.template take<hidden>(x.rows);
     const auto activated = context.template take<hidden>(x.rows);
+    const Rows<const Scalar, hidden> d_hidden = d_before;
     linear_activation_gradient<Activation>(context.backend, dy, p.fc2.weight, Rows<const Scalar, hidden>(saved.before),
-                                           d_before, activated);
+                                           d_before, activated, g.fc1.bias);
     linear_weight_gradient(context.backend, Rows<const Scalar, hidden>(activated), dy, g.fc2.weight, g.fc2.bias);
-    Fc1::backward(context, p.fc1, g.fc1, x, Nothing{}, Rows<const Scalar, hidden>(d_before), dx);
+    linear_weight_gradient(context.backend, x, d_hidden, g.fc1.weight, static_cast<Accumulator<Scalar>*>(nullptr));
+    if (dx.wanted()) linear_input_gradient(context.backend, d_hidden, p.fc1.weight, dx);
   }
 };
 

@@ -25,8 +25,8 @@ KERNELS = [
     # kernel                                 registers  local  instructions  values  loads       stores
     ("transform_kernel.*Value",                    32,     0,          210,      8,    1,    0,    1,    0),
     ("transform_kernel.*TimesSlope",               32,     0,          240,      8,    2,    0,    1,    0),
-    ("activation_gradient_kernel",                 32,     0,          250,     16,    2,    0,    2,    0),
-    ("partial_sums_kernel",                        32,     0,          390,      0,    0,    5,    0,    1),
+    ("partial_sums_kernel.*ActivationGradient",    48,     0,          460,      0,    2,    0,    4,    0),
+    ("partial_sums_kernel",                        40,     0,          630,      0,    5,    0,    1,    0),
     ("layer_norm_kernel",                          80,     0,          700,     48,   18,    0,    6,    2),
     ("layer_norm_gradient_kernel",                168,     0,         1010,      0,   15,    1,    3,    5),
     ("sum_norm_gradients_kernel",                  32,     0,          250,      0,    0,    8,    0,    2),

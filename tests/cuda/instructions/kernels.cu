@@ -42,7 +42,7 @@ void update(cuda::Backend<bf16>& backend, const typename Rule::Coefficients* coe
 
 void transformer(cuda::Backend<bf16>& backend, cuda::Backend<float>& float_backend) {
   linear_activation_gradient<nn::Gelu>(backend, Given<width>{}, Parameter<bf16>{}, Given<hidden>{}, Wanted<hidden>{},
-                                       Wanted<hidden>{});
+                                       Wanted<hidden>{}, nullptr);
   linear_weight_gradient(backend, Given<width>{}, Given<width>{}, nullptr, nullptr);
   activation_forward<nn::Gelu>(backend, Given<hidden>{}, Wanted<hidden>{});
   activation_backward<nn::Gelu>(backend, Given<hidden>{}, Given<hidden>{}, Wanted<hidden>{});
