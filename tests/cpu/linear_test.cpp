@@ -110,7 +110,8 @@ void check_activation(index rows) {
     }
   }
   const Values<Scalar> x(layer.x), dy(layer.dy);
-  Values<Scalar> weight(layer.weight), bias(layer.bias), before_values(rows, out), y_values(rows, out), d_x_values(rows, in), activated_values(rows, in);
+  Values<Scalar> weight(layer.weight), bias(layer.bias), before_values(rows, out), y_values(rows, out),
+      d_x_values(rows, in), activated_values(rows, in);
   Values<Scalar> d_bias_values(1, in);
   run_operation<Scalar>(
       [&](auto& backend) {

@@ -19,9 +19,9 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace cpu {
 
-// One block of a product, in registers: `rows` x `packs` sums, as many as 32 registers of AVX-512 hold, or 16 of AVX and
-// SSE. Operands are read in words along the depth: one scalar of float or double, two of bf16, which one instruction
-// multiplies and adds. A depth that is no whole number of words is filled with zeros.
+// One block of a product, in registers: `rows` x `packs` sums, as many as 32 registers of AVX-512 hold, or 16 of AVX
+// and SSE. Operands are read in words along the depth: one scalar of float or double, two of bf16, which one
+// instruction multiplies and adds. A depth that is no whole number of words is filled with zeros.
 template <class Scalar>
 struct MicroKernel {
   using Sum = Accumulator<Scalar>;

@@ -117,8 +117,8 @@ struct PackedMatmul {
     }
   }
 
-  // The rows of a in blocks of Kernel::rows, each packed as a panel is. A short depth of all blocks before the next, since
-  // rows of a transposed operand lie far apart.
+  // The rows of a in blocks of Kernel::rows, each packed as a panel is. A short depth of all blocks before the next,
+  // since rows of a transposed operand lie far apart.
   template <class Scalar>
   static void pack_rows(index m, index k, Operand<Scalar> a, Scalar* to) {
     using Kernel = MicroKernel<Scalar>;
@@ -130,8 +130,8 @@ struct PackedMatmul {
                            a.transposed ? 1 : a.stride, to + row / Kernel::rows * block + first * Kernel::rows);
   }
 
-  // to[d / word][r][d % word] = from[d * step + r * line_step] for d < k and r < count; zeros in the rest of whole words
-  // of `lines` lines. One of the two steps is 1.
+  // to[d / word][r][d % word] = from[d * step + r * line_step] for d < k and r < count; zeros in the rest of whole
+  // words of `lines` lines. One of the two steps is 1.
   template <index lines, class Scalar>
   static void pack(index k, index count, const Scalar* from, index step, index line_step, Scalar* to) {
     constexpr index word = MicroKernel<Scalar>::word, line = lines * word;
