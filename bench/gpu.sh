@@ -67,7 +67,7 @@ build() {
   }
   # Portable host code, optimised on both sides of nvcc, so that what is packed runs elsewhere too.
   echo "Building into build/gpu"
-  cmake -S . -B build/gpu -G Ninja -DTESSERA_CUDA=ON -DTESSERA_MATMUL=eigen -DTESSERA_TEST_DATA=tests \
+  cmake -S . -B build/gpu -G Ninja -DTESSERA_CUDA=ON -DTESSERA_MATMUL=packed -DTESSERA_TEST_DATA=tests \
     -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="-O3 -DNDEBUG" -DCMAKE_CUDA_FLAGS="-O3 -DNDEBUG -lineinfo" >/dev/null
   if grep -q 'tests_nccl:' build/gpu/build.ninja; then programs+=(tests/cuda/tests_nccl); fi
   cmake --build build/gpu --target "${programs[@]##*/}"

@@ -1,6 +1,7 @@
 // Whole training steps, and the matrix products that bound them, in one program. items_per_second is images (of two
 // views each); `GFLOP/s` counts the multiply-adds of matrix products that a step makes, twice.
 #include <benchmark/benchmark.h>
+#include <fmt/format.h>
 #include <sys/resource.h>
 
 #include <vector>
@@ -40,10 +41,10 @@ constexpr double multiply_adds() {
   return 2 * (2 * patches + 4 * (blocks + projector) + 3 * predictor);
 }
 
-// y = x W^T by the backend. The largest of these rates is the peak that a step is measured against.
-template <int in, int out>
+// y = x W^T by a backend with that policy. The largest of these rates is the peak that a step is measured against.
+template <class Matmul, int in, int out>
 void matrix_product(benchmark::State& state) {
-  Backend backend(2);
+  ts::cpu::Backend<float, Matmul> backend(2);
   const ts::index rows = state.range(0);
   std::vector<float> x(static_cast<std::size_t>(rows * in), 0.5f), w(in * out, 0.25f),
       y(static_cast<std::size_t>(rows * out));
@@ -57,13 +58,31 @@ void matrix_product(benchmark::State& state) {
   state.counters["GFLOP/s"] =
       benchmark::Counter(2e-9 * in * out * static_cast<double>(rows), benchmark::Counter::kIsIterationInvariantRate);
 }
-BENCHMARK(matrix_product<384, 1536>)->Name("product_384x1536")->Arg(6304)->UseRealTime()->Unit(benchmark::kMillisecond);
-BENCHMARK(matrix_product<1536, 384>)->Name("product_1536x384")->Arg(6304)->UseRealTime()->Unit(benchmark::kMillisecond);
-BENCHMARK(matrix_product<1024, 1024>)
-    ->Name("product_1024x1024")
-    ->Arg(4096)
-    ->UseRealTime()
-    ->Unit(benchmark::kMillisecond);
+
+template <class Matmul>
+void products_by(const char* name) {
+  const auto add = [name](const char* shape, auto product, int rows) {
+    benchmark::RegisterBenchmark(fmt::format("product_{}_{}", name, shape).c_str(), product)
+        ->Arg(rows)
+        ->UseRealTime()
+        ->Unit(benchmark::kMillisecond);
+  };
+  add("384x1536", matrix_product<Matmul, 384, 1536>, 6304);
+  add("1536x384", matrix_product<Matmul, 1536, 384>, 6304);
+  add("1024x1024", matrix_product<Matmul, 1024, 1024>, 4096);
+}
+
+const bool products_added = [] {
+  products_by<ts::cpu::PackedMatmul>("packed");
+  products_by<ts::cpu::EigenMatmul>("Eigen");
+#if TESSERA_HAS_CBLAS
+  products_by<ts::cpu::CblasMatmul>("CBLAS");
+#endif
+#if TESSERA_HAS_ONEDNN
+  products_by<ts::cpu::OneDnnMatmul>("oneDNN");
+#endif
+  return true;
+}();
 
 template <class Objective>
 void step(benchmark::State& state) {

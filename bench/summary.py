@@ -14,8 +14,7 @@ for file in sorted(folder.glob("*.json")):
 peers = collections.defaultdict(list)
 for line in (folder / "peer.jsonl").read_text().splitlines():
     one = json.loads(line)
-    peers[one["name"]].append(one)
-
+    peers[one["name"], one["precision"], one["compiled"]].append(one)
 
 def median(runs, key):
     return statistics.median(run[key] for run in runs)
@@ -25,16 +24,40 @@ def find(prefix):
     return next(runs for name, runs in ours.items() if name.startswith(prefix))
 
 
-products = {name: max(run["GFLOP/s"] for run in runs) for name, runs in ours.items() if name.startswith("product")}
-shape, peak = max(products.items(), key=lambda item: item[1])
-print(f"Largest matrix product: {peak:.0f} GFLOP/s ({shape}).\n")
-print("| model | images/s | share of the largest product | peak memory | PyTorch | its images/s | ratio | its peak memory |")
-print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-for name, peer in peers.items():
+def processor():
+    """The name, family and model of the processor, since names such as `AMD EPYC` do not tell generations apart."""
+    lines = (line.split(":", 1) for line in open("/proc/cpuinfo") if ":" in line)
+    info = {key.strip(): value.strip() for key, value in lines}
+    return f"{info['model name']}, family {info['cpu family']}, model {info['model']}"
+
+
+busy = [int(line) for line in (folder / "busy").read_text().split()]
+print(f"Processor: {processor()}.")
+if max(busy) > 5:
+    print(f"The machine was busy: other programs took {' %, '.join(map(str, busy))} % before the rounds.")
+
+products = collections.defaultdict(float)
+for name, runs in ours.items():
+    if name.startswith("product"):
+        products[name.split("_")[1]] = max(products[name.split("_")[1]], *(run["GFLOP/s"] for run in runs))
+peak = max(products.values())
+print("\n| policy | largest matrix product, two threads, GFLOP/s |\n| --- | --- |")
+for policy, rate in sorted(products.items(), key=lambda item: -item[1]):
+    print(f"| {policy} | {rate:.0f} |")
+
+print("\n| model | images/s | share of the largest product | peak memory |\n| --- | --- | --- | --- |")
+models = list(dict.fromkeys(name for name, _, _ in peers))
+for name in models:
     step = find("step_" + name)
-    rate, torch_rate = median(step, "items_per_second"), median(peer, "images_per_second")
-    print(f"| {name} | {rate:.1f} | {median(step, 'GFLOP/s') / peak:.0%} | {median(step, 'peak_MB'):.0f} MB "
-          f"| {peer[0]['torch']} | {torch_rate:.1f} | {rate / torch_rate:.2f} | {median(peer, 'peak_MB'):.0f} MB |")
+    print(f"| {name} | {median(step, 'items_per_second'):.2f} | {median(step, 'GFLOP/s') / peak:.0%} "
+          f"| {median(step, 'peak_MB'):.0f} MB |")
+
+print("\n| model | PyTorch | products by | its images/s | ratio | its peak memory |\n| --- | --- | --- | --- | --- | --- |")
+for (name, precision, compiled), peer in peers.items():
+    rate, torch_rate = median(find("step_" + name), "items_per_second"), median(peer, "images_per_second")
+    mode = f"{peer[0]['torch']}, {precision}{', compiled' if compiled else ''}"
+    print(f"| {name} | {mode} | {peer[0]['products']} | {torch_rate:.2f} | {rate / torch_rate:.2f} "
+          f"| {median(peer, 'peak_MB'):.0f} MB |")
 
 print("\n| loader | images/s | images/s that the step takes | ratio |")
 print("| --- | --- | --- | --- |")

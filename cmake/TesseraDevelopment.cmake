@@ -20,7 +20,7 @@ endforeach()
 
 # The matrix product.
 if(TESSERA_MATMUL STREQUAL "auto")
-  set(matmul eigen)
+  set(matmul packed)
   foreach(candidate cblas onednn)
     if(TARGET tessera_${candidate})
       set(matmul ${candidate})
@@ -29,8 +29,8 @@ if(TESSERA_MATMUL STREQUAL "auto")
 else()
   set(matmul ${TESSERA_MATMUL})
 endif()
-if(matmul STREQUAL "eigen")
-  # With -march=native on AMD's Zen, g++ splits chains of fused multiply-adds, and Eigen's kernels lose a fifth.
+if(matmul STREQUAL "packed")
+  # With -march=native on AMD's Zen, g++ splits chains of fused multiply-adds, and kernels of C++ lose a fifth.
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     target_compile_options(tessera_development INTERFACE -mtune=generic)
   endif()

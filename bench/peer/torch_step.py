@@ -111,7 +111,8 @@ def measure(name, batch, seconds, compiled, precision, encoder, hidden, out, wid
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     print(json.dumps({
         "name": name, "compiled": compiled, "precision": precision, "images_per_second": rate, "peak_MB": peak,
-        "torch": torch.__version__, "products": "MKL" if torch.backends.mkl.is_available() else "its BLAS",
+        "torch": torch.__version__,
+        "products": "oneDNN" if precision == "bf16" else "MKL" if torch.backends.mkl.is_available() else "its BLAS",
     }), flush=True)
 
 

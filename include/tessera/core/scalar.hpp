@@ -3,6 +3,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/index.hpp"
@@ -63,9 +64,13 @@ using Accumulator = typename detail::ScalarTraits<Scalar>::Accumulator;
 template <class Scalar>
 using Parameter = typename detail::ScalarTraits<Scalar>::Parameter;
 
+// The same for a function that only reads it: pointers to constants are taken as well.
+template <class Scalar>
+using GivenParameter = std::conditional_t<std::is_pointer_v<Parameter<Scalar>>, const Scalar*, Parameter<Scalar>>;
+
 // The values of a parameter that matrix products read.
 template <class Scalar>
-[[nodiscard]] inline const Scalar* product_operand(Scalar* values) {
+[[nodiscard]] inline const Scalar* product_operand(const Scalar* values) {
   return values;
 }
 template <class Low>

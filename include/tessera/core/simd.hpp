@@ -1,8 +1,8 @@
 // Packs: GCC vector types of one register of the target.
 //
 // An element-wise function is written once, as a generic functor: the CPU calls it with packs, a device with scalars.
-// Packs have + - * / and comparisons, element by element, also with a scalar on one side. A pack of bf16 in registers is
-// a pack of floats: loads widen it, stores round it to nearest, ties to even.
+// Packs have + - * / and comparisons, element by element, also with a scalar on one side. A pack of bf16 in registers
+// is a pack of floats: loads widen it, stores round it to nearest, ties to even.
 #pragma once
 
 #include <bit>
@@ -170,7 +170,7 @@ template <class Scalar, class Function, class... Inputs>
 // The sum over i in [0, count) of f(x0[i], x1[i], ...), in a fixed order. f must give 0 for zeros.
 template <class Scalar, class Function, class... Inputs>
 [[nodiscard, gnu::always_inline]] inline Accumulator<Scalar> reduce(index count, Function&& f, const Scalar* first,
-                                                       const Inputs*... rest) {
+                                                                    const Inputs*... rest) {
   constexpr index width = lanes<Scalar>;
   Pack<Scalar> even{}, odd{};
   index i = 0;

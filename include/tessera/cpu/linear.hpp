@@ -25,11 +25,11 @@ struct Matrix {
 };
 
 inline constexpr index tile_columns = 768, sum_columns = 48;  // columns of a tile; multiples of sum_columns
-inline constexpr index packed_bytes = index{4} << 20;  // at most this much of a weight is packed at a time
+inline constexpr index packed_bytes = index{4} << 20;         // at most this much of a weight is packed at a time
 
 // done(row, column, columns, sums) for every row of x w, a part of a row at a time: sums are those of its columns from
-// `column` on. multiply_tile(row, rows, column, columns, sums) assigns the sums of a tile, of the columns from `start` on.
-// Tiles are worked on in parallel, and what follows a product is done while its tile is in cache.
+// `column` on. multiply_tile(row, rows, column, columns, sums) assigns the sums of a tile, of the columns from `start`
+// on. Tiles are worked on in parallel, and what follows a product is done while its tile is in cache.
 template <class Scalar, class Matmul, class MultiplyTile, class Done>
 void for_tiles(Backend<Scalar, Matmul>& backend, index rows, index start, index columns, MultiplyTile&& multiply_tile,
                Done&& done) {
@@ -73,7 +73,7 @@ void multiply(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Operand<
         Matmul::pack_panel(x.columns, last - first, w.from_column(start + first), panels + first / width * size);
       });
       const auto by_panels = [&](index row, index rows, index column, index in_tile, Accumulator<Scalar>* sums,
-                            index stride) {
+                                 index stride) {
         for (index at = 0; at < in_tile; at += width)
           Matmul::multiply_panel(rows, smaller(in_tile - at, width), x.columns, rows_of_x(row),
                                  panels + (column - start + at) / width * size, sums + at, stride);
@@ -182,27 +182,28 @@ void weight_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, M
 }  // namespace detail
 
 template <class Scalar, class Matmul, int in, int out>
-void linear_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, Parameter<Scalar> weight,
-                    Parameter<Scalar> bias, Rows<const Scalar, out> residual, Rows<Scalar, out> y) {
+void linear_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, GivenParameter<Scalar> weight,
+                    GivenParameter<Scalar> bias, Rows<const Scalar, out> residual, Rows<Scalar, out> y) {
   detail::multiply_add<Scalar>(backend, x, {product_operand(weight), in, true}, bias, residual, y);
 }
 
 template <class Activation, class Scalar, class Matmul, int in, int out>
-void linear_activation_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x, Parameter<Scalar> weight,
-                               Parameter<Scalar> bias, Rows<Scalar, out> before, Rows<Scalar, out> y) {
+void linear_activation_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, in> x,
+                               GivenParameter<Scalar> weight, GivenParameter<Scalar> bias, Rows<Scalar, out> before,
+                               Rows<Scalar, out> y) {
   detail::multiply_activate<Activation, Scalar>(backend, x, {product_operand(weight), in, true}, bias, before, y);
 }
 
 template <class Scalar, class Matmul, int in, int out>
-void linear_input_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, Parameter<Scalar> weight,
+void linear_input_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, GivenParameter<Scalar> weight,
                            Rows<Scalar, in> dx) {
   detail::multiply_add<Scalar>(backend, dy, {product_operand(weight), in}, nullptr, Rows<const Scalar, in>{}, dx);
 }
 
 template <class Activation, class Scalar, class Matmul, int in, int out>
-void linear_activation_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy, Parameter<Scalar> weight,
-                                Rows<const Scalar, in> before, Rows<Scalar, in> d_before, Rows<Scalar, in> activated,
-                                Accumulator<Scalar>* d_bias) {
+void linear_activation_gradient(Backend<Scalar, Matmul>& backend, Rows<const Scalar, out> dy,
+                                GivenParameter<Scalar> weight, Rows<const Scalar, in> before, Rows<Scalar, in> d_before,
+                                Rows<Scalar, in> activated, Accumulator<Scalar>* d_bias) {
   detail::multiply_activation_gradient<Activation, Scalar>(backend, dy, {product_operand(weight), in}, before, d_before,
                                                            activated);
   detail::column_sums<Scalar>(backend, Rows<const Scalar, in>(d_before), d_bias);
