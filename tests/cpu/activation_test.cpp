@@ -86,7 +86,8 @@ void check_activation_of_a_tile() {
   const Values<Scalar> x_values(x);
   Values<Scalar> gradient(dy), activated(1, columns);
   const Values<Scalar> gradient_before = gradient, activated_before = activated;
-  cpu::detail::activation_backward<nn::Gelu>(columns, x_values.data(), gradient.data(), activated.data());
+  cpu::detail::activation_backward<nn::Gelu>(columns, x_values.data(), gradient.data(), gradient.data(),
+                                             activated.data());
   expect_close("gradient", gradient, dx);
   expect_close("activated", activated, y);
   EXPECT_TRUE(gradient.same_guards(gradient_before) && activated.same_guards(activated_before));
