@@ -63,6 +63,7 @@ void multiply(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Operand<
     if (!Matmul::reads_in_place(x.columns, rows_of_x(0))) return for_tiles(backend, x.rows, 0, columns, by_calls, done);
     // The weight is packed for all rows, some panels of it at a time.
     constexpr index width = Matmul::template panel_columns<Scalar>;
+    static_assert(sum_columns % width == 0 && tile_columns % sum_columns == 0);
     const index size = Matmul::template panel_size<Scalar>(x.columns);
     const index most = larger(packed_bytes / (size * static_cast<index>(sizeof(Scalar))), index{1}) * width;
     const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
