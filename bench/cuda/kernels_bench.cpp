@@ -132,17 +132,16 @@ void elements() {
     measure(state, backend, {.bytes = size_of(rows * hidden, 2 * 2)},
             [&] { activation_forward<Gelu>(backend, input<hidden>(x), all<hidden>(y)); });
   });
-  add("gelu_gradient", [](benchmark::State& state) {
+  add("gelu_and_bias_gradient", [](benchmark::State& state) {
     namespace detail = ts::cuda::detail;
     Backend backend;
     const auto x = low(backend, rows * hidden), gradient = low(backend, rows * hidden);
     const auto activated = low(backend, rows * hidden);
+    ts::cuda::Buffer<float> sums(hidden);
     constexpr int vector = ts::cuda::vector_width<bf16>(hidden);
-    measure(state, backend, {.bytes = size_of(rows * hidden, 4 * 2)}, [&] {
-      launch(backend, ts::cuda::blocks_for(x.size(), detail::element_threads, vector), detail::element_threads, 0,
-             detail::activation_gradient_kernel<vector, Gelu, bf16>, x.size(), x.data(), gradient.data(),
-             activated.data());
-    });
+    const detail::ActivationGradient<vector, Gelu, bf16> values{x.data(), gradient.data(), activated.data()};
+    measure(state, backend, {.bytes = size_of(rows * hidden, 4 * 2)},
+            [&] { detail::column_sums<hidden, vector>(backend, rows, values, sums.data()); });
   });
 }
 
@@ -327,8 +326,10 @@ void linear(const std::string& name, bool residual) {
     Backend backend;
     const auto x = low(backend, rows * in), dy = low(backend, rows * out);
     const auto d_weight = full(backend, in * out), d_bias = full(backend, out);
+    namespace detail = ts::cuda::detail;
+    constexpr int vector = ts::cuda::vector_width<bf16>(out);
     measure(state, backend, {.flops = flops}, [&] {
-      ts::cuda::detail::column_sums(backend, rows, index{out}, static_cast<const bf16*>(dy.data()), d_bias.data());
+      detail::column_sums<out, vector>(backend, rows, detail::Loaded<vector, bf16>{dy.data()}, d_bias.data());
       linear_weight_gradient(backend, input<in>(x), input<out>(dy), d_weight.data(), static_cast<float*>(nullptr));
     });
   });

@@ -27,14 +27,21 @@ struct Matrix {
 inline constexpr index tile_columns = 768, sum_columns = 48;  // columns of a tile; multiples of sum_columns
 inline constexpr index packed_bytes = index{4} << 20;         // at most this much of a weight is packed at a time
 
+template <class Matmul, class Scalar>
+inline constexpr bool packs_panels = requires {
+  Matmul::template panel_columns<Scalar>;
+};
+
 // done(row, column, columns, sums) for every row of x w, a part of a row at a time: sums are those of its columns from
 // `column` on. multiply_tile(row, rows, column, columns, sums) assigns the sums of a tile, of the columns from `start`
-// on. Tiles are worked on in parallel, and what follows a product is done while its tile is in cache.
+// on. Tiles are worked on in parallel, and what follows a product is done while its tile is in cache. Panels are small
+// enough for tiles whose sums, rows of x and panel fill half a MiB; a library packs for every tile, and takes larger
+// ones.
 template <class Scalar, class Matmul, class MultiplyTile, class Done>
 void for_tiles(Backend<Scalar, Matmul>& backend, index rows, index start, index columns, MultiplyTile&& multiply_tile,
                Done&& done) {
   using Sum = Accumulator<Scalar>;
-  constexpr index most_rows = 256, size = Matmul::tile_rows * tile_columns;
+  constexpr index most_rows = 256, size = (packs_panels<Matmul, Scalar> ? 64 : most_rows) * tile_columns;
   const index stride = smaller(divide_up(columns, sum_columns) * sum_columns, tile_columns);
   const index tile_rows = smaller(size / stride, most_rows);
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
@@ -57,7 +64,7 @@ void multiply(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Operand<
                             index stride) {
     Matmul::multiply(rows, in_tile, x.columns, rows_of_x(row), w.from_column(column), sums, stride, false);
   };
-  if constexpr (!Matmul::packs) {
+  if constexpr (!packs_panels<Matmul, Scalar>) {
     for_tiles(backend, x.rows, 0, columns, by_calls, done);
   } else {
     if (!Matmul::reads_in_place(x.columns, rows_of_x(0))) return for_tiles(backend, x.rows, 0, columns, by_calls, done);

@@ -29,8 +29,7 @@ namespace cpu {
 
 // Every policy has supports<Scalar> and
 //   multiply(m, n, k, a, b, c, c_stride, accumulate): C (m x n) = A (m x k) B (k x n), added to C if `accumulate`.
-//   tile_rows: the rows of a product that the backend gives to a thread.
-// A policy for which `packs` is true can also pack B once for many products, as PackedMatmul does.
+// A policy that can also pack B once for many products has panel_columns and what belongs to it, as PackedMatmul.
 // A policy whose library takes memory in its first product, and ends the program where it gets none, also has
 //   first_bytes(threads): how much that is, and 0 once it has it;
 //   prepare(threads): lets it take that. Throws Error if there is too little.
@@ -50,8 +49,6 @@ inline void check_room(const char* library, index wanted, index left) {
 // Eigen; any scalar but bf16.
 struct EigenMatmul {
   static constexpr const char* name = "Eigen";
-  static constexpr bool packs = false;
-  static constexpr index tile_rows = 256;
   template <class Scalar>
   static constexpr bool supports = !std::is_same_v<Scalar, bf16>;
 
@@ -82,8 +79,6 @@ struct EigenMatmul {
 // Any library with the CBLAS interface; float and double.
 struct CblasMatmul {
   static constexpr const char* name = "CBLAS";
-  static constexpr bool packs = false;
-  static constexpr index tile_rows = 256;
   template <class Scalar>
   static constexpr bool supports = std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>;
 
@@ -124,8 +119,6 @@ struct CblasMatmul {
 // needs a stack of its own (sigaltstack, SA_ONSTACK), as StopSignals has.
 struct OneDnnMatmul {
   static constexpr const char* name = "oneDNN";
-  static constexpr bool packs = false;
-  static constexpr index tile_rows = 256;
   template <class Scalar>
   static constexpr bool supports = std::is_same_v<Scalar, float>;
 

@@ -36,8 +36,6 @@ struct PackedMatmul {
   static constexpr const char* name = "packed";
   template <class Scalar>
   static constexpr bool supports = true;
-  static constexpr bool packs = true;
-  static constexpr index tile_rows = 64;  // of a tile whose sums, left rows and panel lie in the second cache together
 
   // A panel: panel_columns columns of a right factor with k rows, word by word, zeros beyond its width.
   template <class Scalar>

@@ -34,7 +34,7 @@ struct ProductShape {
   auto operator<=>(const ProductShape&) const = default;
 };
 
-// cuBLASLt's description of an algorithm, opaque.
+// cuBLASLt's description of an algorithm, opaque. Its own type has no name, and nvcc 13.0 cannot keep such in a vector.
 using ProductAlgorithm = std::array<std::uint64_t, 8>;
 using ProductChoices = std::map<ProductShape, ProductAlgorithm>;
 

@@ -184,7 +184,7 @@ class ProductPlan {
     status_ = CUBLAS_STATUS_NOT_SUPPORTED;
     for (int i = 0; i < count; ++i)
       if (const auto& one = proposed[static_cast<std::size_t>(i)]; one.state == CUBLAS_STATUS_SUCCESS)
-        algorithms_.push_back(one.algo);
+        algorithms_.push_back(std::bit_cast<ProductAlgorithm>(one.algo));
   }
 
   // The result of cuBLASLt's last call.
@@ -214,7 +214,7 @@ class ProductPlan {
     }
     measure(handle, stream, workspace, p);
     if (algorithms_.empty()) return false;
-    put_first(table.keep(shape, std::bit_cast<ProductAlgorithm>(algorithms_.front())));
+    put_first(table.keep(shape, algorithms_.front()));
     return true;
   }
 
@@ -224,13 +224,14 @@ class ProductPlan {
 
   template <class Operand, class Result>
   [[nodiscard]] bool start(cublasLtHandle_t handle, cudaStream_t stream, std::byte* workspace,
-                           const Product<Operand, Result>& p, const cublasLtMatmulAlgo_t& algorithm) {
+                           const Product<Operand, Result>& p, const ProductAlgorithm& algorithm) {
     if (p.bias != nullptr) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias);
     if (p.left_sums != nullptr) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.left_sums);
     const float scale = p.scale, keep = p.addend == nullptr ? 0.0f : 1.0f;
     const Result* const addend = p.addend == nullptr ? p.result : p.addend;
+    const auto of_library = std::bit_cast<cublasLtMatmulAlgo_t>(algorithm);
     status_ = cublasLtMatmul(handle, description_.get(), &scale, p.right, right_.get(), p.left, left_.get(), &keep,
-                             addend, result_.get(), p.result, result_.get(), &algorithm, workspace,
+                             addend, result_.get(), p.result, result_.get(), &of_library, workspace,
                              static_cast<std::size_t>(product_workspace), stream);
     return status_ == CUBLAS_STATUS_SUCCESS;
   }
@@ -241,8 +242,8 @@ class ProductPlan {
     constexpr int runs = 5;
     const Event begin, end;
     float best = std::numeric_limits<float>::infinity();
-    std::vector<cublasLtMatmulAlgo_t> good;
-    for (const cublasLtMatmulAlgo_t& algorithm : algorithms_) {
+    std::vector<ProductAlgorithm> good;
+    for (const ProductAlgorithm& algorithm : algorithms_) {
       if (!start(handle, stream, workspace, p, algorithm)) continue;
       good.push_back(algorithm);
       if (algorithms_.size() == 1) break;
@@ -259,9 +260,7 @@ class ProductPlan {
 
   // False if cuBLASLt does not propose that algorithm here.
   bool put_first(const ProductAlgorithm& wanted) {
-    const auto found = std::find_if(algorithms_.begin(), algorithms_.end(), [&](const cublasLtMatmulAlgo_t& one) {
-      return std::bit_cast<ProductAlgorithm>(one) == wanted;
-    });
+    const auto found = std::find(algorithms_.begin(), algorithms_.end(), wanted);
     if (found == algorithms_.end()) return false;
     std::iter_swap(algorithms_.begin(), found);
     return true;
@@ -275,7 +274,7 @@ class ProductPlan {
 
   Layout left_, right_, result_;
   Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> description_;
-  std::vector<cublasLtMatmulAlgo_t> algorithms_;
+  std::vector<ProductAlgorithm> algorithms_;
   cublasStatus_t status_ = CUBLAS_STATUS_SUCCESS;
   bool chosen_ = false;
 };

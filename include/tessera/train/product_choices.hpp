@@ -36,15 +36,17 @@ void choose_alike(Backend& backend, Communicator& communicator, Choose&& choose)
         communicator.wait(backend);
         backend.download(count, place, values.data());
       };
-      std::vector<float> length{static_cast<float>(text.size())};  // exact below 2^24
+      std::vector<float> length(1, static_cast<float>(text.size()));  // exact below 2^24
       all_receive(length, room.data());
-      std::vector<float> letters(text.begin(), text.end());
-      letters.resize(static_cast<std::size_t>(length[0]));
+      std::vector<float> letters(static_cast<std::size_t>(length[0]), 0.0f);
+      for (std::size_t i = 0; i < text.size(); ++i) letters[i] = static_cast<float>(text[i]);
       const typename Backend::template Buffer<float> message(static_cast<index>(letters.size()));
       all_receive(letters, message.data());
       if (communicator.rank() == 0) return;
       try {
-        backend.products().add_choices(std::string(letters.begin(), letters.end()), "rank 0");
+        std::string received(letters.size(), '\0');
+        for (std::size_t i = 0; i < letters.size(); ++i) received[i] = static_cast<char>(letters[i]);
+        backend.products().add_choices(received, "rank 0");
       } catch (const Error&) {  // another device
       }
     }
