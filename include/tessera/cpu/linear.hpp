@@ -41,11 +41,12 @@ template <class Scalar, class Matmul, class MultiplyTile, class Done>
 void for_tiles(Backend<Scalar, Matmul>& backend, index rows, index start, index columns, MultiplyTile&& multiply_tile,
                Done&& done) {
   using Sum = Accumulator<Scalar>;
-  constexpr index most_rows = 256, size = (packs_panels<Matmul, Scalar> ? 64 : most_rows) * tile_columns;
+  constexpr index most_rows = 256, most = (packs_panels<Matmul, Scalar> ? 64 : most_rows) * tile_columns;
   const index stride = smaller(divide_up(columns, sum_columns) * sum_columns, tile_columns);
-  const index tile_rows = smaller(size / stride, most_rows);
+  const index tile_rows = smaller(smaller(most / stride, most_rows), rows), size = tile_rows * stride;
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   Sum* const room = backend.arena().template take<Sum>(backend.pool().threads() * size);
+  if (rows == 0) return;
   const index down = divide_up(rows, tile_rows), across = divide_up(columns, tile_columns);
   backend.for_pieces(down * across, 1, [&](index tile, index, int worker) {
     const index row = tile / across * tile_rows, column = start + tile % across * tile_columns;

@@ -28,7 +28,7 @@ struct MicroKernel {
   static constexpr index lanes = simd::lanes<Sum>;
   static constexpr int rows = simd::bytes == 64 ? 8 : 4, packs = 3;  // of a block
   static constexpr index columns = packs * lanes;
-  static constexpr index word = sizeof(Sum) / sizeof(Scalar);  // scalars of a word
+  static constexpr index word = std::is_same_v<Scalar, bf16> ? 2 : 1;  // scalars of a word
 
   // sums = left right, in the first `count` rows, `stride` apart, and the packs that hold the first `width` columns. A
   // sum goes along the depth word by word, so that it does not depend on count, width, or where its block begins.

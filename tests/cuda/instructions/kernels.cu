@@ -56,6 +56,7 @@ void transformer(cuda::Backend<bf16>& backend, cuda::Backend<float>& float_backe
   attention_weights<tokens, heads, width>(backend, Given<3 * width>{}, Wanted<tokens>{});
   scale_branch<tokens>(backend, Given<width>{}, nullptr, Given<width>{}, Wanted<width>{});
   draw_drop_path(backend, nullptr, nullptr, 0, 12, 0, nullptr);
+  fill_with_noise(backend);
 }
 
 void sequences(cuda::Backend<bf16>& backend) {
