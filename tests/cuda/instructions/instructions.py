@@ -92,7 +92,7 @@ KERNELS = [
     ("moving_average_kernel",                      24,     0,          170,      0,    2,    9,    1,    9),
     ("copy_to_low_kernel",                         16,     0,          120,      0,    1,  117,    0,    5),
     ("check_finite_kernel",                        24,     0,          100,      0,    1,    5,    0,    1),
-    ("noise_kernel",                               24,     0,          150,      0,    0,    0,    0,    1),
+    ("noise_kernel",                               16,     0,           70,      0,    0,    0,    0,    1),
     ("squares_kernel",                             32,     0,          150,      0,    1,    4,    0,    1),
     ("add_sums_kernel",                            32,     0,          210,      0,    0,    6,    0,    1),
     ("clip_kernel",                                24,     0,          290,      0,    1,    6,    1,    4),
