@@ -38,7 +38,7 @@ struct ProductShape {
 using ProductAlgorithm = std::array<std::uint64_t, 8>;
 using ProductChoices = std::map<ProductShape, ProductAlgorithm>;
 
-// Where choices are valid: algorithms of another library or device mean nothing.
+// The library and device that choices are valid for; an algorithm means nothing to others.
 struct ProductPlace {
   std::size_t version;  // of cuBLASLt
   std::string device;   // its name
