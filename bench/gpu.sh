@@ -213,7 +213,7 @@ command_of() {
   esac
 }
 
-# What a stage may take: its share, or with --only its part of a call's time.
+# The time that a stage may take: its share, or with --only its part of a call's time.
 limit() { if [ -n "$only" ]; then echo $((share[$1] * call_seconds / selected)); else echo "${share[$1]}"; fi; }
 
 stage() {

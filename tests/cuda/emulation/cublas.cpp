@@ -141,8 +141,8 @@ struct Range {
   [[nodiscard]] bool is_there() const { return data != nullptr && on_device(data, bytes); }
 };
 
-// What the tables of cublasLt.h, and of cublasLtMatmul in cuBLAS's documentation, allow with sums in float and without
-// float16, of what the library uses.
+// True if the tables of cublasLt.h, and of cublasLtMatmul in cuBLAS's documentation, allow these types with sums in
+// float. Types and epilogues that the library does not use are left out.
 bool supported(const Description& d, const Layout& a, const Layout& b, const Layout& c, const Layout& result) {
   if (a.type != b.type || c.type != result.type) return false;
   const bool low = a.type == CUDA_R_16BF;
