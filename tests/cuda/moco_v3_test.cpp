@@ -85,16 +85,17 @@ TEST_F(DeviceMoCoV3, Bf16HasTheLossAndTheGradientOfFloat) {
   EXPECT_GT(cosine(low.gradient(), whole.gradient()), 0.985);
 }
 
-// The two round differently, which training magnifies: from 1e-6 at first to 0.03 after 50 steps.
+// The processor computes in double: in float it leaves double by 0.027 within these steps, with every policy of
+// products alike, and the device by 2e-6.
 TEST_F(DeviceMoCoV3, TrainsAsTheProcessorDoes) {
-  Training<Tiny, cpu::Backend<float>, 16> host;
+  Training<Tiny, cpu::Backend<double>, 16> host;
   Training<Tiny, FloatBackend, 16> device;
   double first = 0, last = 0;
   for (std::uint32_t i = 0; i < 100; ++i) {
     const double expected = host.step(i % 10, 3e-4);
     last = device.step(i % 10, 3e-4);
     if (i == 0) first = last;
-    EXPECT_NEAR(last, expected, i < 5 ? 1e-4 : 5e-2) << "step " << i;
+    EXPECT_NEAR(last, expected, i < 5 ? 1e-5 : 2e-2) << "step " << i;
   }
   EXPECT_LT(last, first - 0.3);
 }
