@@ -33,10 +33,9 @@ using MoCo =
 using Small = MoCo<image<28, 1>, 64, 3>;
 using Tiny = MoCo<image<14, 1>, 32, 2>;
 
-// Two noisy looks at each of some patterns. The seed is one for which no input of a ReLU is so near to 0 that rounding
-// decides its side: with others losses differ by up to 0.05 within 100 steps, on the processor alone too.
-std::vector<double> noisy_views(std::uint32_t step, index values) {
-  Random random(11, Purpose::test, step, 0);
+// Two noisy looks at each of some patterns.
+std::vector<double> noisy_views(std::uint64_t seed, std::uint32_t step, index values) {
+  Random random(seed, Purpose::test, step, 0);
   std::vector<double> patterns(static_cast<std::size_t>(values));
   for (double& value : patterns) value = random.normal();
   std::vector<double> views;
@@ -50,8 +49,10 @@ class Training {
  public:
   using Scalar = typename Backend::Scalar;
 
+  explicit Training(std::uint64_t seed) : seed_(seed) {}
+
   double step(std::uint32_t number, double learning_rate) {
-    images_.assign(noisy_views(number, batch * Objective::Encoder::in));
+    images_.assign(noisy_views(seed_, number, batch * Objective::Encoder::in));
     return trainer_.step(batch_of<Objective>(static_cast<const Scalar*>(images_.data()), batch),
                          {.learning_rate = learning_rate});
   }
@@ -61,6 +62,7 @@ class Training {
   }
 
  private:
+  std::uint64_t seed_;
   Backend backend_;
   comm::Serial communicator_;
   TrainerOn<Objective, Backend> trainer_{backend_, communicator_, optim::AdamW{}, {.batch = batch, .seed = 8}};
@@ -80,15 +82,18 @@ double cosine(const std::vector<float>& a, const std::vector<float>& b) {
 // At the start images' class tokens hardly differ, and BatchNorm magnifies what rounding does to them: PyTorch's
 // autocast has a cosine of 0.97 to 0.99 to float's gradient here.
 TEST_F(DeviceMoCoV3, Bf16HasTheLossAndTheGradientOfFloat) {
-  Training<Small, cpu::Backend<float>, 32> whole;
-  Training<Small, LowBackend, 32> low;
+  Training<Small, cpu::Backend<float>, 32> whole(3);
+  Training<Small, LowBackend, 32> low(3);
   EXPECT_NEAR(low.step(0, 1e-3), whole.step(0, 1e-3), 2e-2);
   EXPECT_GT(cosine(low.gradient(), whole.gradient()), 0.985);
 }
 
+// With this seed no input of a ReLU is so near to 0 that rounding decides its side. With others losses differ by up to
+// 0.05 within 100 steps, on the processor alone too.
 TEST_F(DeviceMoCoV3, TrainsAsTheProcessorDoes) {
-  Training<Tiny, cpu::Backend<float>, 16> host;
-  Training<Tiny, FloatBackend, 16> device;
+  constexpr std::uint64_t seed = 11;
+  Training<Tiny, cpu::Backend<float>, 16> host(seed);
+  Training<Tiny, FloatBackend, 16> device(seed);
   double first = 0, last = 0;
   for (std::uint32_t i = 0; i < 100; ++i) {
     const double expected = host.step(i % 10, 3e-4);
