@@ -54,7 +54,8 @@ struct Head {
   static constexpr index scores_size = query_rows * padded_tokens;
 
   // to (padded_queries x padded_dim) = from (tokens x dim, rows `stride` apart) * scale, zero elsewhere.
-  static void copy(const Scalar* from, index stride, Scalar scale, Scalar* to) {
+  template <class Stored>
+  static void copy(const Stored* from, index stride, Scalar scale, Scalar* to) {
     for (index token = 0; token < tokens; ++token) {
       if constexpr (padded_dim != dim)
         for (index j = dim; j < padded_dim; ++j) to[token * padded_dim + j] = 0;
@@ -65,12 +66,13 @@ struct Head {
   }
 
   // to (dim x padded_tokens) = transpose of from, zero elsewhere.
-  static void transpose(const Scalar* from, index stride, Scalar* to) {
+  template <class Stored>
+  static void transpose(const Stored* from, index stride, Scalar* to) {
     constexpr index block = 8;
     for (index first = 0; first < tokens; first += block)
       for (index j = 0; j < dim; ++j)
         for (index token = first; token < first + block && token < tokens; ++token)
-          to[j * padded_tokens + token] = from[token * stride + j];
+          to[j * padded_tokens + token] = static_cast<Scalar>(from[token * stride + j]);
     for (index j = 0; j < dim; ++j)
       for (index token = tokens; token < padded_tokens; ++token) to[j * padded_tokens + token] = 0;
   }
@@ -87,7 +89,8 @@ struct Head {
 
   // to (query_rows x dim, rows `stride` apart, `valid` of them) = scale * scores (query_rows x tokens) b (tokens x
   // dim).
-  static void multiply(const Scalar* scores, const Scalar* b, const Scalar* scale, index valid, Scalar* to,
+  template <class Stored>
+  static void multiply(const Scalar* scores, const Scalar* b, const Scalar* scale, index valid, Stored* to,
                        index stride) {
     constexpr int step = dim_packs < 2 ? 1 : 2;
     for (int first = 0; first < dim_packs; first += step) {
@@ -118,9 +121,9 @@ struct Head {
   }
 
  private:
-  template <int packs>
+  template <int packs, class Stored>
   static void multiply_part(const Scalar* scores, const Scalar* b, const Scalar* scale, index valid, int first,
-                            Scalar* to, index stride) {
+                            Stored* to, index stride) {
     simd::Pack<Scalar> sums[query_rows][packs];
     tile<query_rows, packs>(tokens, scores, padded_tokens, 1, b + first * lanes, padded_dim, sums);
     for (index r = 0; r < valid; ++r)
@@ -128,9 +131,9 @@ struct Head {
         const index column = (first + v) * lanes, count = dim - column < lanes ? dim - column : lanes;
         const simd::Pack<Scalar> value = sums[r][v] * scale[r];
         if (count == lanes)
-          simd::store(to + r * stride + column, value);
+          simd::store<Stored>(to + r * stride + column, value);
         else
-          simd::store_part(to + r * stride + column, value, count);
+          simd::store_part<Stored>(to + r * stride + column, value, count);
       }
   }
 };
@@ -170,11 +173,12 @@ Scalar largest_score(const Scalar* scores) {
   return best;
 }
 
-// Calls body(image, head, scratch) for every head of every image, in parallel; scratch: `size` scalars of the thread.
+// Calls body(image, head, scratch) for every head of every image, in parallel; scratch: `size` sums of the thread.
 template <int heads, class Scalar, class Matmul, class Body>
 void for_heads(Backend<Scalar, Matmul>& backend, index images, index size, Body&& body) {
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
-  Scalar* const scratch = backend.arena().template take<Scalar>(size * backend.pool().threads());
+  using Sum = Accumulator<Scalar>;
+  Sum* const scratch = backend.arena().template take<Sum>(size * backend.pool().threads());
   backend.for_pieces(images * heads, heads, [&](index first, index last, int worker) {
     for (index task = first; task < last; ++task) body(task / heads, task % heads, scratch + worker * size);
   });
@@ -184,28 +188,29 @@ void for_heads(Backend<Scalar, Matmul>& backend, index images, index size, Body&
 
 template <int tokens, int heads, class Scalar, class Matmul, int width>
 void attention_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * width> qkv, Rows<Scalar, width> out,
-                       Rows<Scalar, tokens> log_sums) {
-  using Shape = detail::Head<Scalar, tokens, width, heads>;
-  const Scalar scale = static_cast<Scalar>(1.0 / std::sqrt(static_cast<double>(Shape::dim)));
+                       Rows<Accumulator<Scalar>, tokens> log_sums) {
+  using Sum = Accumulator<Scalar>;
+  using Shape = detail::Head<Sum, tokens, width, heads>;
+  const Sum scale = static_cast<Sum>(1.0 / std::sqrt(static_cast<double>(Shape::dim)));
   const index size = 2 * Shape::plain_size + Shape::transposed_size + Shape::scores_size;
-  detail::for_heads<heads>(backend, qkv.rows / tokens, size, [&](index image, index head, Scalar* scratch) {
+  detail::for_heads<heads>(backend, qkv.rows / tokens, size, [&](index image, index head, Sum* scratch) {
     const Scalar* const from = qkv.row(image * tokens) + head * Shape::dim;
-    Scalar* const q = scratch;
-    Scalar* const v = q + Shape::plain_size;
-    Scalar* const k = v + Shape::plain_size;
-    Scalar* const scores = k + Shape::transposed_size;
+    Sum* const q = scratch;
+    Sum* const v = q + Shape::plain_size;
+    Sum* const k = v + Shape::plain_size;
+    Sum* const scores = k + Shape::transposed_size;
     Shape::copy(from, 3 * width, scale, q);
     Shape::transpose(from + width, 3 * width, k);
-    Shape::copy(from + 2 * width, 3 * width, Scalar(1), v);
+    Shape::copy(from + 2 * width, 3 * width, Sum(1), v);
     for (index query = 0; query < tokens; query += Shape::query_rows) {
       const index valid = tokens - query < Shape::query_rows ? tokens - query : Shape::query_rows;
-      Scalar inverse[Shape::query_rows];
+      Sum inverse[Shape::query_rows];
       Shape::multiply_transposed(q + query * Shape::padded_dim, k, scores);
       for (index r = 0; r < valid; ++r) {
-        Scalar* const row = scores + r * Shape::padded_tokens;
-        const Scalar shift = detail::largest_score<Shape>(row);
-        const Scalar sum = detail::exponentiate<Shape>(row, shift);
-        inverse[r] = Scalar(1) / sum;
+        Sum* const row = scores + r * Shape::padded_tokens;
+        const Sum shift = detail::largest_score<Shape>(row);
+        const Sum sum = detail::exponentiate<Shape>(row, shift);
+        inverse[r] = Sum(1) / sum;
         log_sums.row(image * heads + head)[query + r] = shift + std::log(sum);
       }
       Shape::multiply(scores, v, inverse, valid, out.row(image * tokens + query) + head * Shape::dim, width);
@@ -215,51 +220,52 @@ void attention_forward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * 
 
 template <int tokens, int heads, class Scalar, class Matmul, int width>
 void attention_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * width> qkv,
-                        Rows<const Scalar, width> out, Rows<const Scalar, tokens> log_sums,
+                        Rows<const Scalar, width> out, Rows<const Accumulator<Scalar>, tokens> log_sums,
                         Rows<const Scalar, width> d_out, Rows<Scalar, 3 * width> d_qkv) {
-  using Shape = detail::Head<Scalar, tokens, width, heads>;
-  constexpr index lanes = simd::lanes<Scalar>;
-  const Scalar scale = static_cast<Scalar>(1.0 / std::sqrt(static_cast<double>(Shape::dim)));
+  using Sum = Accumulator<Scalar>;
+  using Shape = detail::Head<Sum, tokens, width, heads>;
+  constexpr index lanes = simd::lanes<Sum>;
+  const Sum scale = static_cast<Sum>(1.0 / std::sqrt(static_cast<double>(Shape::dim)));
   const index size = 5 * Shape::plain_size + 2 * Shape::transposed_size + 2 * Shape::scores_size;
-  detail::for_heads<heads>(backend, qkv.rows / tokens, size, [&](index image, index head, Scalar* scratch) {
+  detail::for_heads<heads>(backend, qkv.rows / tokens, size, [&](index image, index head, Sum* scratch) {
     const index at = head * Shape::dim;
     const Scalar* const from = qkv.row(image * tokens) + at;
     Scalar* const to = d_qkv.row(image * tokens) + at;
-    Scalar* const q = scratch;
-    Scalar* const k = q + Shape::plain_size;
-    Scalar* const gradient = k + Shape::plain_size;
-    Scalar* const d_k = gradient + Shape::plain_size;
-    Scalar* const d_v = d_k + Shape::plain_size;
-    Scalar* const k_transposed = d_v + Shape::plain_size;
-    Scalar* const v_transposed = k_transposed + Shape::transposed_size;
-    Scalar* const weights = v_transposed + Shape::transposed_size;
-    Scalar* const d_scores = weights + Shape::scores_size;
+    Sum* const q = scratch;
+    Sum* const k = q + Shape::plain_size;
+    Sum* const gradient = k + Shape::plain_size;
+    Sum* const d_k = gradient + Shape::plain_size;
+    Sum* const d_v = d_k + Shape::plain_size;
+    Sum* const k_transposed = d_v + Shape::plain_size;
+    Sum* const v_transposed = k_transposed + Shape::transposed_size;
+    Sum* const weights = v_transposed + Shape::transposed_size;
+    Sum* const d_scores = weights + Shape::scores_size;
     Shape::copy(from, 3 * width, scale, q);
-    Shape::copy(from + width, 3 * width, Scalar(1), k);
-    Shape::copy(d_out.row(image * tokens) + at, width, Scalar(1), gradient);
+    Shape::copy(from + width, 3 * width, Sum(1), k);
+    Shape::copy(d_out.row(image * tokens) + at, width, Sum(1), gradient);
     Shape::transpose(from + width, 3 * width, k_transposed);
     Shape::transpose(from + 2 * width, 3 * width, v_transposed);
-    std::memset(d_k, 0, 2 * Shape::plain_size * sizeof(Scalar));
+    std::memset(d_k, 0, 2 * Shape::plain_size * sizeof(Sum));
     for (index query = 0; query < tokens; query += Shape::query_rows) {
       const index valid = tokens - query < Shape::query_rows ? tokens - query : Shape::query_rows;
-      Scalar scales[Shape::query_rows];
+      Sum scales[Shape::query_rows];
       Shape::multiply_transposed(q + query * Shape::padded_dim, k_transposed, weights);
       Shape::multiply_transposed(gradient + query * Shape::padded_dim, v_transposed, d_scores);
       for (index r = 0; r < Shape::query_rows; ++r) {
-        Scalar* const row = weights + r * Shape::padded_tokens;
-        Scalar* const d_row = d_scores + r * Shape::padded_tokens;
+        Sum* const row = weights + r * Shape::padded_tokens;
+        Sum* const d_row = d_scores + r * Shape::padded_tokens;
         scales[r] = scale;
         if (r >= valid) {
-          std::memset(row, 0, Shape::padded_tokens * sizeof(Scalar));
-          std::memset(d_row, 0, Shape::padded_tokens * sizeof(Scalar));
+          std::memset(row, 0, Shape::padded_tokens * sizeof(Sum));
+          std::memset(d_row, 0, Shape::padded_tokens * sizeof(Sum));
           continue;
         }
         const index token = image * tokens + query + r;
         detail::exponentiate<Shape>(row, log_sums.row(image * heads + head)[query + r]);
-        const Scalar along = simd::reduce(
+        const Sum along = simd::reduce(
             Shape::dim, [](auto a, auto b) { return a * b; }, d_out.row(token) + at, out.row(token) + at);
         for (index i = 0; i < Shape::padded_tokens; i += lanes)
-          simd::store<Scalar>(d_row + i, simd::load(row + i) * (simd::load(d_row + i) - along));
+          simd::store<Sum>(d_row + i, simd::load(row + i) * (simd::load(d_row + i) - along));
       }
       Shape::multiply(d_scores, k, scales, valid, to + query * 3 * width, 3 * width);
       Shape::add_transposed(d_scores, q + query * Shape::padded_dim, d_k);
@@ -276,20 +282,21 @@ void attention_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 *
 template <int tokens, int heads, int width, class Scalar, class Matmul>
 void attention_weights(Backend<Scalar, Matmul>& backend, Rows<const Scalar, 3 * width> qkv,
                        Rows<Scalar, tokens> weights) {
-  using Shape = detail::Head<Scalar, tokens, width, heads>;
-  const Scalar scale = static_cast<Scalar>(1.0 / std::sqrt(static_cast<double>(Shape::dim)));
+  using Sum = Accumulator<Scalar>;
+  using Shape = detail::Head<Sum, tokens, width, heads>;
+  const Sum scale = static_cast<Sum>(1.0 / std::sqrt(static_cast<double>(Shape::dim)));
   const index size = Shape::plain_size + Shape::transposed_size + Shape::scores_size;
-  detail::for_heads<heads>(backend, qkv.rows / tokens, size, [&](index image, index head, Scalar* scratch) {
+  detail::for_heads<heads>(backend, qkv.rows / tokens, size, [&](index image, index head, Sum* scratch) {
     const Scalar* const from = qkv.row(image * tokens) + head * Shape::dim;
-    Scalar* const k = scratch + Shape::plain_size;
-    Scalar* const scores = k + Shape::transposed_size;
+    Sum* const k = scratch + Shape::plain_size;
+    Sum* const scores = k + Shape::transposed_size;
     Shape::copy(from, 3 * width, scale, scratch);
     Shape::transpose(from + width, 3 * width, k);
     for (index query = 0; query < tokens; query += Shape::query_rows) {
       Shape::multiply_transposed(scratch + query * Shape::padded_dim, k, scores);
       for (index r = 0; r < Shape::query_rows && query + r < tokens; ++r) {
-        Scalar* const row = scores + r * Shape::padded_tokens;
-        const Scalar inverse = Scalar(1) / detail::exponentiate<Shape>(row, detail::largest_score<Shape>(row));
+        Sum* const row = scores + r * Shape::padded_tokens;
+        const Sum inverse = Sum(1) / detail::exponentiate<Shape>(row, detail::largest_score<Shape>(row));
         simd::transform(
             index{tokens}, weights.row((image * heads + head) * tokens + query + r),
             [inverse](auto a) { return a * inverse; }, row);

@@ -58,10 +58,12 @@ struct Recording {
   static void reset() noexcept {}
 };
 
+// Scalar: float, double or bf16. With bf16, activations, their gradients and the factors of products are stored in
+// bf16; everything is computed in float.
 template <class Scalar_, class Matmul_ = DefaultMatmul<Scalar_>>
 class Backend {
-  static_assert(std::is_same_v<Scalar_, float> || std::is_same_v<Scalar_, double>,
-                "tessera: the CPU backend computes in float or double");
+  static_assert(std::is_same_v<Scalar_, float> || std::is_same_v<Scalar_, double> || std::is_same_v<Scalar_, bf16>,
+                "tessera: the CPU backend computes in float, double or bf16");
   static_assert(Matmul_::template supports<Scalar_>,
                 "tessera: this matrix product policy does not support the backend's scalar type");
 

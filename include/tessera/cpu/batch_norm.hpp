@@ -18,7 +18,7 @@ template <class Scalar>
 inline constexpr index strip = 2 * simd::lanes<Scalar>;
 
 // to[k][c] = sum over rows of term_k(row, column pack) for `terms` terms at once, c in [0, count), count <= strip.
-// Accumulates 64 rows in Scalar and the rest in double.
+// Accumulates 64 rows in Accumulator<Scalar> and the rest in double.
 template <int terms, class Scalar, class Term>
 void strip_sums(index rows, index count, double (&to)[terms][strip<Scalar>], Term&& term) {
   constexpr index width = simd::lanes<Scalar>;
@@ -49,7 +49,9 @@ void for_strips(Backend<Scalar, Matmul>& backend, index columns, Body&& body) {
 
 // sums (2 columns + 1) receives the sums of x - center and of (x - center)^2 over the rows, and the number of rows.
 template <class Scalar, class Matmul, int columns>
-void shifted_sums(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* center, double* sums) {
+void shifted_sums(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Accumulator<Scalar>* center,
+                  double* sums) {
+  using Sum = Accumulator<Scalar>;
   const double rows = static_cast<double>(x.rows);
   sums[2 * columns] = rows;
   for_strips(backend, columns, [&](index first, index count) {
@@ -57,8 +59,8 @@ void shifted_sums(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> 
     strip_sums<1, Scalar>(x.rows, count, sum, [&](index row, index column, index lanes, auto& parts) {
       parts[0] += load_lanes(x.row(row) + first + column, lanes);
     });
-    Scalar mean[strip<Scalar>] = {};  // as far as Scalar's sums tell
-    for (index i = 0; i < count && x.rows > 0; ++i) mean[i] = static_cast<Scalar>(sum[0][i] / rows);
+    Sum mean[strip<Scalar>] = {};  // as far as sums of this type tell
+    for (index i = 0; i < count && x.rows > 0; ++i) mean[i] = static_cast<Sum>(sum[0][i] / rows);
     strip_sums<2, Scalar>(x.rows, count, about, [&](index row, index column, index lanes, auto& parts) {
       const auto off = load_lanes(x.row(row) + first + column, lanes) - load_lanes(mean + column, lanes);
       parts[0] += off;
@@ -77,9 +79,12 @@ void shifted_sums(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> 
 // A rank takes the squares about its own mean and then moves them, in double, to about the running mean, which all
 // ranks share: so one sum over the ranks is enough, and a mean far from zero takes no digits from the variance.
 template <class Context, class Scalar, int columns>
-void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const Scalar* weight, const Scalar* bias,
-                        double epsilon, double momentum, Scalar* running_mean, Scalar* running_variance,
-                        Scalar* batches, Rows<Scalar, 2 * columns> statistics, Rows<Scalar, columns> y) {
+void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const Accumulator<Scalar>* weight,
+                        const Accumulator<Scalar>* bias, double epsilon, double momentum,
+                        Accumulator<Scalar>* running_mean, Accumulator<Scalar>* running_variance,
+                        Accumulator<Scalar>* batches, Rows<Accumulator<Scalar>, 2 * columns> statistics,
+                        Rows<Scalar, columns> y) {
+  using Sum = Accumulator<Scalar>;
   auto& backend = context.backend;
   const auto frame = context.frame();
   const index rows = x.rows / context.views, stride = 2 * columns + 1;
@@ -100,20 +105,20 @@ void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const S
         const double all_rows = total[2 * columns], off = total[c] / all_rows, mean = center + off;
         const double squares = total[columns + c] / all_rows - off * off;
         const double variance = squares < 0 ? 0 : squares;  // what is not a number stays so
-        statistics.row(view)[c] = static_cast<Scalar>(mean);
-        statistics.row(view)[columns + c] = static_cast<Scalar>(1.0 / std::sqrt(variance + epsilon));
-        const auto follow = [&](Scalar& running, double value) {
+        statistics.row(view)[c] = static_cast<Sum>(mean);
+        statistics.row(view)[columns + c] = static_cast<Sum>(1.0 / std::sqrt(variance + epsilon));
+        const auto follow = [&](Sum& running, double value) {
           if (!std::isfinite(value)) return;  // training can go on behind a step that is refused
-          running = static_cast<Scalar>((1.0 - momentum) * static_cast<double>(running) + momentum * value);
+          running = static_cast<Sum>((1.0 - momentum) * static_cast<double>(running) + momentum * value);
         };
         follow(running_mean[c], mean);
         follow(running_variance[c], variance * all_rows / (all_rows - 1));
       }
     }
-    *batches += static_cast<Scalar>(context.views);
+    *batches += static_cast<Sum>(context.views);
     for_rows(backend, x.rows, columns, [&](index row) {
-      const Scalar* const mean = statistics.row(row / rows);
-      const Scalar* const scale = mean + columns;
+      const Sum* const mean = statistics.row(row / rows);
+      const Sum* const scale = mean + columns;
       if (weight == nullptr)
         simd::transform(
             index{columns}, y.row(row), [](auto a, auto m, auto s) { return (a - m) * s; }, x.row(row), mean, scale);
@@ -126,28 +131,31 @@ void batch_norm_forward(Context& context, Rows<const Scalar, columns> x, const S
 }
 
 template <class Scalar, class Matmul, int columns>
-void batch_norm_evaluate(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x, const Scalar* weight,
-                         const Scalar* bias, double epsilon, const Scalar* running_mean, const Scalar* running_variance,
+void batch_norm_evaluate(Backend<Scalar, Matmul>& backend, Rows<const Scalar, columns> x,
+                         const Accumulator<Scalar>* weight, const Accumulator<Scalar>* bias, double epsilon,
+                         const Accumulator<Scalar>* running_mean, const Accumulator<Scalar>* running_variance,
                          Rows<Scalar, columns> y) {
+  using Sum = Accumulator<Scalar>;
   for_rows(backend, x.rows, columns, [&](index row) {
     for (index c = 0; c < columns; ++c) {
-      const Scalar scale =
-          (weight == nullptr ? Scalar(1) : weight[c]) / std::sqrt(running_variance[c] + Scalar(epsilon));
-      y.row(row)[c] = (x.row(row)[c] - running_mean[c]) * scale + (bias == nullptr ? Scalar(0) : bias[c]);
+      const Sum scale = (weight == nullptr ? Sum(1) : weight[c]) / std::sqrt(running_variance[c] + Sum(epsilon));
+      const Sum off = static_cast<Sum>(x.row(row)[c]) - running_mean[c];
+      y.row(row)[c] = static_cast<Scalar>(off * scale + (bias == nullptr ? Sum(0) : bias[c]));
     }
   });
 }
 
 template <class Context, class Scalar, int columns>
-void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const Scalar* weight,
-                         Rows<const Scalar, 2 * columns> statistics, Rows<const Scalar, columns> dy,
-                         Rows<const Scalar, columns> residual, Rows<Scalar, columns> dx, Scalar* d_weight,
-                         Scalar* d_bias) {
+void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const Accumulator<Scalar>* weight,
+                         Rows<const Accumulator<Scalar>, 2 * columns> statistics, Rows<const Scalar, columns> dy,
+                         Rows<const Scalar, columns> residual, Rows<Scalar, columns> dx, Accumulator<Scalar>* d_weight,
+                         Accumulator<Scalar>* d_bias) {
+  using Sum = Accumulator<Scalar>;
   auto& backend = context.backend;
   const auto frame = context.frame();
   const index rows = x.rows / context.views, stride = 2 * columns + 1;
   double* const sums = backend.arena().template take<double>(context.views * stride);
-  Scalar* const means = backend.arena().template take<Scalar>(context.views * 2 * columns);
+  Sum* const means = backend.arena().template take<Sum>(context.views * 2 * columns);
   backend.compute([&] {
     for (index view = 0; view < context.views; ++view) {
       double* const total = sums + view * stride;
@@ -173,18 +181,17 @@ void batch_norm_backward(Context& context, Rows<const Scalar, columns> x, const 
           along_one += sums[view * stride + c];
           along_x += sums[view * stride + columns + c];
         }
-        d_bias[c] = static_cast<Scalar>(along_one);
-        d_weight[c] = static_cast<Scalar>(along_x);
+        d_bias[c] = static_cast<Sum>(along_one);
+        d_weight[c] = static_cast<Sum>(along_x);
       }
     context.communicator.all_reduce(backend, sums, context.views * stride);
     for (index view = 0; view < context.views; ++view)
       for (index c = 0; c < 2 * columns; ++c)
-        means[view * 2 * columns + c] =
-            static_cast<Scalar>(sums[view * stride + c] / sums[view * stride + 2 * columns]);
+        means[view * 2 * columns + c] = static_cast<Sum>(sums[view * stride + c] / sums[view * stride + 2 * columns]);
     for_rows(backend, x.rows, columns, [&](index row) {
       const index view = row / rows;
-      const Scalar* const mean = statistics.row(view);
-      const Scalar* const along_one = means + view * 2 * columns;
+      const Sum* const mean = statistics.row(view);
+      const Sum* const along_one = means + view * 2 * columns;
       const auto through = [](auto d, auto a, auto m, auto s, auto one, auto along) {
         return s * (d - one - (a - m) * s * along);
       };

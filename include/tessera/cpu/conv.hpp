@@ -20,7 +20,7 @@ void unfold(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels> pixel
         const index y = y0 + ky, x = x0 + kx;
         const bool inside = y >= 0 && y < size && x >= 0 && x < size;
         const Scalar* const from = inside ? pixels.row((image * size + y) * size + x) : nullptr;
-        for (index c = 0; c < channels; ++c) to[(c * kernel + ky) * kernel + kx] = inside ? from[c] : Scalar(0);
+        for (index c = 0; c < channels; ++c) to[(c * kernel + ky) * kernel + kx] = inside ? from[c] : Scalar{};
       }
   });
 }
@@ -31,16 +31,17 @@ void fold(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * kernel
   constexpr index out = (size + 2 * padding - kernel) / stride + 1;
   for_rows(backend, d_pixels.rows, channels * kernel * kernel, [&](index row) {
     const index image = row / (size * size), y = row / size % size, x = row % size;
-    Scalar* const to = d_pixels.row(row);
-    std::memset(to, 0, channels * sizeof(Scalar));
+    Accumulator<Scalar> sums[channels]{};
     for (index ky = 0; ky < kernel; ++ky)
       for (index kx = 0; kx < kernel; ++kx) {
         const index oy = y + padding - ky, ox = x + padding - kx;
         if (oy < 0 || ox < 0 || oy % stride != 0 || ox % stride != 0 || oy / stride >= out || ox / stride >= out)
           continue;
         const Scalar* const from = d_patches.row((image * out + oy / stride) * out + ox / stride);
-        for (index c = 0; c < channels; ++c) to[c] += from[(c * kernel + ky) * kernel + kx];
+        for (index c = 0; c < channels; ++c)
+          sums[c] += static_cast<Accumulator<Scalar>>(from[(c * kernel + ky) * kernel + kx]);
       }
+    for (index c = 0; c < channels; ++c) d_pixels.row(row)[c] = static_cast<Scalar>(sums[c]);
   });
 }
 

@@ -29,6 +29,7 @@ inline namespace TESSERA_ABI {
 namespace cpu {
 
 static_assert(Operations<Backend<float>>);
+static_assert(Operations<Backend<bf16>>);
 
 }  // namespace cpu
 }  // namespace TESSERA_ABI

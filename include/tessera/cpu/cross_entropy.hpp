@@ -1,6 +1,7 @@
 // Cross entropy of a classifier's logits with labels.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -27,26 +28,32 @@ struct SoftTarget {
   }
 };
 
-// One row: assigns to d the gradient softmax(z) - target, times `scale`, and returns the cross entropy. d may be z.
+// One row: assigns to `wanted`, unless it is null, the gradient softmax(z) - target, times `scale`, and returns the
+// cross entropy. room: `classes` sums. wanted may be z.
 template <class Scalar>
 double cross_entropy_row(index classes, const Scalar* z, int own, int partner, const SoftTarget& target, double scale,
-                         Scalar* d) {
-  Scalar largest = z[0];
-  for (index c = 1; c < classes; ++c) largest = largest > z[c] ? largest : z[c];
+                         Accumulator<Scalar>* room, Scalar* wanted) {
+  using Sum = Accumulator<Scalar>;
+  Sum largest = static_cast<Sum>(z[0]);
+  for (index c = 1; c < classes; ++c) largest = largest > static_cast<Sum>(z[c]) ? largest : static_cast<Sum>(z[c]);
   simd::transform(
-      classes, d, [=](auto a) { return a - largest; }, z);
-  const double at_own = static_cast<double>(d[own]), at_partner = static_cast<double>(d[partner]);
-  const Scalar all = simd::reduce(
-      classes, [](auto a) { return a; }, static_cast<const Scalar*>(d));
+      classes, room, [=](auto a) { return a - largest; }, z);
+  const double at_own = static_cast<double>(room[own]), at_partner = static_cast<double>(room[partner]);
+  const Sum all = simd::reduce(
+      classes, [](auto a) { return a; }, static_cast<const Sum*>(room));
   simd::transform(
-      classes, d, [](auto a) { return math::exp(a); }, d);
-  const Scalar sum = simd::reduce(
-      classes, [](auto a) { return a; }, static_cast<const Scalar*>(d));
-  const Scalar share = static_cast<Scalar>(scale) / sum, off = static_cast<Scalar>(scale * target.off);
-  simd::transform(
-      classes, d, [=](auto a) { return a * share - off; }, d);
-  d[own] -= static_cast<Scalar>(scale * target.own);
-  d[partner] -= static_cast<Scalar>(scale * target.partner);
+      classes, room, [](auto a) { return math::exp(a); }, room);
+  const Sum sum = simd::reduce(
+      classes, [](auto a) { return a; }, static_cast<const Sum*>(room));
+  if (wanted != nullptr) {
+    const Sum share = static_cast<Sum>(scale) / sum, off = static_cast<Sum>(scale * target.off);
+    simd::transform(
+        classes, room, [=](auto a) { return a * share - off; }, room);
+    room[own] -= static_cast<Sum>(scale * target.own);
+    room[partner] -= static_cast<Sum>(scale * target.partner);
+    simd::transform(
+        classes, wanted, [](auto a) { return a; }, room);
+  }
   return std::log(static_cast<double>(sum)) - target.own * at_own - target.partner * at_partner -
          target.off * static_cast<double>(all);
 }
@@ -59,21 +66,22 @@ void cross_entropy(Backend<Scalar, Matmul>& backend, Rows<const Scalar, classes>
                    Rows<Scalar, classes> d_logits) {
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   double* const losses = backend.arena().template take<double>(logits.rows);
-  Scalar* const to =
-      d_logits.wanted() ? d_logits.data : backend.arena().template take<Scalar>(logits.rows * index{classes});
+  using Sum = Accumulator<Scalar>;
+  Sum* const room = backend.arena().template take<Sum>(backend.pool().threads() * index{classes});
   backend.compute([&] {
     const detail::SoftTarget target(classes, smoothing, lambda);
     const auto known = [](int label) { return label >= 0 && label < classes; };
-    for_rows(backend, logits.rows, classes, [&](index row) {
-      const int own = labels[row], partner = labels[logits.rows - 1 - row];
-      if (known(own) && (lambda == nullptr || known(partner))) {
-        losses[row] =
-            detail::cross_entropy_row<Scalar>(classes, logits.row(row), own, lambda == nullptr ? own : partner, target,
-                                              1.0 / static_cast<double>(total), to + row * classes);
-      } else {
-        losses[row] = std::numeric_limits<double>::quiet_NaN();
-        for (index c = 0; c < classes; ++c) to[row * classes + c] = std::numeric_limits<Scalar>::quiet_NaN();
-      }
+    const auto find = [&](index row, Sum* sums) {
+      const int own = labels[row], partner = lambda == nullptr ? own : labels[logits.rows - 1 - row];
+      Scalar* const to = d_logits.wanted() ? d_logits.row(row) : nullptr;
+      if (known(own) && known(partner))
+        return detail::cross_entropy_row<Scalar>(classes, logits.row(row), own, partner, target,
+                                                 1.0 / static_cast<double>(total), sums, to);
+      if (to != nullptr) std::fill_n(to, classes, Scalar(std::numeric_limits<Sum>::quiet_NaN()));
+      return std::numeric_limits<double>::quiet_NaN();
+    };
+    backend.for_pieces(logits.rows, row_grain(classes), [&](index first, index last, int worker) {
+      for (index row = first; row < last; ++row) losses[row] = find(row, room + worker * index{classes});
     });
     double sum = 0;
     for (index row = 0; row < logits.rows; ++row) sum += losses[row];
@@ -83,12 +91,12 @@ void cross_entropy(Backend<Scalar, Matmul>& backend, Rows<const Scalar, classes>
 
 template <class Scalar, class Matmul>
 void keep_losses(Backend<Scalar, Matmul>& backend, index count, const double* losses, double share, double* loss,
-                 Scalar* kept) {
+                 Accumulator<Scalar>* kept) {
   backend.compute([&] {
     double sum = 0;
     for (index i = 0; i < count; ++i) {
       sum += losses[i];
-      kept[i] = static_cast<Scalar>(losses[i]);
+      kept[i] = static_cast<Accumulator<Scalar>>(losses[i]);
     }
     *loss = share * sum;
   });

@@ -19,13 +19,13 @@ void draw_mixing(Backend<Scalar, Matmul>& backend, const StepNumber* number, con
 
 template <class Scalar, class Matmul>
 void draw_drop_path(Backend<Scalar, Matmul>& backend, const StepNumber* number, const double* rate, index first_image,
-                    int depth, index images, Scalar* scales) {
+                    int depth, index images, Accumulator<Scalar>* scales) {
   backend.for_pieces(images, 64, [&](index first, index last, int) {
     for (index image = first; image < last; ++image) {
       Random random = drop_path_stream(*number, first_image + image);
       for (int branch = 0; branch < 2 * depth; ++branch)
-        scales[branch * images + image] =
-            static_cast<Scalar>(drop_path_scale(*rate, branch / 2, depth, static_cast<double>(random.uniform())));
+        scales[branch * images + image] = static_cast<Accumulator<Scalar>>(
+            drop_path_scale(*rate, branch / 2, depth, static_cast<double>(random.uniform())));
     }
   });
 }

@@ -29,7 +29,7 @@ void scatter_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> 
 }
 
 template <int extra, int kept, class Scalar, class Matmul, int width>
-void add_positions(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> positions, const int* keep,
+void add_positions(Backend<Scalar, Matmul>& backend, Rows<const Accumulator<Scalar>, width> positions, const int* keep,
                    Rows<Scalar, width> y) {
   constexpr index tokens = extra + kept;
   for_rows(backend, y.rows, width, [&](index row) {
@@ -42,16 +42,16 @@ void add_positions(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> p
 
 template <int extra, int kept, class Scalar, class Matmul, int width>
 void add_positions_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, const int* keep,
-                            Rows<Scalar, width> d_positions) {
+                            Rows<Accumulator<Scalar>, width> d_positions) {
   constexpr index tokens = extra + kept;
   const index images = dy.rows / tokens;
   backend.for_pieces(d_positions.rows, 1, [&](index position, index, int) {
-    Scalar* const to = d_positions.row(position);
+    Accumulator<Scalar>* const to = d_positions.row(position);
     const auto add = [&](index image, index token) {
       simd::transform(
           index{width}, to, [](auto a, auto b) { return a + b; }, to, dy.row(image * tokens + token));
     };
-    std::memset(to, 0, width * sizeof(Scalar));
+    std::memset(to, 0, width * sizeof(*to));
     for (index image = 0; image < images; ++image) {
       if (position < extra) add(image, position);
       for (index i = 0; position >= extra && i < kept; ++i)

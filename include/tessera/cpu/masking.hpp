@@ -38,20 +38,21 @@ void interleave_patch(const Scalar* from, Scalar* to) {
       for (index c = 0; c < channels; ++c) *to++ = from[(c * size + y) * size + x];
 }
 
-template <class Scalar>
-void normalize_patch(index count, Scalar* values) {
-  const Scalar* const from = values;
-  const Scalar mean = simd::reduce(
-                          count, [](auto a) { return a; }, from) /
-                      static_cast<Scalar>(count);
+// y = (x - mean) / sqrt(variance + epsilon), the variance unbiased.
+template <int count, class Scalar>
+void normalize_patch(const Scalar* x, Scalar* y) {
+  using Sum = Accumulator<Scalar>;
+  alignas(64) Sum values[count];
+  const Sum mean = simd::reduce(
+                       index{count}, [](auto a) { return a; }, x) /
+                   static_cast<Sum>(count);
   simd::transform(
-      count, values, [mean](auto a) { return a - mean; }, from);
-  const Scalar squares = simd::reduce(
-      count, [](auto a) { return a * a; }, from);
-  const Scalar scale =
-      Scalar(1) / std::sqrt(squares / static_cast<Scalar>(count - 1) + static_cast<Scalar>(patch_epsilon));
+      index{count}, values, [mean](auto a) { return a - mean; }, x);
+  const Sum squares = simd::reduce(
+      index{count}, [](auto a) { return a * a; }, static_cast<const Sum*>(values));
+  const Sum scale = Sum(1) / std::sqrt(squares / static_cast<Sum>(count - 1) + static_cast<Sum>(patch_epsilon));
   simd::transform(
-      count, values, [scale](auto a) { return a * scale; }, from);
+      index{count}, y, [scale](auto a) { return a * scale; }, values);
 }
 
 }  // namespace detail
@@ -68,27 +69,34 @@ void mask_by_noise(Backend<Scalar, Matmul>& backend, const float* noise, index i
 }
 
 template <int extra, int patches, int kept, class Scalar, class Matmul, int width>
-void unshuffle_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> x, const Scalar* mask_token,
-                      const Scalar* positions, const int* restore, Rows<Scalar, width> y) {
+void unshuffle_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> x,
+                      const Accumulator<Scalar>* mask_token, const Accumulator<Scalar>* positions, const int* restore,
+                      Rows<Scalar, width> y) {
   constexpr index tokens = extra + patches;
   for_rows(backend, y.rows, width, [&](index row) {
     const index image = row / tokens, token = row % tokens;
     const index place = token < extra ? token - extra : restore[image * patches + token - extra];
-    const Scalar* const from = place < kept ? x.row(image * (extra + kept) + extra + place) : mask_token;
-    simd::transform(
-        index{width}, y.row(row), [](auto a, auto b) { return a + b; }, from, positions + token * width);
+    const auto assign = [&](const auto* from) {
+      simd::transform(
+          index{width}, y.row(row), [](auto a, auto b) { return a + b; }, from, positions + token * width);
+    };
+    if (place < kept)
+      assign(x.row(image * (extra + kept) + extra + place));
+    else
+      assign(mask_token);
   });
 }
 
 template <int extra, int patches, int kept, class Scalar, class Matmul, int width>
 void unshuffle_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, const int* keep,
-                               const int* restore, Rows<Scalar, width> dx, Scalar* d_mask_token) {
+                               const int* restore, Rows<Scalar, width> dx, Accumulator<Scalar>* d_mask_token) {
+  using Sum = Accumulator<Scalar>;
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   const index images = dy.rows / (extra + patches);
-  Scalar* const sums = backend.arena().template take<Scalar>(images * width);
-  const auto add = [](const Scalar* from, Scalar* to) {
+  Sum* const sums = backend.arena().template take<Sum>(images * width);
+  const auto add = [](const auto* from, Sum* to) {
     simd::transform(
-        index{width}, to, [](auto a, auto b) { return a + b; }, static_cast<const Scalar*>(to), from);
+        index{width}, to, [](auto a, auto b) { return a + b; }, static_cast<const Sum*>(to), from);
   };
   backend.for_pieces(images, 1, [&](index image, index, int) {
     const Rows<const Scalar, width> from = dy.part(image * (extra + patches), extra + patches);
@@ -96,12 +104,12 @@ void unshuffle_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scal
     std::memcpy(to.data, from.data, extra * width * sizeof(Scalar));
     for (index i = 0; i < kept; ++i)
       std::memcpy(to.row(extra + i), from.row(extra + keep[image * kept + i]), width * sizeof(Scalar));
-    std::memset(sums + image * width, 0, width * sizeof(Scalar));
+    std::memset(sums + image * width, 0, width * sizeof(Sum));
     for (index patch = 0; patch < patches; ++patch)
       if (restore[image * patches + patch] >= kept) add(from.row(extra + patch), sums + image * width);
   });
   backend.compute([&] {
-    std::memset(d_mask_token, 0, width * sizeof(Scalar));
+    std::memset(d_mask_token, 0, width * sizeof(Sum));
     for (index image = 0; image < images; ++image) add(sums + image * width, d_mask_token);
   });
 }
@@ -114,7 +122,8 @@ void patch_targets(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels
     const index number = row % (grid * grid);
     const Scalar* const corner = images.row(row / (grid * grid)) + number / grid * patch * size + number % grid * patch;
     detail::interleave_patch<channels, size, patch>(corner, targets.row(row));
-    if constexpr (normalized) detail::normalize_patch(values, targets.row(row));
+    const Scalar* const plain = targets.row(row);
+    if constexpr (normalized) detail::normalize_patch<values>(plain, targets.row(row));
   });
 }
 
@@ -135,13 +144,11 @@ void masked_mse(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> pred
       std::memset(d, 0, width * sizeof(Scalar));
       return;
     }
-    simd::transform(
-        index{width}, d, [](auto a, auto b) { return a - b; }, prediction.row(row), targets.row(patch));
     squares[patch] = static_cast<double>(simd::reduce(
-        index{width}, [](auto a) { return a * a; }, static_cast<const Scalar*>(d)));
-    const Scalar scale = static_cast<Scalar>(2 * share);
+        index{width}, [](auto a, auto b) { return (a - b) * (a - b); }, prediction.row(row), targets.row(patch)));
+    const Accumulator<Scalar> scale = static_cast<Accumulator<Scalar>>(2 * share);
     simd::transform(
-        index{width}, d, [scale](auto a) { return a * scale; }, static_cast<const Scalar*>(d));
+        index{width}, d, [scale](auto a, auto b) { return (a - b) * scale; }, prediction.row(row), targets.row(patch));
   });
   backend.compute([&] {
     double sum = 0;

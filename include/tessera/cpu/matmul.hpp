@@ -12,6 +12,7 @@
 #include "tessera/core/free_memory.hpp"
 #include "tessera/core/index.hpp"
 #include "tessera/core/scalar.hpp"
+#include "tessera/core/simd.hpp"
 #include "tessera/cpu/packed_matmul.hpp"
 
 #if TESSERA_HAS_ONEDNN
@@ -165,6 +166,29 @@ struct OneDnnMatmul {
   }
 };
 #endif
+
+namespace detail {
+
+// True if products round their factors and results to Scalar.
+template <class Scalar>
+inline constexpr bool rounds = !std::is_same_v<Scalar, Accumulator<Scalar>>;
+
+// y (m x n) = x (m x k) b. Where products round, x is rounded into low (m x k), and y is that of sums (m x n); else
+// both may be null.
+template <class Matmul, class Scalar>
+void multiply_sums(index m, index n, index k, const Accumulator<Scalar>* x, Operand<Scalar> b, Scalar* low,
+                   Accumulator<Scalar>* sums, Scalar* y) {
+  if constexpr (rounds<Scalar>) {
+    const auto round = [](auto a) { return a; };
+    simd::transform(m * k, low, round, x);
+    Matmul::multiply(m, n, k, Operand<Scalar>{low, k}, b, sums, n, false);
+    simd::transform(m * n, y, round, static_cast<const Accumulator<Scalar>*>(sums));
+  } else {
+    Matmul::multiply(m, n, k, Operand<Scalar>{x, k}, b, y, n, false);
+  }
+}
+
+}  // namespace detail
 
 // The weights of linear layers by packed panels, and all other products by another policy: a library that packs faster
 // for one product alone.

@@ -16,7 +16,8 @@ template <int channels, int size, class Scalar, class Matmul>
 void mix_images(Backend<Scalar, Matmul>& backend, const Mixing* mixing,
                 Rows<const Scalar, channels * size * size> images, Rows<Scalar, channels * size * size> mixed) {
   backend.compute([&] {
-    const Scalar keep = static_cast<Scalar>(mixing->lambda), take = static_cast<Scalar>(1.0 - mixing->lambda);
+    const Accumulator<Scalar> keep = static_cast<Accumulator<Scalar>>(mixing->lambda),
+                              take = static_cast<Accumulator<Scalar>>(1.0 - mixing->lambda);
     for_rows(backend, images.rows, channels * size * size, [&](index image) {
       const Scalar* const own = images.row(image);
       const Scalar* const partner = images.row(images.rows - 1 - image);

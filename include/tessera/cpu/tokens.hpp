@@ -37,28 +37,37 @@ void unpatchify(Backend<Scalar, Matmul>& backend, Rows<const Scalar, channels * 
 }
 
 template <int grid_tokens, int tokens, class Scalar, class Matmul, int width>
-void assemble_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> embedded, const Scalar* class_token,
-                     const Scalar* positions, Rows<Scalar, width> y) {
+void assemble_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> embedded,
+                     const Accumulator<Scalar>* class_token, const Accumulator<Scalar>* positions,
+                     Rows<Scalar, width> y) {
   constexpr index extra = tokens - grid_tokens;
   for_rows(backend, y.rows, width, [&](index row) {
     const index image = row / tokens, token = row % tokens;
-    const Scalar* const from = token < extra ? class_token : embedded.row(image * grid_tokens + token - extra);
-    if (positions == nullptr)
-      std::memcpy(y.row(row), from, width * sizeof(Scalar));
+    const auto assign = [&](const auto* from) {
+      if (positions == nullptr)
+        simd::transform(
+            index{width}, y.row(row), [](auto a) { return a; }, from);
+      else
+        simd::transform(
+            index{width}, y.row(row), [](auto a, auto b) { return a + b; }, from, positions + token * width);
+    };
+    if (token < extra)
+      assign(class_token);
     else
-      simd::transform(
-          index{width}, y.row(row), [](auto a, auto b) { return a + b; }, from, positions + token * width);
+      assign(embedded.row(image * grid_tokens + token - extra));
   });
 }
 
 template <int grid_tokens, int tokens, class Scalar, class Matmul, int width>
 void assemble_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy,
-                              Rows<Scalar, width> d_embedded, Scalar* d_class_token, Scalar* d_positions) {
+                              Rows<Scalar, width> d_embedded, Accumulator<Scalar>* d_class_token,
+                              Accumulator<Scalar>* d_positions) {
   backend.compute([&] {
     constexpr index extra = tokens - grid_tokens;
     const index images = dy.rows / tokens;
-    const auto sum_over_images = [&](index token, Scalar* to) {
-      std::memcpy(to, dy.row(token), width * sizeof(Scalar));
+    const auto sum_over_images = [&](index token, Accumulator<Scalar>* to) {
+      simd::transform(
+          index{width}, to, [](auto a) { return a; }, dy.row(token));
       for (index image = 1; image < images; ++image)
         simd::transform(
             index{width}, to, [](auto a, auto b) { return a + b; }, to, dy.row(image * tokens + token));
@@ -93,13 +102,14 @@ void take_token_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, wi
 template <int tokens, int skipped = 0, class Scalar, class Matmul, int width>
 void mean_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> x, Rows<Scalar, width> y) {
   for_rows(backend, y.rows, tokens * width, [&](index image) {
-    Scalar* const to = y.row(image);
-    std::memcpy(to, x.row(image * tokens + skipped), width * sizeof(Scalar));
+    alignas(64) Accumulator<Scalar> sums[width];
+    simd::transform(
+        index{width}, sums, [](auto a) { return a; }, x.row(image * tokens + skipped));
     for (index token = skipped + 1; token < tokens; ++token)
       simd::transform(
-          index{width}, to, [](auto a, auto b) { return a + b; }, to, x.row(image * tokens + token));
+          index{width}, sums, [](auto a, auto b) { return a + b; }, sums, x.row(image * tokens + token));
     simd::transform(
-        index{width}, to, [](auto a) { return a * (Scalar(1) / Scalar(tokens - skipped)); }, to);
+        index{width}, y.row(image), [](auto a) { return a * (Accumulator<Scalar>(1) / (tokens - skipped)); }, sums);
   });
 }
 
@@ -110,7 +120,7 @@ void mean_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, w
       std::memset(dx.row(row), 0, width * sizeof(Scalar));
     else
       simd::transform(
-          index{width}, dx.row(row), [](auto a) { return a * (Scalar(1) / Scalar(tokens - skipped)); },
+          index{width}, dx.row(row), [](auto a) { return a * (Accumulator<Scalar>(1) / (tokens - skipped)); },
           dy.row(row / tokens));
   });
 }

@@ -21,22 +21,40 @@ namespace detail {
 
 inline constexpr index update_grain = 1 << 14;
 
+// The copy of the values [first, last), where a parameter has one.
+template <class Scalar>
+void copy_to_low(Scalar*, index, index) {}
+template <class Low>
+void copy_to_low(MasterAndCopy<Low> values, index first, index last) {
+  simd::transform(
+      last - first, values.copy + first, [](auto a) { return a; }, static_cast<const float*>(values.master) + first);
+}
+
 }  // namespace detail
 
 template <class Scalar, class Matmul>
-void moving_average(Backend<Scalar, Matmul>& backend, index count, const double* m, const Scalar* x, Scalar* average) {
+void copy_to_low(Backend<Scalar, Matmul>& backend, index count, MasterAndCopy<Scalar> values) {
+  backend.for_pieces(count, detail::update_grain,
+                     [&](index first, index last, int) { detail::copy_to_low(values, first, last); });
+}
+
+template <class Scalar, class Matmul>
+void moving_average(Backend<Scalar, Matmul>& backend, index count, const double* m, const Accumulator<Scalar>* x,
+                    Parameter<Scalar> average) {
+  using Sum = Accumulator<Scalar>;
   backend.compute([&] {
-    const Scalar keep = static_cast<Scalar>(*m), take = static_cast<Scalar>(1.0 - *m);
+    const Sum keep = static_cast<Sum>(*m), take = static_cast<Sum>(1.0 - *m);
+    Sum* const values = average;
     backend.for_pieces(count, detail::update_grain, [&](index first, index last, int) {
       simd::transform(
-          last - first, average + first, [=](auto a, auto b) { return keep * a + take * b; }, average + first,
-          x + first);
+          last - first, values + first, [=](auto a, auto b) { return keep * a + take * b; }, values + first, x + first);
+      detail::copy_to_low(average, first, last);
     });
   });
 }
 
 template <class Scalar, class Matmul>
-void check_finite(Backend<Scalar, Matmul>& backend, index count, const Scalar* values, const double* loss,
+void check_finite(Backend<Scalar, Matmul>& backend, index count, const Accumulator<Scalar>* values, const double* loss,
                   double* blocked) {
   backend.compute([&] { *blocked = math::all_finite(loss, 1) && math::all_finite(values, count) ? 0 : 1; });
 }
@@ -92,15 +110,17 @@ void tell(simd::Mask<Scalar> wrong, double* overflow) {  // NOLINT(readability-n
 
 // Rule::update of the pack at `at`, with the states of the sequence. `source`: the gradient, or the direction. Results
 // that are not finite are marked in `wrong`.
-template <class Rule, class Scalar, class Access, class Factors, std::size_t... state>
+template <class Rule, class Scalar, class Weight, class Access, class Factors, std::size_t... state>
 [[gnu::always_inline]] inline void update_pack(const Factors& f, index at, Access access, const Scalar* source,
-                                               Scalar* weight, [[maybe_unused]] Scalar* const* states,
+                                               Weight weight, [[maybe_unused]] Scalar* const* states,
                                                simd::Mask<Scalar>& wrong, std::index_sequence<state...>) {
-  simd::Pack<Scalar> w = access.load(weight + at);
+  Scalar* const values = weight;
+  simd::Pack<Scalar> w = access.load(values + at);
   const simd::Pack<Scalar> g = access.load(source + at);
   simd::Pack<Scalar> s[sizeof...(state) + 1] = {access.load(states[state] + at)...};
   Rule::update(f, w, g, s[state]...);
-  access.store(weight + at, w);
+  access.store(values + at, w);
+  if constexpr (!std::is_pointer_v<Weight>) access.store(weight.copy + at, w);
   (access.store(states[state] + at, s[state]), ...);
   mark<Scalar>(access, w, wrong);
   (mark<Scalar>(access, s[state], wrong), ...);
@@ -108,19 +128,20 @@ template <class Rule, class Scalar, class Access, class Factors, std::size_t... 
 
 // Rule::update of all elements, in one pass.
 template <class Rule, std::size_t moved, class Scalar, class Matmul, class Factors, std::size_t count>
-void update_all(Backend<Scalar, Matmul>& backend, index size, const Factors& factors, const Scalar* source,
-                Scalar* weight, const std::array<Scalar*, count>& states, double* overflow) {
+void update_all(Backend<Scalar, Matmul>& backend, index size, const Factors& factors, const Accumulator<Scalar>* source,
+                Parameter<Scalar> weight, const std::array<Accumulator<Scalar>*, count>& states, double* overflow) {
+  using Sum = Accumulator<Scalar>;
   backend.for_pieces(size, update_grain, [&](index first, index last, int) {
     constexpr index width = simd::lanes<Scalar>;
     constexpr std::make_index_sequence<moved> sequence;
     const Factors f = factors;
-    const std::array<Scalar*, count> s = states;
-    simd::Mask<Scalar> wrong{};
+    const std::array<Sum*, count> s = states;
+    simd::Mask<Sum> wrong{};
     index at = first;
     for (; at + width <= last; at += width)
-      update_pack<Rule>(f, at, WholePack{}, source, weight, s.data(), wrong, sequence);
-    if (at < last) update_pack<Rule>(f, at, PackPart{last - at}, source, weight, s.data(), wrong, sequence);
-    tell<Scalar>(wrong, overflow);
+      update_pack<Rule, Sum>(f, at, WholePack{}, source, weight, s.data(), wrong, sequence);
+    if (at < last) update_pack<Rule, Sum>(f, at, PackPart{last - at}, source, weight, s.data(), wrong, sequence);
+    tell<Sum>(wrong, overflow);
   });
 }
 
@@ -181,17 +202,18 @@ template <class Rule, class Scalar, class Factors, std::size_t count>
 // Rule::direction of all elements, and the norms. pieces: room for the sums of every norm_grain elements.
 template <class Rule, class Scalar, class Matmul, class Factors, std::size_t count>
 [[nodiscard]] SquaredNorms find_direction(Backend<Scalar, Matmul>& backend, index size, const Factors& factors,
-                                          const Scalar* gradient, const Scalar* weight,
-                                          const std::array<Scalar*, count>& states, double* overflow,
+                                          const Accumulator<Scalar>* gradient, const Accumulator<Scalar>* weight,
+                                          const std::array<Accumulator<Scalar>*, count>& states, double* overflow,
                                           SquaredNorms* pieces) {
+  using Sum = Accumulator<Scalar>;
   static_assert(update_grain % norm_grain == 0);
   backend.for_pieces(size, update_grain, [&](index first, index last, int) {
     const Factors f = factors;
-    const std::array<Scalar*, count> s = states;
-    simd::Mask<Scalar> wrong{};
+    const std::array<Sum*, count> s = states;
+    simd::Mask<Sum> wrong{};
     for (index at = first; at < last; at += norm_grain)
       pieces[at / norm_grain] = find_direction<Rule>(f, at, smaller(at + norm_grain, last), gradient, weight, s, wrong);
-    tell<Scalar>(wrong, overflow);
+    tell<Sum>(wrong, overflow);
   });
   SquaredNorms all;
   for (index piece = 0; piece < divide_up(size, norm_grain); ++piece) {
@@ -215,31 +237,32 @@ template <class Scalar>
 
 template <class Rule, class Scalar, class Matmul, class Group, std::size_t states>
 void update_elements(Backend<Scalar, Matmul>& backend, index count, const typename Rule::Coefficients* coefficients,
-                     const Group& group, const double* blocked, double* overflow, const Scalar* gradient,
-                     Scalar* weight, const std::array<Scalar*, states>& state) {
+                     const Group& group, const double* blocked, double* overflow, const Accumulator<Scalar>* gradient,
+                     Parameter<Scalar> weight, const std::array<Accumulator<Scalar>*, states>& state) {
   backend.compute([&] {
     if (*blocked != 0) return;
-    const auto factors = Rule::template factors<Scalar>(*coefficients, group);
+    const auto factors = Rule::template factors<Accumulator<Scalar>>(*coefficients, group);
     detail::update_all<Rule, states>(backend, count, factors, gradient, weight, state, overflow);
   });
 }
 
 template <class Rule, class Scalar, class Matmul, class Group, std::size_t states>
 void update_tensor(Backend<Scalar, Matmul>& backend, index count, const typename Rule::Coefficients* coefficients,
-                   const Group& group, bool adapts, const double* blocked, double* overflow, const Scalar* gradient,
-                   Scalar* weight, const std::array<Scalar*, states>& state) {
+                   const Group& group, bool adapts, const double* blocked, double* overflow,
+                   const Accumulator<Scalar>* gradient, Parameter<Scalar> weight,
+                   const std::array<Accumulator<Scalar>*, states>& state) {
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
   auto* const pieces = backend.arena().template take<detail::SquaredNorms>(divide_up(count, detail::norm_grain));
   backend.compute([&] {
     if (*blocked != 0) return;
     double ratio = 1;
     if (adapts || Rule::keeps_direction) {
-      const auto factors = Rule::template factors<Scalar>(*coefficients, group, ratio);
+      const auto factors = Rule::template factors<Accumulator<Scalar>>(*coefficients, group, ratio);
       const detail::SquaredNorms squares =
           detail::find_direction<Rule>(backend, count, factors, gradient, weight, state, overflow, pieces);
       if (adapts) ratio = Rule::ratio(*coefficients, std::sqrt(squares.weight), std::sqrt(squares.direction));
     }
-    const auto factors = Rule::template factors<Scalar>(*coefficients, group, ratio);
+    const auto factors = Rule::template factors<Accumulator<Scalar>>(*coefficients, group, ratio);
     if constexpr (Rule::keeps_direction)
       detail::update_all<Rule, 0>(backend, count, factors, state[states - 1], weight, state, overflow);
     else
@@ -248,7 +271,7 @@ void update_tensor(Backend<Scalar, Matmul>& backend, index count, const typename
 }
 
 template <class Scalar, class Matmul>
-void squared_norms(Backend<Scalar, Matmul>& backend, std::span<const Entry> entries, const Scalar* values,
+void squared_norms(Backend<Scalar, Matmul>& backend, std::span<const Entry> entries, const Accumulator<Scalar>* values,
                    double* squares) {
   backend.compute([&] {
     for (const Entry& entry : entries)

@@ -1,6 +1,7 @@
 // The source of batches for a backend in memory of the host.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <type_traits>
@@ -32,7 +33,10 @@ class HostSource {
       batch.labels = floats.labels;
       for_crops<Reads>([&](auto group, int crop, int) {
         if (crop > 0) return;
-        converted_[group].assign(made.crops[group].begin(), made.crops[group].end());
+        const std::vector<float>& values = made.crops[group];
+        converted_[group].resize(values.size());
+        std::transform(values.begin(), values.end(), converted_[group].begin(),
+                       [](float value) { return static_cast<Scalar>(value); });
         std::get<group>(batch.crops).data = converted_[group].data();
       });
       return batch;
