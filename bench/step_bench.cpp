@@ -20,7 +20,6 @@ using ReluTiny = ts::objectives::MoCoV3<
     ts::vit::Tiny<ts::image<28, 1>, ts::patch<7>, ts::vit::policies<ts::embed::FrozenPatches, examples::ReluAttention>>,
     ts::heads::Mlp<3, 512, 128>, ts::heads::Mlp<2, 512, 128>>;
 using Small = ts::objectives::MoCoV3<ts::vit::Small<ts::image<224>, ts::patch<16>, Frozen>>;
-using Backend = ts::cpu::Backend<float>;
 
 // Multiply-adds that one image costs in a step: two views, each forward and twice that backward in the student, and
 // forward in the momentum encoder. A frozen projection has no backward, and a class token alone needs a part of the
@@ -42,15 +41,21 @@ constexpr double multiply_adds() {
 }
 
 // y = x W^T by a backend with that policy. The largest of these rates is the peak that a step is measured against.
-template <class Matmul, int in, int out>
+template <class Scalar, class Matmul, int in, int out>
 void matrix_product(benchmark::State& state) {
-  ts::cpu::Backend<float, Matmul> backend(2);
+  ts::cpu::Backend<Scalar, Matmul> backend(2);
   const ts::index rows = state.range(0);
-  std::vector<float> x(static_cast<std::size_t>(rows * in), 0.5f), w(in * out, 0.25f),
+  std::vector<Scalar> x(static_cast<std::size_t>(rows * in), Scalar(0.5f)), w(in * out, Scalar(0.25f)),
       y(static_cast<std::size_t>(rows * out));
+  const ts::Parameter<Scalar> weight = [&]() -> ts::Parameter<Scalar> {
+    if constexpr (std::is_pointer_v<ts::Parameter<Scalar>>)
+      return w.data();
+    else
+      return {nullptr, w.data()};
+  }();
   const auto multiply = [&] {
-    linear_forward(backend, ts::Rows<const float, in>{x.data(), rows}, w.data(), nullptr, ts::Rows<const float, out>{},
-                   ts::Rows<float, out>{y.data(), rows});
+    linear_forward(backend, ts::Rows<const Scalar, in>{x.data(), rows}, weight, nullptr, ts::Rows<const Scalar, out>{},
+                   ts::Rows<Scalar, out>{y.data(), rows});
   };
   multiply();  // plans
   backend.arena().commit();
@@ -59,7 +64,7 @@ void matrix_product(benchmark::State& state) {
       benchmark::Counter(2e-9 * in * out * static_cast<double>(rows), benchmark::Counter::kIsIterationInvariantRate);
 }
 
-template <class Matmul>
+template <class Scalar, class Matmul>
 void products_by(const char* name) {
   const auto add = [name](const char* shape, auto product, int rows) {
     benchmark::RegisterBenchmark(fmt::format("product_{}_{}", name, shape).c_str(), product)
@@ -67,34 +72,36 @@ void products_by(const char* name) {
         ->UseRealTime()
         ->Unit(benchmark::kMillisecond);
   };
-  add("384x1536", matrix_product<Matmul, 384, 1536>, 6304);
-  add("1536x384", matrix_product<Matmul, 1536, 384>, 6304);
-  add("1024x1024", matrix_product<Matmul, 1024, 1024>, 4096);
+  add("384x1536", matrix_product<Scalar, Matmul, 384, 1536>, 6304);
+  add("1536x384", matrix_product<Scalar, Matmul, 1536, 384>, 6304);
+  add("1024x1024", matrix_product<Scalar, Matmul, 1024, 1024>, 4096);
 }
 
 const bool products_added = [] {
-  products_by<ts::cpu::PackedMatmul>("packed");
-  products_by<ts::cpu::EigenMatmul>("Eigen");
+  products_by<float, ts::cpu::PackedMatmul>("packed");
+  products_by<ts::bf16, ts::cpu::PackedMatmul>("packed_bf16");
+  products_by<float, ts::cpu::EigenMatmul>("Eigen");
 #if TESSERA_HAS_CBLAS
-  products_by<ts::cpu::CblasMatmul>("CBLAS");
+  products_by<float, ts::cpu::CblasMatmul>("CBLAS");
 #endif
 #if TESSERA_HAS_ONEDNN
-  products_by<ts::cpu::OneDnnMatmul>("oneDNN");
+  products_by<float, ts::cpu::OneDnnMatmul>("oneDNN");
 #endif
   return true;
 }();
 
-template <class Objective>
+template <class Scalar, class Objective>
 void step(benchmark::State& state) {
+  using Backend = ts::cpu::Backend<Scalar>;
   const ts::index batch = state.range(0);
   Backend backend(2);
   ts::comm::Serial communicator;
   ts::Trainer<Objective, ts::Device<Backend>> trainer(backend, communicator, ts::optim::AdamW{},
                                                       {.batch = batch, .seed = 1});
-  std::vector<float> images(static_cast<std::size_t>(2 * batch * Objective::Encoder::in));
+  std::vector<Scalar> images(static_cast<std::size_t>(2 * batch * Objective::Encoder::in));
   ts::Random random(1, ts::Purpose::test, 0, 0);
-  for (float& value : images) value = random.uniform(-1, 1);
-  const auto views = bench::batch_of<Objective>(static_cast<const float*>(images.data()), batch);
+  for (Scalar& value : images) value = Scalar(random.uniform(-1, 1));
+  const auto views = bench::batch_of<Objective>(static_cast<const Scalar*>(images.data()), batch);
   for (auto _ : state) trainer.step(views, {.learning_rate = 1e-4});
   const double flops = 2 * multiply_adds<Objective>() * static_cast<double>(batch);
   state.SetItemsProcessed(state.iterations() * batch);
@@ -104,8 +111,18 @@ void step(benchmark::State& state) {
   state.counters["planned_MB"] = static_cast<double>(trainer.activation_bytes() + trainer.parameter_bytes()) / 1e6;
   state.counters["peak_MB"] = static_cast<double>(usage.ru_maxrss) / 1e3;
 }
-BENCHMARK(step<Tiny>)->Name("step_vit_tiny")->Arg(256)->UseRealTime()->Unit(benchmark::kMillisecond);
-BENCHMARK(step<ReluTiny>)->Name("step_relu_tiny")->Arg(256)->UseRealTime()->Unit(benchmark::kMillisecond);
-BENCHMARK(step<Small>)->Name("step_vit_small_16")->Arg(16)->UseRealTime()->Unit(benchmark::kMillisecond);
+
+template <class Scalar, class Objective>
+void add_step(const char* name, int batch) {
+  benchmark::RegisterBenchmark(name, step<Scalar, Objective>)->Arg(batch)->UseRealTime()->Unit(benchmark::kMillisecond);
+}
+const bool steps_added = [] {
+  add_step<float, Tiny>("step_vit_tiny", 256);
+  add_step<float, ReluTiny>("step_relu_tiny", 256);
+  add_step<float, Small>("step_vit_small_16", 16);
+  add_step<ts::bf16, Tiny>("step_vit_tiny_bf16", 256);
+  add_step<ts::bf16, Small>("step_vit_small_16_bf16", 16);
+  return true;
+}();
 
 }  // namespace

@@ -8,8 +8,21 @@ set(TESSERA_CONV_ARCHS vit_conv_small vit_conv_base)
 set(TESSERA_FROZEN_OBJECTIVES moco_v3 simclr)
 
 set(TESSERA_ARCHS vit_tiny vit_tiny_32 vit_tiny_64 vit_small CACHE STRING "Encoders of the example programs, or 'all'")
-set(TESSERA_OBJECTIVES all CACHE STRING "Objectives of the example programs, or 'all'; TESSERA_OBJECTIVES_Cpu, _MpiCpu, \
-_Cuda and _NcclCuda pick for one machine")
+set(TESSERA_OBJECTIVES all CACHE STRING "Objectives of the example programs, or 'all'; TESSERA_OBJECTIVES_Cpu, _CpuBf16, _MpiCpu, \
+_MpiCpuBf16, _Cuda and _NcclCuda pick for one machine")
+
+# Programs for processors have --precision bf16 where a processor has instructions for it, or where it is asked for.
+include(CheckCXXSourceCompiles)
+check_cxx_source_compiles("
+#if !defined(__AVX512BF16__)
+#error
+#endif
+int main() {}" TESSERA_HAS_BF16_PRODUCTS)
+foreach(machine IN ITEMS CpuBf16 MpiCpuBf16)
+  if(NOT TESSERA_HAS_BF16_PRODUCTS AND NOT DEFINED TESSERA_OBJECTIVES_${machine})
+    set(TESSERA_OBJECTIVES_${machine} "")
+  endif()
+endforeach()
 
 option(TESSERA_STOP_GRAD_CONV1 "Compile encoders for --stop-grad-conv1 too; TESSERA_STOP_GRAD_CONV1_Cpu, ... for one machine" ON)
 set(TESSERA_CUDA_ARCHS 80-real 90a-real CACHE STRING "Compute capabilities that the programs for CUDA are compiled for")
@@ -28,38 +41,39 @@ function(tessera_pick result what wanted)
 endfunction()
 tessera_pick(archs TESSERA_ARCHS "${TESSERA_ARCHS}" ${TESSERA_ALL_ARCHS})
 
-# tessera_entries(LIBRARY MACHINE HEADER SUFFIX): an object library with an entry for every pair on MACHINE, which HEADER
-# defines, and a source that lists them (entries.hpp). SUFFIX: .cpp, or .cu for nvcc.
-function(tessera_entries library machine header suffix)
+# tessera_entries(LIBRARY HEADER SUFFIX MACHINES...): an object library with an entry for every pair on each of MACHINES,
+# which HEADER defines, and a source that lists them (entries.hpp). SUFFIX: .cpp, or .cu for nvcc.
+function(tessera_entries library header suffix)
   set(folder ${CMAKE_CURRENT_BINARY_DIR}/${library})
   set(sources)
   set(declared)
   set(listed)
-  set(wanted "${TESSERA_OBJECTIVES}")
-  if(DEFINED TESSERA_OBJECTIVES_${machine})
-    set(wanted "${TESSERA_OBJECTIVES_${machine}}")
-  endif()
-  tessera_pick(objectives TESSERA_OBJECTIVES "${wanted}" ${TESSERA_ALL_OBJECTIVES})
-  set(stop_grad_conv1 ${TESSERA_STOP_GRAD_CONV1})
-  if(DEFINED TESSERA_STOP_GRAD_CONV1_${machine})
-    set(stop_grad_conv1 ${TESSERA_STOP_GRAD_CONV1_${machine}})
-  endif()
-  foreach(objective IN LISTS objectives)
-    foreach(arch IN LISTS archs)
-      if(objective STREQUAL "mae" AND arch IN_LIST TESSERA_CONV_ARCHS)
-        continue()
-      endif()
-      foreach(embed IN ITEMS Patches FrozenPatches)
-        set(frozen false)
-        if(embed STREQUAL "FrozenPatches")
-          set(frozen true)
-          if(NOT stop_grad_conv1 OR arch IN_LIST TESSERA_CONV_ARCHS OR NOT objective IN_LIST TESSERA_FROZEN_OBJECTIVES)
-            continue()
-          endif()
+  foreach(machine IN LISTS ARGN)
+    set(wanted "${TESSERA_OBJECTIVES}")
+    if(DEFINED TESSERA_OBJECTIVES_${machine})
+      set(wanted "${TESSERA_OBJECTIVES_${machine}}")
+    endif()
+    tessera_pick(objectives TESSERA_OBJECTIVES "${wanted}" ${TESSERA_ALL_OBJECTIVES})
+    set(stop_grad_conv1 ${TESSERA_STOP_GRAD_CONV1})
+    if(DEFINED TESSERA_STOP_GRAD_CONV1_${machine})
+      set(stop_grad_conv1 ${TESSERA_STOP_GRAD_CONV1_${machine}})
+    endif()
+    foreach(objective IN LISTS objectives)
+      foreach(arch IN LISTS archs)
+        if(objective STREQUAL "mae" AND arch IN_LIST TESSERA_CONV_ARCHS)
+          continue()
         endif()
-        set(name ${objective}_${arch}_${embed})
-        set(source ${folder}/${name}${suffix})
-        file(CONFIGURE OUTPUT ${source} @ONLY CONTENT [[
+        foreach(embed IN ITEMS Patches FrozenPatches)
+          set(frozen false)
+          if(embed STREQUAL "FrozenPatches")
+            set(frozen true)
+            if(NOT stop_grad_conv1 OR arch IN_LIST TESSERA_CONV_ARCHS OR NOT objective IN_LIST TESSERA_FROZEN_OBJECTIVES)
+              continue()
+            endif()
+          endif()
+          set(name ${objective}_${arch}_${embed}_${machine})
+          set(source ${folder}/${name}${suffix})
+          file(CONFIGURE OUTPUT ${source} @ONLY CONTENT [[
 #include "objectives.hpp"
 #include "tessera/programs/@header@"
 #include "tessera/programs/train.hpp"
@@ -71,9 +85,10 @@ tessera::programs::Entry @name@() {
 }
 }  // namespace entries
 ]])
-        list(APPEND sources ${source})
-        string(APPEND declared "tessera::programs::Entry ${name}();\n")
-        string(APPEND listed "${name}(), ")
+          list(APPEND sources ${source})
+          string(APPEND declared "tessera::programs::Entry ${name}();\n")
+          string(APPEND listed "${name}(), ")
+        endforeach()
       endforeach()
     endforeach()
   endforeach()

@@ -31,6 +31,13 @@ inline constexpr std::size_t bytes = 32;
 inline constexpr std::size_t bytes = 16;
 #endif
 
+// The target has an instruction that multiplies and adds pairs of bf16 into floats.
+#if defined(__AVX512BF16__)
+inline constexpr bool has_bf16_products = true;
+#else
+inline constexpr bool has_bf16_products = false;
+#endif
+
 template <class Scalar>
 struct PackOf {
   typedef Scalar type __attribute__((vector_size(bytes)));
@@ -89,7 +96,7 @@ template <class Scalar>
 [[gnu::always_inline]] inline void store(Scalar* to, Pack<Scalar> pack) {
   if constexpr (std::is_same_v<Scalar, bf16>) {
     const detail::Halves low = detail::narrow(pack);
-    std::memcpy(to, &low, sizeof(low));
+    std::memcpy(static_cast<void*>(to), &low, sizeof(low));
   } else {
     std::memcpy(to, &pack, bytes);
   }
@@ -120,7 +127,7 @@ template <class Scalar>
 [[gnu::always_inline]] inline void store_part(Scalar* to, Pack<Scalar> pack, index count) {
   Scalar whole[lanes<Scalar>];
   store<Scalar>(whole, pack);
-  std::memcpy(to, whole, part_bytes<Scalar>(count));
+  std::memcpy(static_cast<void*>(to), whole, part_bytes<Scalar>(count));
 }
 
 // The sum of all elements, in a fixed order.

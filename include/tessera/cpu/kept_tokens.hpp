@@ -22,7 +22,7 @@ template <int tokens, int kept, class Scalar, class Matmul, int width>
 void scatter_tokens(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, const int* keep,
                     Rows<Scalar, width> dx) {
   for_rows(backend, dx.rows / tokens, tokens * width, [&](index image) {
-    std::memset(dx.row(image * tokens), 0, tokens * width * sizeof(Scalar));
+    std::fill_n(dx.row(image * tokens), tokens * width, Scalar{});
     for (index row = image * kept; row < (image + 1) * kept; ++row)
       std::memcpy(dx.row(image * tokens + keep[row]), dy.row(row), width * sizeof(Scalar));
   });

@@ -26,10 +26,16 @@ struct Matrix {
 
 inline constexpr index tile_columns = 768, sum_columns = 48;  // columns of a tile; multiples of sum_columns
 inline constexpr index packed_bytes = index{4} << 20;         // at most this much of a weight is packed at a time
+inline constexpr index gradient_bytes = index{1}
+                                        << 20;  // of both factors of a weight gradient, where a column is short
 
 template <class Matmul, class Scalar>
 inline constexpr bool packs_panels = requires {
   Matmul::template panel_columns<Scalar>;
+};
+template <class Matmul, class Scalar>
+inline constexpr bool packs_blocks = requires {
+  Matmul::template block_rows<Scalar>;
 };
 
 // done(row, column, columns, sums) for every row of x w, a part of a row at a time: sums are those of its columns from
@@ -160,10 +166,68 @@ void column_sums(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Accum
   backend.compute([&] { add_rows(static_cast<const Sum*>(partial), pieces, sums); });
 }
 
+// d_weight = dy^T x by a policy that packs: both factors are packed once, some rows at a time, and shared by all tiles
+// of d_weight. The order of summation depends on the shapes alone.
+template <class Scalar, class Matmul>
+void packed_weight_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Matrix<const Scalar> dy,
+                            Accumulator<Scalar>* d_weight) {
+  using Sum = Accumulator<Scalar>;
+  constexpr index width = Matmul::template panel_columns<Scalar>, height = Matmul::template block_rows<Scalar>;
+  constexpr index in_tile = 12 * height, depth = 512 * (4 / index{sizeof(Scalar)}), in_packing = 48, step = 32;
+  const index in = x.columns, out = dy.columns, panels = divide_up(in, width), blocks = divide_up(out, height);
+  const index row_bytes = (panels * width + blocks * height) * static_cast<index>(sizeof(Scalar));
+  const index most = larger(gradient_bytes / row_bytes / depth, index{1}) * depth, rows = smaller(x.rows, most);
+  const index panel_size = Matmul::template panel_size<Scalar>(rows);
+  const index block_size = Matmul::template block_size<Scalar>(rows);
+  const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
+  Scalar* const packed_x = backend.arena().template take<Scalar>(panels * panel_size);
+  Scalar* const packed_dy = backend.arena().template take<Scalar>(blocks * block_size);
+  const index groups = divide_up(out, in_packing), tiles = divide_up(out, in_tile);
+  for (index from = 0; from < x.rows; from += rows) {
+    const index some = smaller(x.rows - from, rows);
+    backend.for_pieces(panels + groups, 1, [&](index piece, index, int) {
+      if (piece < panels) {
+        const index column = piece * width;
+        Matmul::pack_panel(some, smaller(in - column, width), Operand<Scalar>{x.at(from, column), in},
+                           packed_x + piece * panel_size);
+      } else {
+        const index start = (piece - panels) * in_packing, end = smaller(start + in_packing, out);
+        for (index first = 0; first < some; first += step)
+          for (index column = start; column < end; column += height)
+            Matmul::pack_block(smaller(some - first, step), smaller(end - column, height),
+                               Operand<Scalar>{dy.at(from + first, column), out, true},
+                               packed_dy + column / height * block_size + first * height);
+      }
+    });
+    backend.for_pieces(panels * tiles, 1, [&](index piece, index, int) {
+      alignas(64) Sum sums[height * width];
+      const index column = piece / tiles * width, columns = smaller(in - column, width);
+      const index start = piece % tiles * in_tile, end = smaller(start + in_tile, out);
+      for (index first = 0; first < some; first += depth)
+        for (index row = start; row < end; row += height) {
+          const index count = smaller(end - row, height);
+          Matmul::multiply_block(count, columns, first, smaller(first + depth, some),
+                                 packed_dy + row / height * block_size, packed_x + column / width * panel_size, sums,
+                                 width);
+          for (index r = 0; r < count; ++r) {
+            Sum* const to = d_weight + (row + r) * in + column;
+            if (from + first == 0)
+              simd::transform(
+                  columns, to, [](auto a) { return a; }, sums + r * width);
+            else
+              simd::transform(
+                  columns, to, [](auto a, auto b) { return a + b; }, to, sums + r * width);
+          }
+        }
+    });
+  }
+}
+
 // d_weight = dy^T x. Tiles and their order of summation depend on the shapes alone.
 template <class Scalar, class Matmul>
 void weight_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Matrix<const Scalar> dy,
                      Accumulator<Scalar>* d_weight) {
+  if constexpr (packs_blocks<Matmul, Scalar>) return packed_weight_gradient(backend, x, dy, d_weight);
   using Sum = Accumulator<Scalar>;
   constexpr index tile = 96;
   const index in = x.columns, out = dy.columns, across = divide_up(out, tile), wanted = divide_up(16, across);

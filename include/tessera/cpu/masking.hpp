@@ -141,7 +141,7 @@ void masked_mse(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> pred
     const bool removed = row % tokens >= extra && restore[patch] >= kept;
     if (row % tokens >= extra) squares[patch] = 0;
     if (!removed) {
-      std::memset(d, 0, width * sizeof(Scalar));
+      std::fill_n(d, width, Scalar{});
       return;
     }
     squares[patch] = static_cast<double>(simd::reduce(

@@ -30,7 +30,8 @@ namespace cpu {
 
 // Every policy has supports<Scalar> and
 //   multiply(m, n, k, a, b, c, c_stride, accumulate): C (m x n) = A (m x k) B (k x n), added to C if `accumulate`.
-// A policy that can also pack B once for many products has panel_columns and what belongs to it, as PackedMatmul.
+// A policy that can also pack B once for many products is derived from Panels; one that packs both factors of a weight
+// gradient has block_rows and what belongs to it, as PackedMatmul.
 // A policy whose library takes memory in its first product, and ends the program where it gets none, also has
 //   first_bytes(threads): how much that is, and 0 once it has it;
 //   prepare(threads): lets it take that. Throws Error if there is too little.
@@ -193,7 +194,7 @@ void multiply_sums(index m, index n, index k, const Accumulator<Scalar>* x, Oper
 // The weights of linear layers by packed panels, and all other products by another policy: a library that packs faster
 // for one product alone.
 template <class Other>
-struct Packed : PackedMatmul {
+struct Packed : Panels {
   static constexpr const char* name = Other::name;
   template <class Scalar>
   static constexpr bool supports = Other::template supports<Scalar>;

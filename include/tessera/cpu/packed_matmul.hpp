@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "tessera/core/abi.hpp"
@@ -30,13 +32,8 @@ struct Operand {
   }
 };
 
-// Always there; any scalar, bf16 with sums in float. A sum goes along the depth in pieces of `depth_piece` words, or
-// whole where the caller packs.
-struct PackedMatmul {
-  static constexpr const char* name = "packed";
-  template <class Scalar>
-  static constexpr bool supports = true;
-
+// What a policy needs for the weights of linear layers: a right factor, packed once for many products.
+struct Panels {
   // A panel: panel_columns columns of a right factor with k rows, word by word, zeros beyond its width.
   template <class Scalar>
   static constexpr index panel_columns = MicroKernel<Scalar>::columns;
@@ -63,6 +60,97 @@ struct PackedMatmul {
   template <class Scalar>
   [[nodiscard]] static bool reads_in_place(index k, Operand<Scalar> a) {
     return !a.transposed && k % MicroKernel<Scalar>::word == 0;
+  }
+
+ protected:
+  // to[d / word][r][d % word] = from[d * step + r * line_step] for d < k and r < count; zeros in the rest of whole
+  // words of `lines` lines. One of the two steps is 1.
+  template <index lines, class Scalar>
+  static void pack(index k, index count, const Scalar* from, index step, index line_step, Scalar* to) {
+    constexpr index word = MicroKernel<Scalar>::word, line = lines * word;
+    if (count < lines || k % word != 0) std::fill_n(to, divide_up(k, word) * line, Scalar{});
+    if (line_step != 1)
+      pack_along_depth<line>(k, count, from, line_step, to);
+    else if (count == lines)
+      pack_across<line>(k, std::integral_constant<index, lines>{}, from, step, to);
+    else
+      pack_across<line>(k, count, from, step, to);
+  }
+  template <index line, class Scalar, class Count>
+  static void pack_across(index k, Count count, const Scalar* from, index step, Scalar* to) {
+    constexpr index word = MicroKernel<Scalar>::word;
+    index d = 0;
+    for (; d + word <= k; d += word, to += line)
+      if constexpr (word == 1)
+        for (index r = 0; r < count; ++r) to[r] = from[d * step + r];
+      else
+        interleave<Scalar>(count, from + d * step, from + (d + 1) * step, to);
+    for (; d < k; ++d)
+      for (index r = 0; r < count; ++r) to[r * word] = from[d * step + r];
+  }
+  template <class Element, int count>
+  struct VectorOf {
+    typedef Element type __attribute__((vector_size(count * sizeof(Element))));
+  };
+  // to[2 r] = even[r], to[2 r + 1] = odd[r] for r < count: 16 bits each, as many at a time as a vector has.
+  template <class Scalar>
+  [[gnu::always_inline]] static void interleave(index count, const Scalar* even, const Scalar* odd, Scalar* to) {
+    constexpr int width = MicroKernel<Scalar>::rows;
+    using Halves = typename VectorOf<std::uint16_t, width>::type;
+    using Words = typename VectorOf<std::uint32_t, width>::type;
+    index r = 0;
+    for (; r + width <= count; r += width) {
+      Halves low, high;
+      std::memcpy(&low, even + r, sizeof low);
+      std::memcpy(&high, odd + r, sizeof high);
+      const Words words = __builtin_convertvector(low, Words) | __builtin_convertvector(high, Words) << 16;
+      std::memcpy(static_cast<void*>(to + 2 * r), &words, sizeof words);
+    }
+    for (; r < count; ++r) {
+      to[2 * r] = even[r];
+      to[2 * r + 1] = odd[r];
+    }
+  }
+  // A short depth of all lines before the next: what is written stays in the first cache.
+  template <index line, class Scalar>
+  static void pack_along_depth(index k, index count, const Scalar* from, index line_step, Scalar* to) {
+    constexpr index word = MicroKernel<Scalar>::word, depth = 16 * word;
+    for (index first = 0; first < k; first += depth)
+      for (index r = 0; r < count; ++r)
+        for (index d = first; d < smaller(first + depth, k); ++d)
+          to[d / word * line + r * word + d % word] = from[r * line_step + d];
+  }
+};
+
+// Always there; any scalar, bf16 with sums in float. A sum goes along the depth in pieces of `depth_piece` words, or
+// whole where the caller packs.
+struct PackedMatmul : Panels {
+  static constexpr const char* name = "packed";
+  template <class Scalar>
+  static constexpr bool supports = true;
+
+  // A block: block_rows rows of a left factor with k columns, packed as a panel is.
+  template <class Scalar>
+  static constexpr index block_rows = MicroKernel<Scalar>::rows;
+  template <class Scalar>
+  [[nodiscard]] static constexpr index block_size(index k) {
+    using Kernel = MicroKernel<Scalar>;
+    return divide_up(k, Kernel::word) * Kernel::rows * Kernel::word;
+  }
+  // to (block_size scalars) = the first `height` rows of a, which has k columns.
+  template <class Scalar>
+  static void pack_block(index k, index height, Operand<Scalar> a, Scalar* to) {
+    pack<MicroKernel<Scalar>::rows>(k, height, a.data, a.transposed ? a.stride : 1, a.transposed ? 1 : a.stride, to);
+  }
+  // sums (height rows, `stride` apart, of `width` columns, rounded up to whole packs) = columns [first, last) of a
+  // block times those rows of a panel. first is a whole number of words.
+  template <class Scalar>
+  static void multiply_block(index height, index width, index first, index last, const Scalar* block,
+                             const Scalar* panel, Accumulator<Scalar>* sums, index stride) {
+    using Kernel = MicroKernel<Scalar>;
+    Kernel::run(height, width, divide_up(last - first, Kernel::word), block + first * Kernel::rows, Kernel::word,
+                Kernel::rows * Kernel::word, panel + first * Kernel::columns, Kernel::columns * Kernel::word, sums,
+                stride);
   }
 
   template <class Scalar>
@@ -126,39 +214,6 @@ struct PackedMatmul {
         pack<Kernel::rows>(smaller(k - first, depth), smaller(m - row, index{Kernel::rows}),
                            a.from_row(row).from_column(first).data, a.transposed ? a.stride : 1,
                            a.transposed ? 1 : a.stride, to + row / Kernel::rows * block + first * Kernel::rows);
-  }
-
-  // to[d / word][r][d % word] = from[d * step + r * line_step] for d < k and r < count; zeros in the rest of whole
-  // words of `lines` lines. One of the two steps is 1.
-  template <index lines, class Scalar>
-  static void pack(index k, index count, const Scalar* from, index step, index line_step, Scalar* to) {
-    constexpr index word = MicroKernel<Scalar>::word, line = lines * word;
-    if (count < lines || k % word != 0) std::fill_n(to, divide_up(k, word) * line, Scalar{});
-    if (line_step != 1)
-      pack_along_depth<line>(k, count, from, line_step, to);
-    else if (count == lines)
-      pack_across<line>(k, std::integral_constant<index, lines>{}, from, step, to);
-    else
-      pack_across<line>(k, count, from, step, to);
-  }
-  template <index line, class Scalar, class Count>
-  static void pack_across(index k, Count count, const Scalar* from, index step, Scalar* to) {
-    constexpr index word = MicroKernel<Scalar>::word;
-    index d = 0;
-    for (; d + word <= k; d += word, to += line)
-      for (index r = 0; r < count; ++r)
-        for (index part = 0; part < word; ++part) to[r * word + part] = from[(d + part) * step + r];
-    for (; d < k; ++d)
-      for (index r = 0; r < count; ++r) to[r * word] = from[d * step + r];
-  }
-  // A short depth of all lines before the next: what is written stays in the first cache.
-  template <index line, class Scalar>
-  static void pack_along_depth(index k, index count, const Scalar* from, index line_step, Scalar* to) {
-    constexpr index word = MicroKernel<Scalar>::word, depth = 16 * word;
-    for (index first = 0; first < k; first += depth)
-      for (index r = 0; r < count; ++r)
-        for (index d = first; d < smaller(first + depth, k); ++d)
-          to[d / word * line + r * word + d % word] = from[r * line_step + d];
   }
 };
 

@@ -94,7 +94,7 @@ template <int tokens, class Scalar, class Matmul, int width>
 void take_token_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, index token,
                          Rows<Scalar, width> dx) {
   for_rows(backend, dy.rows, tokens * width, [&](index image) {
-    std::memset(dx.row(image * tokens), 0, tokens * width * sizeof(Scalar));
+    std::fill_n(dx.row(image * tokens), tokens * width, Scalar{});
     std::memcpy(dx.row(image * tokens + token), dy.row(image), width * sizeof(Scalar));
   });
 }
@@ -117,7 +117,7 @@ template <int tokens, int skipped = 0, class Scalar, class Matmul, int width>
 void mean_tokens_backward(Backend<Scalar, Matmul>& backend, Rows<const Scalar, width> dy, Rows<Scalar, width> dx) {
   for_rows(backend, dx.rows, width, [&](index row) {
     if (skipped > 0 && row % tokens < skipped)
-      std::memset(dx.row(row), 0, width * sizeof(Scalar));
+      std::fill_n(dx.row(row), width, Scalar{});
     else
       simd::transform(
           index{width}, dx.row(row), [](auto a) { return a * (Accumulator<Scalar>(1) / (tokens - skipped)); },

@@ -275,7 +275,7 @@ void squared_norms(Backend<Scalar, Matmul>& backend, std::span<const Entry> entr
                    double* squares) {
   backend.compute([&] {
     for (const Entry& entry : entries)
-      *squares++ = entry.role == Role::statistic ? 0.0 : detail::squares<Scalar>(entry.size(), values + entry.offset);
+      *squares++ = entry.role == Role::statistic ? 0.0 : detail::squares(entry.size(), values + entry.offset);
   });
 }
 

@@ -35,6 +35,7 @@ namespace programs {
   const std::string& arch = file.metadata().at("arch");
   std::string archs;
   for (const Entry& entry : entries) {
+    if (entry.encode == nullptr) continue;
     if (entry.arch == arch) return entry;
     if (archs.find(entry.arch) == std::string::npos) archs += (archs.empty() ? "" : ", ") + entry.arch;
   }

@@ -1,5 +1,5 @@
-// Machine: a device, a source of batches for it, and the ranks that share the work of a program. This header has Cpu;
-// programs/mpi.hpp, cuda.hpp and nccl.hpp have the others.
+// Machine: a device, a source of batches for it, and the ranks that share the work of a program. This header has Cpu
+// and CpuBf16; programs/mpi.hpp, cuda.hpp and nccl.hpp have the others.
 #pragma once
 
 #include <vector>
@@ -23,18 +23,21 @@ namespace programs {
 //   static constexpr const char* device_help = "";                         // of --device, where there is such a flag
 // };
 
-// The processors of this machine, one process.
-struct Cpu {
-  using Device = cpu::Device<>;
+// The processors of this machine, one process. Scalar: float or bf16.
+template <class Scalar>
+struct Processors {
+  using Device = cpu::Device<Scalar>;
   template <class Reads, class Images>
-  using Source = data::HostSource<float, Reads, Images>;
+  using Source = data::HostSource<Scalar, Reads, Images>;
   static constexpr bool many_ranks = false;
   static constexpr const char* device_help = "";
   Device device;
 
-  explicit Cpu(const Options& options) : device(options.recipe.threads) {}
+  explicit Processors(const Options& options) : device(options.recipe.threads) {}
   void expect_alike(const std::vector<comm::Fact>&) {}
 };
+using Cpu = Processors<float>;
+using CpuBf16 = Processors<bf16>;
 
 }  // namespace programs
 }  // namespace TESSERA_ABI

@@ -16,20 +16,21 @@ namespace tessera {
 inline namespace TESSERA_ABI {
 namespace programs {
 
-// A Machine (programs/machines.hpp).
-struct MpiCpu {
-  using Device = cpu::Device<float, comm::Recorded<comm::Mpi>>;
+// A Machine (programs/machines.hpp). Scalar: float or bf16.
+template <class Scalar>
+struct MpiProcessors {
+  using Device = cpu::Device<Scalar, comm::Recorded<comm::Mpi>>;
   template <class Reads, class Images>
-  using Source = data::HostSource<float, Reads, Images>;
+  using Source = data::HostSource<Scalar, Reads, Images>;
   static constexpr bool many_ranks = true;
   static constexpr const char* device_help = "";
   Device device;
 
-  explicit MpiCpu(const Options& options) : MpiCpu(options, comm::Mpi::world()) {}
+  explicit MpiProcessors(const Options& options) : MpiProcessors(options, comm::Mpi::world()) {}
   void expect_alike(const std::vector<comm::Fact>& facts) { comm::expect_alike(device.communicator, facts); }
 
  private:
-  MpiCpu(const Options& options, comm::Mpi world)
+  MpiProcessors(const Options& options, comm::Mpi world)
       : device(threads(options.recipe.threads), comm::Recorded<comm::Mpi>(std::move(world))) {
     comm::expect(comm::find_place(), device.communicator.rank(), device.communicator.size(), "MPI");
   }
@@ -45,6 +46,8 @@ struct MpiCpu {
     return larger(1, static_cast<int>(std::thread::hardware_concurrency()) / ranks);
   }
 };
+using MpiCpu = MpiProcessors<float>;
+using MpiCpuBf16 = MpiProcessors<bf16>;
 
 }  // namespace programs
 }  // namespace TESSERA_ABI

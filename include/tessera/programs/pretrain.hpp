@@ -24,12 +24,13 @@ namespace programs {
 
 namespace detail {
 
-// The entries that the flags --objective, -a and --stop-grad-conv1 choose among.
+// The entries that the flags --objective, -a, --stop-grad-conv1 and --precision choose among.
 class Choice {
  public:
   explicit Choice(std::vector<Entry> entries) : entries_(std::move(entries)) {}
 
   [[nodiscard]] const std::string& default_objective() const { return entries_.front().objective; }
+  [[nodiscard]] const std::string& default_precision() const { return entries_.front().precision; }
 
   // The arch for images of these sizes if none is asked for: the first of the largest whose images are not larger.
   [[nodiscard]] std::string arch_for(const std::string& objective, const ImageSizes& images) const {
@@ -52,24 +53,43 @@ class Choice {
                          [&](const Entry& entry) { return entry.objective == objective; });
   }
 
-  // Throws Error that lists what there is.
-  [[nodiscard]] const Entry& find(const std::string& objective, const std::string& arch, bool frozen) const {
+  // precision auto: the fastest that there is, which is bf16 where the processor has instructions for it
+  // (docs/performance.md). Throws Error that lists what there is.
+  [[nodiscard]] const Entry& find(const std::string& objective, const std::string& arch, bool frozen,
+                                  const std::string& precision) const {
+    check_objective(objective);
+    if (precision != "auto" && precisions().find(precision) == std::string::npos)
+      fail("--precision {}: this program has {} (TESSERA_OBJECTIVES_CpuBf16 in CMake picks what is compiled in bf16)",
+           precision, precisions());
     const Entry* same_arch = nullptr;
+    const Entry* alike = nullptr;
+    const Entry* best = nullptr;
     for (const Entry& entry : entries_) {
       if (entry.objective != objective || entry.arch != arch) continue;
-      if (entry.frozen_patches == frozen) return entry;
       same_arch = &entry;
+      if (entry.frozen_patches != frozen) continue;
+      alike = &entry;
+      if (precision == "auto" ? best == nullptr || best->slow || !entry.slow : entry.precision == precision)
+        best = &entry;
     }
-    check_objective(objective);
+    if (best != nullptr) return *best;
     if (same_arch == nullptr)
       fail("--arch {}: this program has {} (TESSERA_ARCHS in CMake picks what is compiled)", arch, archs(objective));
-    fail("--stop-grad-conv1: {} with {} is not compiled {} it (TESSERA_STOP_GRAD_CONV1 in CMake)", objective, arch,
-         frozen ? "with" : "without");
+    if (alike == nullptr)
+      fail("--stop-grad-conv1: {} with {} is not compiled {} it (TESSERA_STOP_GRAD_CONV1 in CMake)", objective, arch,
+           frozen ? "with" : "without");
+    fail("--precision {}: {} with {} is compiled in {} alone (TESSERA_OBJECTIVES_CpuBf16 in CMake)", precision,
+         objective, arch, alike->precision);
   }
 
   [[nodiscard]] std::string objectives() const {
     std::string list;
     for (const Entry& entry : entries_) append(list, entry.objective);
+    return list;
+  }
+  [[nodiscard]] std::string precisions() const {
+    std::string list;
+    for (const Entry& entry : entries_) append(list, entry.precision);
     return list;
   }
   [[nodiscard]] std::string archs(const std::string& objective) const {
@@ -149,7 +169,7 @@ inline void add_setting_flags(CLI::App& app, std::vector<SettingFlag>& settings)
 // The flags that choose the entry. They are read before the others, because each objective has its own flags and
 // defaults.
 struct ChosenFlags {
-  std::string objective, arch;
+  std::string objective, arch, precision;
   DataOptions data;
   bool frozen = false;
 
@@ -157,6 +177,8 @@ struct ChosenFlags {
     app.add_option("--objective", objective, "objective: " + choice.objectives());
     app.add_option("-a,--arch", arch, "encoder: " + choice.archs(objective));
     app.add_flag("--stop-grad-conv1", frozen, "keep the patch projection as it was initialised");
+    app.add_option("--precision", precision,
+                   "of activations and products: " + choice.precisions() + "; auto: the fastest of these");
   }
   void read(int argc, char** argv, const Choice& choice) {
     CLI::App first;
@@ -183,6 +205,7 @@ struct ChosenFlags {
 inline int pretrain(int argc, char** argv, const Choice& choice) {
   ChosenFlags chosen;
   chosen.objective = choice.default_objective();
+  chosen.precision = choice.default_precision();
   chosen.read(argc, argv, choice);
   std::optional<Pictures> pictures;
   if (chosen.arch.empty() && !chosen.data.path.empty()) {
@@ -190,7 +213,7 @@ inline int pretrain(int argc, char** argv, const Choice& choice) {
     chosen.arch = choice.arch_for(chosen.objective, sizes_of(pictures->train));
   }
   if (chosen.arch.empty()) chosen.arch = choice.find_default(chosen.objective).arch;
-  const Entry& entry = choice.find(chosen.objective, chosen.arch, chosen.frozen);
+  const Entry& entry = choice.find(chosen.objective, chosen.arch, chosen.frozen, chosen.precision);
 
   Options options;
   options.recipe = entry.defaults;
@@ -217,6 +240,9 @@ inline int pretrain(int argc, char** argv, const Choice& choice) {
   if (!pictures) pictures.emplace(open_pictures(options.data));
   if (options.class_names.empty()) options.class_names = pictures->class_names;
   pictures->normalization = normalization_of(*pictures, options.recipe);
+  if (entry.slow)
+    pictures->remarks.push_back(
+        "this program was compiled for a processor without instructions for bf16: --precision float is faster");
 
   // Never destroyed: a signal does not change the exit code of a program that is about to end.
   static const StopSignals& signals = *new StopSignals;
@@ -239,10 +265,13 @@ inline int pretrain(int argc, char** argv, const std::vector<Entry>& entries) {
 }
 
 // A whole training program for one objective: int main(int argc, char** argv) { return programs::pretrain<Mine>(argc,
-// argv); }
-template <class Objective, class Machine = Cpu>
+// argv); } Machines: Cpu if none is named; --precision chooses between Cpu and CpuBf16.
+template <class Objective, class... Machines>
 int pretrain(int argc, char** argv) {
-  return pretrain(argc, argv, {entry<Objective, Machine>("custom")});
+  if constexpr (sizeof...(Machines) == 0)
+    return pretrain(argc, argv, {entry<Objective, Cpu>("custom")});
+  else
+    return pretrain(argc, argv, {entry<Objective, Machines>("custom")...});
 }
 
 }  // namespace programs

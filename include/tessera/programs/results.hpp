@@ -116,7 +116,8 @@ class RunPage {
     if (!knn.points.empty()) raw = raw_pixel_accuracy(pool_, pictures_, entry_, recipe);
     Page page;
     page.title = fmt::format("{} training", entry_.objective);
-    page.subtitle = fmt::format("{} on {} images, {} epochs", recipe.arch, pictures_.train.size(), recipe.epochs);
+    page.subtitle = fmt::format("{} on {} images, {} epochs, in {}", recipe.arch, pictures_.train.size(), recipe.epochs,
+                                entry_.precision);
     if (geometry && geometry->collapsed()) page.warning = "Warning: " + geometry->warning() + ".";
     page.facts = facts(knn, raw, geometry);
     page.charts = charts(rows, knn, raw);

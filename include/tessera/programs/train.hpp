@@ -38,6 +38,11 @@ namespace programs {
 
 namespace detail {
 
+template <class Machine>
+[[nodiscard]] constexpr const char* precision_name() {
+  return std::is_same_v<typename Machine::Device::Scalar, bf16> ? "bf16" : "float";
+}
+
 template <class Objective>
 [[nodiscard]] std::vector<SettingFlag> setting_flags() {
   std::vector<SettingFlag> flags;
@@ -186,6 +191,9 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
   Metadata identity = recipe.identity(pictures.train.size());
   for (const auto& [key, value] : objectives::identity_of(settings)) identity[key] = value;
   detail::identify_data(options, pictures, identity);
+  // Processors in float and devices, which compute in bf16 only, continue runs of each other.
+  const bool is_own_precision = Device::Backend::on_host && std::is_same_v<typename Device::Scalar, bf16>;
+  identity["precision"] = is_own_precision ? detail::precision_name<Machine>() : "";
 
   Machine machine(options);
   auto& communicator = machine.device.communicator;
@@ -222,12 +230,12 @@ int train(const Options& options, const std::vector<SettingFlag>& flags, const P
     RankDeadline deadline(report);
     SaveCheckpoints save(report, identity);
     DamageMonitor damage(report, pictures.damaged);
-    report.say(
-        fmt::format("{}: {:.2f} M parameters trained, {:.0f} MB of weights and state, {:.0f} MB of activations, {}{}",
-                    recipe.arch, static_cast<double>(Trainer<Objective, Device>::Online::trained_count) / 1e6,
-                    static_cast<double>(trainer.parameter_bytes()) / 1e6,
-                    static_cast<double>(trainer.activation_bytes()) / 1e6, machine.device.backend.name(),
-                    communicator.size() > 1 ? fmt::format(", each of {} ranks", communicator.size()) : ""));
+    report.say(fmt::format(
+        "{}: {:.2f} M parameters trained, {:.0f} MB of weights and state, {:.0f} MB of activations, {}, {}{}",
+        recipe.arch, static_cast<double>(Trainer<Objective, Device>::Online::trained_count) / 1e6,
+        static_cast<double>(trainer.parameter_bytes()) / 1e6, static_cast<double>(trainer.activation_bytes()) / 1e6,
+        detail::precision_name<Machine>(), machine.device.backend.name(),
+        communicator.size() > 1 ? fmt::format(", each of {} ranks", communicator.size()) : ""));
     const data::Spread known(pictures.train, recipe.knn_bank), asked(pictures.test, recipe.knn_queries);
     Monitors monitors(report, known, asked, pictures.train.labelled() && pictures.test.labelled(),
                       pictures.normalization, detail::views<Objective>(recipe).front(), recipe.threads);
@@ -267,6 +275,8 @@ template <class Objective, class Machine>
   entry.objective = Objective::name;
   entry.arch = arch;
   entry.frozen_patches = frozen_patches;
+  entry.precision = detail::precision_name<Machine>();
+  entry.slow = Machine::Device::Backend::on_host && entry.precision == "bf16" && !simd::has_bf16_products;
   entry.size = Image::size;
   entry.channels = Image::channels;
   entry.many_ranks = Machine::many_ranks;
@@ -274,7 +284,7 @@ template <class Objective, class Machine>
   entry.settings = detail::setting_flags<Objective>();
   entry.defaults = detail::default_recipe<Objective>(arch);
   entry.train = &train<Objective, Machine>;
-  // Features are computed on processors; nvcc 13 cannot compile xtensor's part in that.
+  // Features are computed on processors, in float; nvcc 13 cannot compile xtensor's part in that.
   if constexpr (std::is_same_v<Machine, Cpu>) entry.encode = &encode<typename Objective::Encoder>;
   return entry;
 }
