@@ -30,22 +30,12 @@ TEST_F(DeviceSupervised, ClippedGradientInFloat) {
   check_clipped<objectives::Supervised<Encoder, classes, GivenDraws>>(backend, "study_supervised");
 }
 
-template <class Backend>
-std::vector<double> losses_on(Backend& backend) {
-  using Objective = objectives::Supervised<Encoder, classes>;
-  const Fixture fixture("study_supervised");
-  Study<Objective, Backend> run(backend, fixture, optim::AdamW{});
-  std::vector<double> losses;
-  for (index t = 0; t < 6; ++t) losses.push_back(run.step(t, settings_in<Objective>(fixture)));
-  return losses;
-}
-
 // The device draws what the host draws, anew in every replay of the recorded step.
 TEST_F(DeviceSupervised, TrainsAsTheHostDoes) {
   cuda::Backend<float> device;
   cuda::Backend<bf16> low;
   cpu::Backend<double> host(1);
-  const auto expected = losses_on(host), in_float = losses_on(device), in_bf16 = losses_on(low);
+  const auto expected = supervised_losses(host), in_float = supervised_losses(device), in_bf16 = supervised_losses(low);
   for (std::size_t t = 0; t < expected.size(); ++t) {
     EXPECT_NEAR(in_float[t], expected[t], 1e-4) << t;
     EXPECT_NEAR(in_bf16[t], expected[t], 0.1) << t;

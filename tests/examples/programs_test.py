@@ -150,6 +150,7 @@ class Pretrain(Case):
         self.keep_results()
         self.refuses("--data is required", PRETRAIN)
         self.refuses("--stop-grad-conv1|mae|vit_tiny|TESSERA_STOP_GRAD_CONV1", *self.pretrain, "--objective", "mae")
+        self.refuses("--precision half|float, bf16|TESSERA_OBJECTIVES_CpuBf16", *self.pretrain, "--precision", "half")
         for flag in ("--unknown", "--batch", "--moco-dim", "--moco-mlp-dim"):
             self.refuses(flag, *self.pretrain, flag, "3")
         for flag in ("--batch-size", "--epochs", "--lr", "--seed", "--threads", "--knn-every", "--moco-t"):
@@ -282,6 +283,7 @@ class Pretrain(Case):
         self.refuses(f"{CHECKPOINT}|clip_grad|0.5", *again, "--clip-grad", "0.5")
         self.refuses(f"{CHECKPOINT}|moco_m_cos|0|1", *again, "--moco-m-cos")
         self.refuses(f"{CHECKPOINT}|patch_embed", *again, "--stop-grad-conv1=false")
+        self.refuses(f"{CHECKPOINT}|precision|bf16", *again, "--precision", "bf16")
         self.make_data("others", 120, 40, 28, 28, 7)
         with open(self.path("others/train-images-idx3-ubyte"), "r+b") as images:
             images.seek(100)

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "support/cross_entropy.hpp"
+#include "support/probe.hpp"
 #include "support/study.hpp"
 #include "tessera/comm/threads.hpp"
 #include "tessera/cpu/cpu.hpp"
@@ -203,6 +204,13 @@ TEST(LinearProbe, Classifies) {
         sum += features[static_cast<std::size_t>(r * Encoder::out + i)] * weight[c * Encoder::out + i];
       EXPECT_NEAR(logits[static_cast<std::size_t>(r * classes + c)], sum, 1e-12);
     }
+}
+
+TEST(LinearProbeBf16, TrainsAsDouble) {
+  cpu::Backend<double> host(1);
+  cpu::Backend<bf16> low(2);
+  const auto expected = probe_losses(host), in_bf16 = probe_losses(low);
+  for (std::size_t t = 0; t < expected.size(); ++t) EXPECT_NEAR(in_bf16[t], expected[t], 0.1) << t;
 }
 
 }  // namespace

@@ -294,5 +294,12 @@ TEST(Mae, EncoderIsThatOfTheModel) {
   EXPECT_EQ(Layout<Model>::entries[0].name.view(), "cls_token");
 }
 
+TEST(MaeBf16, TrainsAsDouble) {
+  cpu::Backend<double> host(1);
+  cpu::Backend<bf16> low(2);
+  const auto expected = mae_losses(host), in_bf16 = mae_losses(low);
+  for (std::size_t t = 0; t < expected.size(); ++t) EXPECT_NEAR(in_bf16[t], expected[t], 3e-2) << t;
+}
+
 }  // namespace
 }  // namespace tessera::test

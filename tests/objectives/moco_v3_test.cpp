@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "support/noisy_views.hpp"
 #include "support/parity.hpp"
 #include "tessera/cpu/cpu.hpp"
 
@@ -90,6 +91,13 @@ TYPED_TEST(MoCoV3Parity, TwoRanksInOne) {
 }
 TYPED_TEST(MoCoV3Parity, ThreeRanksInOne) {
   check_ranks<TypeParam>("moco_ranks_3");
+}
+
+TEST(MoCoV3Bf16, HasTheLossAndTheGradientOfFloat) {
+  check_bf16_against_float<cpu::Backend<bf16>>();
+}
+TEST(MoCoV3Bf16, StaysCloseToTheReferencesLoss) {
+  check_bf16_against_the_reference<cpu::Backend<bf16>>(5e-2);
 }
 
 }  // namespace

@@ -75,5 +75,12 @@ TEST(SimCLR, HasTheRateOfMoCoV3sPaper) {
   EXPECT_EQ(recipe.weight_decay, 0.1);
 }
 
+TEST(SimCLRBf16, StaysCloseToTheReferencesLoss) {
+  const Fixture fixture(fixture_name);
+  cpu::Backend<bf16> backend(2);
+  Study<Joint, cpu::Backend<bf16>> run(backend, fixture, adamw);
+  EXPECT_NEAR(run.step(0, {fixture.number("tau")}), fixture.tensor("loss").values[0], 3e-2);
+}
+
 }  // namespace
 }  // namespace tessera::test

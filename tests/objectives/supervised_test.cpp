@@ -205,5 +205,12 @@ TEST(SupervisedDraws, DependOnSeedAndStepAlone) {
   EXPECT_NE(first[1], first[2]);
 }
 
+TEST(SupervisedBf16, TrainsAsDouble) {
+  cpu::Backend<double> host(1);
+  cpu::Backend<bf16> low(2);
+  const auto expected = supervised_losses(host), in_bf16 = supervised_losses(low);
+  for (std::size_t t = 0; t < expected.size(); ++t) EXPECT_NEAR(in_bf16[t], expected[t], 0.1) << t;
+}
+
 }  // namespace
 }  // namespace tessera::test

@@ -77,4 +77,14 @@ void check_raw_mae(Backend& backend) {
   expect_digests(fixture, "raw.grad_digest", run.gradient_digests(), bound);
 }
 
+// Losses of six steps with the masks that a run draws itself.
+template <class Backend>
+std::vector<double> mae_losses(Backend& backend) {
+  const Fixture fixture("study_mae");
+  Study<StudyMae<true, objectives::mae::CounterBased>, Backend> run(backend, fixture, study_mae_rule(fixture));
+  std::vector<double> losses;
+  for (index t = 0; t < 6; ++t) losses.push_back(run.step(t, {}));
+  return losses;
+}
+
 }  // namespace tessera::test

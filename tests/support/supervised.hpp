@@ -120,4 +120,15 @@ void check_clipped(Backend& backend, const char* name) {
   EXPECT_EQ(run(1e6), whole);
 }
 
+// Losses of six steps with the draws that a run makes itself.
+template <class Backend>
+std::vector<double> supervised_losses(Backend& backend) {
+  using Objective = objectives::Supervised<StudyEncoder<position::Learned>, 7>;
+  const Fixture fixture("study_supervised");
+  Study<Objective, Backend> run(backend, fixture, optim::AdamW{});
+  std::vector<double> losses;
+  for (index t = 0; t < 6; ++t) losses.push_back(run.step(t, settings_in<Objective>(fixture)));
+  return losses;
+}
+
 }  // namespace tessera::test

@@ -71,18 +71,19 @@ struct PlainMatmul {
   }
 };
 
-template <class Encoder, class Rule, class Communicator, template <class, class> class Sharing = comm::Replicated>
+template <class Encoder, class Rule, class Backend = cpu::Backend<float, PlainMatmul>, class Communicator,
+          template <class, class> class Sharing = comm::Replicated>
 long allocations_of_three_steps(Communicator& communicator) {
+  using Scalar = typename Backend::Scalar;
   using Objective = objectives::MoCoV3<Encoder, heads::Mlp<3, 32, 16>, heads::Mlp<2, 32, 16>>;
-  using Backend = cpu::Backend<float, PlainMatmul>;
   constexpr index batch = 40, bucket_bytes = 1 << 12;
   Backend backend(3);
   TrainerOn<Objective, Backend, Communicator, Sharing> trainer(
       backend, communicator, Rule{}, {.batch = batch, .seed = 11, .bucket_bytes = bucket_bytes});
-  std::vector<float> images(static_cast<std::size_t>(2 * batch * Encoder::in));
+  std::vector<Scalar> images(static_cast<std::size_t>(2 * batch * Encoder::in));
   Random random(3, Purpose::test, 0, 0);
-  for (float& value : images) value = random.uniform(-1, 1);
-  const auto images_of_step = batch_of<Objective>(static_cast<const float*>(images.data()), batch);
+  for (Scalar& value : images) value = Scalar(random.uniform(-1, 1));
+  const auto images_of_step = batch_of<Objective>(static_cast<const Scalar*>(images.data()), batch);
   trainer.step(images_of_step, {.learning_rate = 1e-3});
   static_cast<void>(trainer.all_agree(true));  // no rank is in its first step any more
   const long before = allocations;
@@ -102,6 +103,7 @@ TEST(Allocation, AStepTakesNothingFromTheHeap) {
   ASSERT_GT(allocations, before) << "allocations are not counted";
   comm::Serial alone;
   EXPECT_EQ((allocations_of_three_steps<SmallViT<embed::FrozenPatches>, optim::AdamW>(alone)), 0);
+  EXPECT_EQ((allocations_of_three_steps<SmallViT<embed::FrozenPatches>, optim::AdamW, cpu::Backend<bf16>>(alone)), 0);
   EXPECT_EQ(
       (allocations_of_three_steps<SmallViT<embed::ConvStem, position::Learned, pooling::MeanNorm, mlp_norm::BatchNorm>,
                                   optim::Lamb>(alone)),
@@ -112,8 +114,8 @@ TEST(Allocation, AStepOfSeveralRanksTakesNothingFromTheHeap) {
   comm::run_threads(2, [](comm::Threads& communicator) {
     EXPECT_EQ((allocations_of_three_steps<SmallViT<embed::FrozenPatches>, optim::AdamW>(communicator)), 0);
     EXPECT_EQ(
-        (allocations_of_three_steps<SmallViT<embed::FrozenPatches>, optim::AdamW, comm::Threads, comm::ZeroStage1>(
-            communicator)),
+        (allocations_of_three_steps<SmallViT<embed::FrozenPatches>, optim::AdamW, cpu::Backend<float, PlainMatmul>,
+                                    comm::Threads, comm::ZeroStage1>(communicator)),
         0);
   });
 }

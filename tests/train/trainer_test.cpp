@@ -22,39 +22,47 @@ using Objective = objectives::MoCoV3<Encoder, heads::Mlp<3, 32, 16>, heads::Mlp<
 using Backend = cpu::Backend<float>;
 using ThisTrainer = TrainerOn<Objective, Backend>;
 
-std::vector<float> random_images(index batch, std::uint32_t step) {
-  std::vector<float> images(static_cast<std::size_t>(2 * batch * Encoder::in));
+template <class Scalar = float>
+std::vector<Scalar> random_images(index batch, std::uint32_t step) {
+  std::vector<Scalar> images(static_cast<std::size_t>(2 * batch * Encoder::in));
   Random random(3, Purpose::test, step, 0);
-  for (float& value : images) value = random.uniform(-1, 1);
+  for (Scalar& value : images) value = Scalar(random.uniform(-1, 1));
   return images;
 }
 
-struct Fixture {
-  explicit Fixture(int threads = 2, index batch = 6)
+template <class Scalar>
+struct FixtureIn {
+  explicit FixtureIn(int threads = 2, index batch = 6)
       : backend(threads), trainer(backend, communicator, optim::AdamW{}, {.batch = batch, .seed = 11}) {}
-  double step(const std::vector<float>& images, double learning_rate = 1e-3) {
+  double step(const std::vector<Scalar>& images, double learning_rate = 1e-3) {
     return trainer.step(batch_of<Objective>(images.data(), trainer.batch()), {.learning_rate = learning_rate});
   }
-  double step(std::uint32_t number) { return step(random_images(trainer.batch(), number)); }
-  Backend backend;
+  double step(std::uint32_t number) { return step(random_images<Scalar>(trainer.batch(), number)); }
+  cpu::Backend<Scalar> backend;
   comm::Serial communicator;
-  ThisTrainer trainer;
+  TrainerOn<Objective, cpu::Backend<Scalar>> trainer;
 };
+using Fixture = FixtureIn<float>;
 
 std::filesystem::path scratch(const std::string& name) {
   const auto path = std::filesystem::temp_directory_path() / ("tessera_" + std::to_string(::getpid()) + name);
   return path;
 }
 
-TEST(Trainer, DoesNotDependOnTheNumberOfThreads) {
-  Fixture one(1), three(3);
+template <class Scalar>
+class TrainerIn : public testing::Test {};
+using Scalars = testing::Types<float, bf16>;
+TYPED_TEST_SUITE(TrainerIn, Scalars);
+
+TYPED_TEST(TrainerIn, DoesNotDependOnTheNumberOfThreads) {
+  FixtureIn<TypeParam> one(1), three(3);
   for (std::uint32_t i = 0; i < 5; ++i) EXPECT_EQ(one.step(i), three.step(i));
   EXPECT_EQ(weights_of(one.trainer), weights_of(three.trainer));
 }
 
-TEST(Trainer, ResumesBitwise) {
+TYPED_TEST(TrainerIn, ResumesBitwise) {
   const auto path = scratch("resume.safetensors");
-  Fixture whole, first, second;
+  FixtureIn<TypeParam> whole, first, second;
   for (std::uint32_t i = 0; i < 6; ++i) whole.step(i);
   for (std::uint32_t i = 0; i < 3; ++i) first.step(i);
   save_checkpoint(path, first.trainer, {{"arch", "test"}});

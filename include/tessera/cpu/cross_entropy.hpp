@@ -28,32 +28,29 @@ struct SoftTarget {
   }
 };
 
-// One row: assigns to `wanted`, unless it is null, the gradient softmax(z) - target, times `scale`, and returns the
-// cross entropy. room: `classes` sums. wanted may be z.
+// One row: assigns to d the gradient softmax(z) - target, times `scale`, and returns the cross entropy. d may be z.
 template <class Scalar>
 double cross_entropy_row(index classes, const Scalar* z, int own, int partner, const SoftTarget& target, double scale,
-                         Accumulator<Scalar>* room, Scalar* wanted) {
+                         Accumulator<Scalar>* d) {
   using Sum = Accumulator<Scalar>;
+  const auto sum_of = [classes](const Sum* values) {
+    return simd::reduce(
+        classes, [](auto a) { return a; }, values);
+  };
   Sum largest = static_cast<Sum>(z[0]);
-  for (index c = 1; c < classes; ++c) largest = largest > static_cast<Sum>(z[c]) ? largest : static_cast<Sum>(z[c]);
+  for (index c = 1; c < classes; ++c) largest = larger(largest, static_cast<Sum>(z[c]));
   simd::transform(
-      classes, room, [=](auto a) { return a - largest; }, z);
-  const double at_own = static_cast<double>(room[own]), at_partner = static_cast<double>(room[partner]);
-  const Sum all = simd::reduce(
-      classes, [](auto a) { return a; }, static_cast<const Sum*>(room));
+      classes, d, [=](auto a) { return a - largest; }, z);
+  const double at_own = static_cast<double>(d[own]), at_partner = static_cast<double>(d[partner]);
+  const Sum all = sum_of(d);
   simd::transform(
-      classes, room, [](auto a) { return math::exp(a); }, room);
-  const Sum sum = simd::reduce(
-      classes, [](auto a) { return a; }, static_cast<const Sum*>(room));
-  if (wanted != nullptr) {
-    const Sum share = static_cast<Sum>(scale) / sum, off = static_cast<Sum>(scale * target.off);
-    simd::transform(
-        classes, room, [=](auto a) { return a * share - off; }, room);
-    room[own] -= static_cast<Sum>(scale * target.own);
-    room[partner] -= static_cast<Sum>(scale * target.partner);
-    simd::transform(
-        classes, wanted, [](auto a) { return a; }, room);
-  }
+      classes, d, [](auto a) { return math::exp(a); }, d);
+  const Sum sum = sum_of(d);
+  const Sum share = static_cast<Sum>(scale) / sum, off = static_cast<Sum>(scale * target.off);
+  simd::transform(
+      classes, d, [=](auto a) { return a * share - off; }, d);
+  d[own] -= static_cast<Sum>(scale * target.own);
+  d[partner] -= static_cast<Sum>(scale * target.partner);
   return std::log(static_cast<double>(sum)) - target.own * at_own - target.partner * at_partner -
          target.off * static_cast<double>(all);
 }
@@ -71,14 +68,18 @@ void cross_entropy(Backend<Scalar, Matmul>& backend, Rows<const Scalar, classes>
   backend.compute([&] {
     const detail::SoftTarget target(classes, smoothing, lambda);
     const auto known = [](int label) { return label >= 0 && label < classes; };
-    const auto find = [&](index row, Sum* sums) {
+    const auto find = [&](index row, Sum* d) {
       const int own = labels[row], partner = lambda == nullptr ? own : labels[logits.rows - 1 - row];
-      Scalar* const to = d_logits.wanted() ? d_logits.row(row) : nullptr;
+      double value = std::numeric_limits<double>::quiet_NaN();
       if (known(own) && known(partner))
-        return detail::cross_entropy_row<Scalar>(classes, logits.row(row), own, partner, target,
-                                                 1.0 / static_cast<double>(total), sums, to);
-      if (to != nullptr) std::fill_n(to, classes, Scalar(std::numeric_limits<Sum>::quiet_NaN()));
-      return std::numeric_limits<double>::quiet_NaN();
+        value = detail::cross_entropy_row<Scalar>(classes, logits.row(row), own, partner, target,
+                                                  1.0 / static_cast<double>(total), d);
+      else
+        std::fill_n(d, classes, std::numeric_limits<Sum>::quiet_NaN());
+      if (d_logits.wanted())
+        simd::transform(
+            index{classes}, d_logits.row(row), [](auto a) { return a; }, d);
+      return value;
     };
     backend.for_pieces(logits.rows, row_grain(classes), [&](index first, index last, int worker) {
       for (index row = first; row < last; ++row) losses[row] = find(row, room + worker * index{classes});

@@ -173,7 +173,7 @@ void packed_weight_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scala
                             Accumulator<Scalar>* d_weight) {
   using Sum = Accumulator<Scalar>;
   constexpr index width = Matmul::template panel_columns<Scalar>, height = Matmul::template block_rows<Scalar>;
-  constexpr index in_tile = 12 * height, depth = 512 * (4 / index{sizeof(Scalar)}), in_packing = 48, step = 32;
+  constexpr index in_tile = 12 * height, depth = 2048 / index{sizeof(Scalar)}, in_packing = 48, step = 32;
   const index in = x.columns, out = dy.columns, panels = divide_up(in, width), blocks = divide_up(out, height);
   const index row_bytes = (panels * width + blocks * height) * static_cast<index>(sizeof(Scalar));
   const index most = larger(gradient_bytes / row_bytes / depth, index{1}) * depth, rows = smaller(x.rows, most);

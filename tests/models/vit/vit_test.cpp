@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "support/parity.hpp"
+#include "support/passes.hpp"
 #include "support/training.hpp"
 #include "tessera/cpu/cpu.hpp"
 
@@ -66,6 +67,20 @@ TEST(VisionTransformer, RecomputedBlocksGiveTheSameBitsInLessMemory) {
   EXPECT_EQ(gradient, gradient2);
   EXPECT_EQ(weights, weights2);
   EXPECT_LT(bytes2, bytes * 2 / 3);
+}
+
+template <class Model>
+void compare_bf16_with_double() {
+  cpu::Backend<double> exact(1);
+  cpu::Backend<bf16> rounded(2);
+  EXPECT_LT(relative_error(forward_and_backward<Model>(rounded).data(), forward_and_backward<Model>(exact)), 5e-2);
+}
+
+TEST(VisionTransformerBf16, IsCloseToDouble) {
+  compare_bf16_with_double<PassesEncoder>();
+  compare_bf16_with_double<PassesEncoder::at<image<12>>>();
+  compare_bf16_with_double<PassesEncoder::Tokens>();
+  compare_bf16_with_double<PassesEncoder::Visible<3>>();
 }
 
 }  // namespace
