@@ -1,34 +1,28 @@
 // The innermost part of a matrix product: a block of the result that stays in registers while the depth is walked.
 #pragma once
 
-#include <bit>
-#include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "tessera/core/abi.hpp"
 #include "tessera/core/index.hpp"
 #include "tessera/core/scalar.hpp"
 #include "tessera/core/simd.hpp"
-
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
+#include "tessera/cpu/words.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
 namespace cpu {
 
 // One block of a product, in registers: `rows` x `packs` sums, as many as 32 registers of AVX-512 hold, or 16 of AVX
-// and SSE. Operands are read in words along the depth: one scalar of float or double, two of bf16, which one
-// instruction multiplies and adds. A depth that is no whole number of words is filled with zeros.
+// and SSE. Operands are read in words along the depth (words.hpp). A depth that is no whole number of words is filled
+// with zeros.
 template <class Scalar>
 struct MicroKernel {
   using Sum = Accumulator<Scalar>;
   static constexpr index lanes = simd::lanes<Sum>;
   static constexpr int rows = simd::bytes == 64 ? 8 : 4, packs = 3;  // of a block
   static constexpr index columns = packs * lanes;
-  static constexpr index word = std::is_same_v<Scalar, bf16> ? 2 : 1;  // scalars of a word
+  static constexpr index word = Words<Scalar>::scalars;
 
   // sums = left right, in the first `count` rows, `stride` apart, and the packs that hold the first `width` columns. A
   // sum goes along the depth word by word, so that it does not depend on count, width, or where its block begins.
@@ -52,10 +46,6 @@ struct MicroKernel {
   }
 
  private:
-  using Bits = std::conditional_t<sizeof(Sum) == 4, std::uint32_t, std::uint64_t>;
-  using Word = std::conditional_t<std::is_same_v<Scalar, Sum>, Sum, Bits>;
-  typedef Word WordPack __attribute__((vector_size(simd::bytes)));
-
   template <int block_rows, int block_packs>
   [[gnu::noinline]] static void block(index depth, const Scalar* left, index left_row, index left_step,
                                       const Scalar* right, index right_step, Sum* to, index stride) {
@@ -66,40 +56,21 @@ struct MicroKernel {
       for (int v = 0; v < block_packs; ++v) sums[r][v] = simd::Pack<Sum>{};
     }
     for (index d = 0; d < depth; ++d) {
-      WordPack line[block_packs];
+      typename Words<Scalar>::Pack line[block_packs];
       TESSERA_UNROLL
-      for (int v = 0; v < block_packs; ++v) read(right + d * right_step + v * lanes * word, line[v]);
+      for (int v = 0; v < block_packs; ++v) Words<Scalar>::read(right + d * right_step + v * lanes * word, line[v]);
       TESSERA_UNROLL
       for (int r = 0; r < block_rows; ++r) {
-        Word factor;
-        read(left + r * left_row + d * left_step, factor);
+        typename Words<Scalar>::Word factor;
+        Words<Scalar>::read(left + r * left_row + d * left_step, factor);
         TESSERA_UNROLL
-        for (int v = 0; v < block_packs; ++v) add_product(sums[r][v], factor, line[v]);
+        for (int v = 0; v < block_packs; ++v) Words<Scalar>::add_product(sums[r][v], factor, line[v]);
       }
     }
     TESSERA_UNROLL
     for (int r = 0; r < block_rows; ++r) {
       TESSERA_UNROLL
       for (int v = 0; v < block_packs; ++v) simd::store<Sum>(to + r * stride + v * lanes, sums[r][v]);
-    }
-  }
-
-  template <class Value>
-  [[gnu::always_inline]] static void read(const Scalar* from, Value& value) {
-    std::memcpy(&value, from, sizeof(value));
-  }
-
-  [[gnu::always_inline]] static void add_product(simd::Pack<Sum>& sum, Word left, WordPack right) {
-    if constexpr (std::is_same_v<Scalar, Sum>) {
-      sum += left * right;
-    } else {
-#if defined(__AVX512BF16__)
-      sum = _mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(WordPack{} + left), std::bit_cast<__m512bh>(right));
-#else
-      // A bf16 is the upper half of a float; the earlier scalar of a word is its lower half.
-      sum += std::bit_cast<float>(left << 16) * std::bit_cast<simd::Pack<float>>(right << 16);
-      sum += std::bit_cast<float>(left & 0xFFFF0000u) * std::bit_cast<simd::Pack<float>>(right & 0xFFFF0000u);
-#endif
     }
   }
 };

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "tessera/core/abi.hpp"
@@ -11,6 +9,7 @@
 #include "tessera/core/scalar.hpp"
 #include "tessera/core/simd.hpp"
 #include "tessera/cpu/micro_kernel.hpp"
+#include "tessera/cpu/words.hpp"
 
 namespace tessera {
 inline namespace TESSERA_ABI {
@@ -84,32 +83,9 @@ struct Panels {
       if constexpr (word == 1)
         for (index r = 0; r < count; ++r) to[r] = from[d * step + r];
       else
-        interleave<Scalar>(count, from + d * step, from + (d + 1) * step, to);
+        interleave<MicroKernel<Scalar>::rows>(count, from + d * step, from + (d + 1) * step, to);
     for (; d < k; ++d)
       for (index r = 0; r < count; ++r) to[r * word] = from[d * step + r];
-  }
-  template <class Element, int count>
-  struct VectorOf {
-    typedef Element type __attribute__((vector_size(count * sizeof(Element))));
-  };
-  // to[2 r] = even[r], to[2 r + 1] = odd[r] for r < count: 16 bits each, as many at a time as a vector has.
-  template <class Scalar>
-  [[gnu::always_inline]] static void interleave(index count, const Scalar* even, const Scalar* odd, Scalar* to) {
-    constexpr int width = MicroKernel<Scalar>::rows;
-    using Halves = typename VectorOf<std::uint16_t, width>::type;
-    using Words = typename VectorOf<std::uint32_t, width>::type;
-    index r = 0;
-    for (; r + width <= count; r += width) {
-      Halves low, high;
-      std::memcpy(&low, even + r, sizeof low);
-      std::memcpy(&high, odd + r, sizeof high);
-      const Words words = __builtin_convertvector(low, Words) | __builtin_convertvector(high, Words) << 16;
-      std::memcpy(static_cast<void*>(to + 2 * r), &words, sizeof words);
-    }
-    for (; r < count; ++r) {
-      to[2 * r] = even[r];
-      to[2 * r + 1] = odd[r];
-    }
   }
   // A short depth of all lines before the next: what is written stays in the first cache.
   template <index line, class Scalar>
