@@ -16,7 +16,7 @@ TYPED_TEST(Clip, SquaresAreAdded) {
   for (const index count : sizes) {
     Random random(1, Purpose::test, 0, 0);
     const Matrix from = normal(random, 1, count);
-    const Values<TypeParam> values(from);
+    const Sums<TypeParam> values(from);
     double expected = 3, first = 0;
     for (const double value : from.values) expected += value * value;
     for (const int threads : {1, 2, 3}) {
@@ -27,7 +27,7 @@ TYPED_TEST(Clip, SquaresAreAdded) {
       backend.arena().commit();
       spoil(backend.arena());
       add_squares(backend, count, values.data(), &sum);
-      EXPECT_NEAR(sum, expected, rounding<TypeParam> * expected);
+      EXPECT_NEAR(sum, expected, rounding<Accumulator<TypeParam>> * expected);
       if (threads == 1) first = sum;
       EXPECT_EQ(sum, first) << threads << " threads";
     }
@@ -39,22 +39,22 @@ TYPED_TEST(Clip, LargeGradientsAreScaledToTheLimit) {
     for (const double limit : {0.5, 3.0}) {
       Random random(1, Purpose::test, 0, 0);
       Matrix gradient = normal(random, 1, count);
-      Values<TypeParam> values(gradient);
+      Sums<TypeParam> values(gradient);
       const double square = 4;  // a norm of 2
       if (limit < 2)
         for (double& value : gradient.values) value *= limit / (2 + 1e-6);
       run_operation<TypeParam>([&](auto& backend) { clip(backend, count, limit, &square, &free_to_go, values.data()); },
-                               {&values});
-      expect_close("gradient", values, gradient, limit < 2 ? rounding<TypeParam> : 0);
+                               values);
+      expect_close("gradient", values, gradient, limit < 2 ? rounding<Accumulator<TypeParam>> : 0);
     }
 }
 
 TYPED_TEST(Clip, WhatIsBlockedStays) {
   Random random(1, Purpose::test, 0, 0);
   const Matrix gradient = normal(random, 1, 37);
-  Values<TypeParam> values(gradient);
+  Sums<TypeParam> values(gradient);
   const double square = 4;
-  run_operation<TypeParam>([&](auto& backend) { clip(backend, 37, 0.5, &square, &stop, values.data()); }, {&values});
+  run_operation<TypeParam>([&](auto& backend) { clip(backend, 37, 0.5, &square, &stop, values.data()); }, values);
   expect_close("gradient", values, gradient, 0);
 }
 

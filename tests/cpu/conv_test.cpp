@@ -16,8 +16,8 @@ void check_convolution(index images) {
   SCOPED_TRACE(fmt::format("{} images of {} x {} x {}, kernel {}, stride {}, padding {}", images, size, size, channels,
                            kernel, stride, padding));
   Random random(1, Purpose::test, 0, 0);
-  const Matrix pixels = normal(random, images * size * size, channels);
-  const Matrix d_patches = normal(random, images * out * out, values);
+  const Matrix pixels = normal<Scalar>(random, images * size * size, channels);
+  const Matrix d_patches = normal<Scalar>(random, images * out * out, values);
   Matrix patches(d_patches.rows, values), d_pixels(pixels.rows, channels);
   for_copies<channels, size, kernel, stride, padding>(images,
                                                       [&](index patch, index value, index pixel, index channel) {
@@ -33,7 +33,7 @@ void check_convolution(index images) {
         fold<channels, size, kernel, stride, padding>(backend, input<values>(d_patch_values),
                                                       output<channels>(d_pixel_values));
       },
-      {&patch_values, &d_pixel_values});
+      patch_values, d_pixel_values);
   expect_close("patches", patch_values, patches, 0);
   expect_close("d_pixels", d_pixel_values, d_pixels);
 }
@@ -51,7 +51,7 @@ template <class Scalar, int channels, int pixels>
 void check_layouts(index images) {
   SCOPED_TRACE(fmt::format("{} images of {} x {}", images, channels, pixels));
   Random random(1, Purpose::test, 0, 0);
-  const Matrix planar = normal(random, images, channels * pixels);
+  const Matrix planar = normal<Scalar>(random, images, channels * pixels);
   Matrix last(images * pixels, channels);
   for (index image = 0; image < images; ++image)
     for (index c = 0; c < channels; ++c)
@@ -64,7 +64,7 @@ void check_layouts(index images) {
                                            output<channels>(last_values));
         to_planar<channels, pixels>(backend, input<channels>(last_values), output<channels * pixels>(back));
       },
-      {&last_values, &back});
+      last_values, back);
   expect_close("channels last", last_values, last, 0);
   expect_close("planar", back, planar, 0);
 }

@@ -14,15 +14,15 @@ TYPED_TEST(StepDraws, DropPathIsOfEachImageAndBranch) {
   constexpr index images = 150, first = 40;
   const StepNumber number{11, 5};
   const double rate = 0.4;
-  Values<TypeParam> scales(2 * depth, images);
+  Sums<TypeParam> scales(2 * depth, images);
   run_operation<TypeParam>(
-      [&](auto& backend) { draw_drop_path(backend, &number, &rate, first, depth, images, scales.data()); }, {&scales});
+      [&](auto& backend) { draw_drop_path(backend, &number, &rate, first, depth, images, scales.data()); }, scales);
   int dropped = 0;
   for (index image = 0; image < images; ++image) {
     Random random = drop_path_stream(number, first + image);
     for (int branch = 0; branch < 2 * depth; ++branch) {
       const double expected = drop_path_scale(rate, branch / 2, depth, static_cast<double>(random.uniform()));
-      EXPECT_EQ(scales(branch, image), static_cast<double>(static_cast<TypeParam>(expected)));
+      EXPECT_EQ(scales(branch, image), static_cast<double>(static_cast<Accumulator<TypeParam>>(expected)));
       dropped += expected == 0;
       EXPECT_TRUE(branch >= 2 || expected == 1);
     }

@@ -15,13 +15,16 @@ void check_kept(index images) {
   SCOPED_TRACE(fmt::format("{} images, {} of {} tokens, {} wide", images, kept, tokens, width));
   Random random(1, Purpose::test, 0, 0);
   const std::vector<int> keep = kept_tokens(random, images, tokens, kept);
-  const Matrix x = normal(random, images * tokens, width), d_gathered = normal(random, images * kept, width),
+  const Matrix x = normal<Scalar>(random, images * tokens, width),
+               d_gathered = normal<Scalar>(random, images * kept, width),
                positions = normal(random, extra + tokens, width),
-               before = normal(random, images * (extra + kept), width), dy = normal(random, before.rows, width);
+               before = normal<Scalar>(random, images * (extra + kept), width),
+               dy = normal<Scalar>(random, before.rows, width);
   const NaiveKept expected(tokens, extra, keep, x, d_gathered, positions, before, dy);
-  const Values<Scalar> x_values(x), d_gathered_values(d_gathered), position_values(positions), dy_values(dy);
-  Values<Scalar> gathered(d_gathered.rows, width), scattered(x.rows, width), y(before),
-      d_positions(positions.rows, width);
+  const Values<Scalar> x_values(x), d_gathered_values(d_gathered), dy_values(dy);
+  const Sums<Scalar> position_values(positions);
+  Values<Scalar> gathered(d_gathered.rows, width), scattered(x.rows, width), y(before);
+  Sums<Scalar> d_positions(positions.rows, width);
   run_operation<Scalar>(
       [&](auto& backend) {
         gather_tokens<tokens, kept>(backend, input<width>(x_values), keep.data(), output<width>(gathered));
@@ -29,7 +32,7 @@ void check_kept(index images) {
         add_positions<extra, kept>(backend, input<width>(position_values), keep.data(), output<width>(y));
         add_positions_backward<extra, kept>(backend, input<width>(dy_values), keep.data(), output<width>(d_positions));
       },
-      {&gathered, &scattered, &y, &d_positions});
+      gathered, scattered, y, d_positions);
   expect_close("gathered", gathered, expected.gathered, 0);
   expect_close("scattered", scattered, expected.scattered, 0);
   expect_close("y", y, expected.y);

@@ -21,14 +21,14 @@ template <class Scalar, int columns>
 void check_layer_norm(index rows, bool with_residual, Aliasing aliasing = Aliasing::none) {
   SCOPED_TRACE(fmt::format("{} x {}, {} residual", rows, columns, with_residual ? "with" : "without"));
   Random random(1, Purpose::test, 0, 0);
-  Matrix x = normal(random, rows, columns, 0.5, 2);
+  Matrix x = normal<Scalar>(random, rows, columns, 0.5, 2);
   const Matrix gain = normal(random, 1, columns, 1, 0.3), bias = normal(random, 1, columns);
-  Matrix dy = normal(random, rows, columns, 0.2);
+  Matrix dy = normal<Scalar>(random, rows, columns, 0.2);
   for (index c = 0; c < columns; ++c) {  // a row of no variance, whose gradient is divided by sqrt(epsilon)
     x(0, c) = 0.75;
     dy(0, c) /= 1024;
   }
-  const Matrix residual = with_residual ? normal(random, rows, columns) : Matrix();
+  const Matrix residual = with_residual ? normal<Scalar>(random, rows, columns) : Matrix();
   const Matrix statistics = naive_statistics(x), normalized = naive_normalized(x, statistics);
   Matrix y(rows, columns), d_gain(1, columns), d_bias(1, columns);
   Matrix dx = naive_input_gradient(normalized, statistics, gain, dy);
@@ -40,19 +40,22 @@ void check_layer_norm(index rows, bool with_residual, Aliasing aliasing = Aliasi
       if (with_residual) dx(r, c) += residual(r, c);
     }
 
-  const Values<Scalar> x_values(x), gain_values(gain), bias_values(bias), dy_values(dy), residual_values(residual);
-  Values<Scalar> statistics_values(rows, 2), y_values(rows, columns);
+  const Values<Scalar> x_values(x), dy_values(dy), residual_values(residual);
+  const Sums<Scalar> gain_values(gain), bias_values(bias);
+  Sums<Scalar> statistics_values(rows, 2);
+  Values<Scalar> y_values(rows, columns);
   run_operation<Scalar>(
       [&](auto& backend) {
         layer_norm_forward(backend, input<columns>(x_values), gain_values.data(), bias_values.data(), epsilon,
                            output<2>(statistics_values), output<columns>(y_values));
       },
-      {&statistics_values, &y_values});
+      statistics_values, y_values);
   expect_close("y", y_values, y);
   expect_close("statistics", statistics_values, statistics);
 
-  const Values<Scalar> saved(statistics);
-  Values<Scalar> dx_values(rows, columns), d_gain_values(1, columns), d_bias_values(1, columns);
+  const Sums<Scalar> saved(statistics);
+  Values<Scalar> dx_values(rows, columns);
+  Sums<Scalar> d_gain_values(1, columns), d_bias_values(1, columns);
   if (aliasing == Aliasing::dx_is_dy) dx_values = dy_values;
   if (aliasing == Aliasing::dx_is_residual) dx_values = residual_values;
   run_operation<Scalar>(
@@ -62,7 +65,7 @@ void check_layer_norm(index rows, bool with_residual, Aliasing aliasing = Aliasi
                             input<columns>(aliasing == Aliasing::dx_is_residual ? dx_values : residual_values),
                             output<columns>(dx_values), d_gain_values.data(), d_bias_values.data());
       },
-      {&dx_values, &d_gain_values, &d_bias_values});
+      dx_values, d_gain_values, d_bias_values);
   expect_close("dx", dx_values, dx);
   expect_close("d_gain", d_gain_values, d_gain);
   expect_close("d_bias", d_bias_values, d_bias);

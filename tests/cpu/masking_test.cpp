@@ -86,11 +86,13 @@ void check_tokens(index images) {
   const MaskedShape shape{images, extra, patches, kept, width};
   Random random(1, Purpose::test, 0, 0);
   const NaiveMask mask(coarse_noise(random, images * patches), patches, kept);
-  const Matrix x = normal(random, shape.kept_rows(), width), mask_token = normal(random, 1, width),
-               positions = normal(random, extra + patches, width), dy = normal(random, shape.all_rows(), width);
+  const Matrix x = normal<Scalar>(random, shape.kept_rows(), width), mask_token = normal(random, 1, width),
+               positions = normal(random, extra + patches, width), dy = normal<Scalar>(random, shape.all_rows(), width);
   const NaiveUnshuffle expected(shape, mask, x, mask_token, positions, dy);
-  const Values<Scalar> x_values(x), token(mask_token), table(positions), dy_values(dy);
-  Values<Scalar> y(shape.all_rows(), width), dx(shape.kept_rows(), width), d_token(1, width);
+  const Values<Scalar> x_values(x), dy_values(dy);
+  const Sums<Scalar> token(mask_token), table(positions);
+  Values<Scalar> y(shape.all_rows(), width), dx(shape.kept_rows(), width);
+  Sums<Scalar> d_token(1, width);
   run_operation<Scalar>(
       [&](auto& backend) {
         unshuffle_tokens<extra, patches, kept>(backend, input<width>(x_values), token.data(), table.data(),
@@ -98,7 +100,7 @@ void check_tokens(index images) {
         unshuffle_tokens_backward<extra, patches, kept>(backend, input<width>(dy_values), mask.keep.data(),
                                                         mask.restore.data(), output<width>(dx), d_token.data());
       },
-      {&y, &dx, &d_token});
+      y, dx, d_token);
   expect_close("y", y, expected.y);
   expect_close("dx", dx, expected.dx, 0);
   expect_close("d_mask_token", d_token, expected.d_mask_token);
@@ -115,7 +117,7 @@ template <class Scalar, int channels, int size, int patch, bool normalized>
 void check_targets(index images) {
   constexpr int values = channels * patch * patch, grid = size / patch;
   Random random(1, Purpose::test, 0, 0);
-  const Matrix x = normal(random, images, channels * size * size, 1, 2);
+  const Matrix x = normal<Scalar>(random, images, channels * size * size, 1, 2);
   const Values<Scalar> from(x);
   Values<Scalar> targets(images * grid * grid, values);
   run_operation<Scalar>(
@@ -123,7 +125,7 @@ void check_targets(index images) {
         patch_targets<channels, size, patch, normalized>(backend, input<channels * size * size>(from),
                                                          output<values>(targets));
       },
-      {&targets});
+      targets);
   expect_close("targets", targets, naive_targets(x, channels, size, patch, normalized),
                normalized ? rounding<Scalar> : 0);
 }
@@ -140,7 +142,7 @@ TYPED_TEST(Masking, TargetsOfAFlatPatchAreZero) {
   const Values<TypeParam> from(Matrix(1, 16, 0.75));
   Values<TypeParam> targets(4, 4);
   run_operation<TypeParam>(
-      [&](auto& backend) { patch_targets<1, 4, 2, true>(backend, input<16>(from), output<4>(targets)); }, {&targets});
+      [&](auto& backend) { patch_targets<1, 4, 2, true>(backend, input<16>(from), output<4>(targets)); }, targets);
   expect_close("targets", targets, Matrix(4, 4), 0);
 }
 
@@ -160,7 +162,7 @@ double run_loss(const NaiveMask& mask, const Values<Scalar>* prediction, const V
         else
           losses.push_back(loss - 0.5);
       },
-      {&d_prediction});
+      d_prediction);
   for (const double loss : losses) EXPECT_EQ(loss, losses[0]);
   return losses[0];
 }
@@ -171,11 +173,12 @@ void check_loss(index images, double weight, index total) {
   const MaskedShape shape{images, extra, patches, kept, width};
   Random random(1, Purpose::test, 0, 0);
   const NaiveMask mask(coarse_noise(random, images * patches), patches, kept);
-  const Matrix prediction = normal(random, shape.all_rows(), width), targets = normal(random, images * patches, width);
+  const Matrix prediction = normal<Scalar>(random, shape.all_rows(), width),
+               targets = normal<Scalar>(random, images * patches, width);
   const NaiveMaskedMse expected(shape, mask, prediction, targets, weight, total);
   const Values<Scalar> p(prediction), t(targets);
   Values<Scalar> d(shape.all_rows(), width), over(prediction);
-  const double bound = rounding<Scalar> * std::max(1.0, expected.loss);
+  const double bound = rounding<Accumulator<Scalar>> * std::max(1.0, expected.loss);
   EXPECT_NEAR((run_loss<extra, patches, kept, width>(mask, &p, t, weight, total, d)), expected.loss, bound);
   expect_close("d_prediction", d, expected.d_prediction);
   EXPECT_NEAR((run_loss<extra, patches, kept, width, Scalar>(mask, nullptr, t, weight, total, over)), expected.loss,
@@ -196,7 +199,8 @@ TYPED_TEST(Masking, LossIsThatOfRemovedPatches) {
   const MaskedShape shape{2, extra, patches, kept, width};
   Random random(1, Purpose::test, 0, 0);
   const NaiveMask mask(coarse_noise(random, 2 * patches), patches, kept);
-  Matrix prediction = normal(random, shape.all_rows(), width), targets = normal(random, 2 * patches, width);
+  Matrix prediction = normal<TypeParam>(random, shape.all_rows(), width),
+         targets = normal<TypeParam>(random, 2 * patches, width);
   const NaiveMaskedMse expected(shape, mask, prediction, targets, 1, 10);
   for (index row = 0; row < prediction.rows; ++row) {
     const index token = row % (extra + patches), patch = row / (extra + patches) * patches + token - extra;
@@ -208,7 +212,8 @@ TYPED_TEST(Masking, LossIsThatOfRemovedPatches) {
   }
   const Values<TypeParam> p(prediction), t(targets);
   Values<TypeParam> d(shape.all_rows(), width);
-  EXPECT_NEAR((run_loss<extra, patches, kept, width>(mask, &p, t, 1, 10, d)), expected.loss, rounding<TypeParam> * 2);
+  EXPECT_NEAR((run_loss<extra, patches, kept, width>(mask, &p, t, 1, 10, d)), expected.loss,
+              rounding<Accumulator<TypeParam>> * 2);
   expect_close("d_prediction", d, expected.d_prediction);
 }
 

@@ -28,7 +28,7 @@ struct Shape {
 // Stored matrices are wider than the operands: what lies beyond must not be read or written.
 constexpr index gap = 3;
 
-Matrix stored(Random& random, index rows, index columns, bool transposed) {
+Matrix padded(Random& random, index rows, index columns, bool transposed) {
   Matrix matrix = transposed ? normal(random, columns, rows + gap) : normal(random, rows, columns + gap);
   for (index r = 0; r < matrix.rows; ++r)
     for (index c = matrix.columns - gap; c < matrix.columns; ++c) matrix(r, c) = 1e6;
@@ -42,7 +42,7 @@ void check_product(const Shape& shape, bool transpose_a, bool transpose_b, bool 
   SCOPED_TRACE(fmt::format("{} x {} x {}{}{}{}", m, n, k, transpose_a ? ", a transposed" : "",
                            transpose_b ? ", b transposed" : "", accumulate ? ", added" : ""));
   Random random(1, Purpose::test, 0, 0);
-  const Values<Scalar> a_values(stored(random, m, k, transpose_a)), b_values(stored(random, k, n, transpose_b));
+  const Values<Scalar> a_values(padded(random, m, k, transpose_a)), b_values(padded(random, k, n, transpose_b));
   const auto a = [&](index i, index l) { return a_values(i, l); };
   const auto b = [&](index l, index j) { return b_values(l, j); };
   Matrix c(m, n + gap, std::numeric_limits<double>::quiet_NaN());
@@ -81,7 +81,6 @@ TYPED_TEST(Matmul, EqualsTheDefinition) {
 
 template <class Scalar>
 class Panels : public testing::Test {};
-using Scalars = testing::Types<double, float, bf16>;
 TYPED_TEST_SUITE(Panels, Scalars);
 
 // Shapes that do not fill the last panel, the last block of rows or the last pack.
@@ -109,6 +108,7 @@ TYPED_TEST(Panels, EqualTheProductBitForBit) {
 TEST(DefaultMatmul, SupportsItsScalar) {
   EXPECT_TRUE(cpu::DefaultMatmul<double>::supports<double>);
   EXPECT_TRUE(cpu::DefaultMatmul<float>::supports<float>);
+  EXPECT_TRUE(cpu::DefaultMatmul<bf16>::supports<bf16>);
 #if TESSERA_HAS_ONEDNN
   EXPECT_TRUE((std::is_same_v<cpu::DefaultMatmul<float>, cpu::Packed<cpu::OneDnnMatmul>>));
 #endif

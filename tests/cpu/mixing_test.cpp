@@ -13,7 +13,7 @@ template <class Scalar, int channels, int size>
 void check(index images) {
   constexpr int values = channels * size * size;
   Random random(1, Purpose::test, 0, 0);
-  const Matrix x = normal(random, images, values);
+  const Matrix x = normal<Scalar>(random, images, values);
   const Values<Scalar> from(x);
   for (const Mixing& mixing : mixings(size)) {
     SCOPED_TRACE(fmt::format("{} images, kind {}, lambda {}", images, static_cast<int>(mixing.kind), mixing.lambda));
@@ -22,7 +22,7 @@ void check(index images) {
         [&](auto& backend) {
           mix_images<channels, size>(backend, &mixing, input<values>(from), output<values>(mixed));
         },
-        {&mixed});
+        mixed);
     expect_close("mixed", mixed, naive_mixed(x, mixing, size),
                  mixing.kind == Mixing::Kind::mixup ? rounding<Scalar> : 0);
   }

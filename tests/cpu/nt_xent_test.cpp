@@ -14,7 +14,7 @@ TYPED_TEST_SUITE(NtXent, Scalars);
 
 // The loss of the anchors from `first` on, which is added to 0.5 and must not depend on the number of threads.
 template <int columns, class Scalar>
-double run_forward(const Values<Scalar>& z, double temperature, index first, Values<Scalar>& log_sums) {
+double run_forward(const Values<Scalar>& z, double temperature, index first, Sums<Scalar>& log_sums) {
   std::vector<double> losses;
   run_operation<Scalar>(
       [&](auto& backend) {
@@ -25,30 +25,19 @@ double run_forward(const Values<Scalar>& z, double temperature, index first, Val
         else
           losses.push_back(loss - 0.5);
       },
-      {&log_sums});
+      log_sums);
   for (const double loss : losses) EXPECT_EQ(loss, losses[0]);
   return losses[0];
 }
 
 template <int columns, class Scalar>
-void run_backward(const Values<Scalar>& z, double temperature, index first, const Values<Scalar>& log_sums,
+void run_backward(const Values<Scalar>& z, double temperature, index first, const Sums<Scalar>& log_sums,
                   Values<Scalar>& d_z) {
   run_operation<Scalar>(
       [&](auto& backend) {
         nt_xent_backward(backend, input<columns>(z), &temperature, first, input<1>(log_sums), output<columns>(d_z));
       },
-      {&d_z});
-}
-
-Matrix unit_rows(index rows, index columns) {
-  Random random(1, Purpose::test, 0, 0);
-  Matrix x = normal(random, rows, columns);
-  for (index r = 0; r < rows; ++r) {
-    double squares = 0;
-    for (index c = 0; c < columns; ++c) squares += x(r, c) * x(r, c);
-    for (index c = 0; c < columns; ++c) x(r, c) = static_cast<double>(static_cast<float>(x(r, c) / std::sqrt(squares)));
-  }
-  return x;
+      d_z);
 }
 
 Matrix part(const Matrix& x, index first, index count) {
@@ -61,14 +50,17 @@ Matrix part(const Matrix& x, index first, index count) {
 template <class Scalar, int columns>
 void check(index images, const std::vector<index>& displacements, double temperature = 0.2) {
   SCOPED_TRACE(fmt::format("{} images, {} wide, {} parts", images, columns, displacements.size() - 1));
-  const Matrix z = unit_rows(2 * images, columns);
+  Random random(1, Purpose::test, 0, 0);
+  const Matrix z = unit_rows<Scalar>(random, 2 * images, columns);
   const NaiveNtXent naive(z, temperature);
-  const Values<Scalar> z_values(z), all_log_sums(naive.log_sums);
+  const Values<Scalar> z_values(z);
+  const Sums<Scalar> all_log_sums(naive.log_sums);
   for (std::size_t i = 0; i + 1 < displacements.size(); ++i) {
     const index first = displacements[i], count = displacements[i + 1] - first;
-    Values<Scalar> log_sums(count, 1), d_z(count, columns);
+    Sums<Scalar> log_sums(count, 1);
+    Values<Scalar> d_z(count, columns);
     EXPECT_NEAR(run_forward<columns>(z_values, temperature, first, log_sums), naive.loss(first, count),
-                rounding<Scalar> * 5);
+                rounding<Accumulator<Scalar>> * 5);
     expect_close("log_sums", log_sums, part(naive.log_sums, first, count));
     run_backward<columns>(z_values, temperature, first, all_log_sums, d_z);
     expect_close("d_z", d_z, part(naive.d_z, first, count));
@@ -91,12 +83,12 @@ TYPED_TEST(NtXent, HasTheKnownValues) {
   alone(0, 0) = alone(1, 1) = 1;
   for (index r = 0; r < 8; ++r) orthonormal(r, r % 4) = 1;
   const auto loss = [](const Matrix& z) {
-    Values<TypeParam> log_sums(z.rows, 1);
+    Sums<TypeParam> log_sums(z.rows, 1);
     return run_forward<columns>(Values<TypeParam>(z), 0.2, 0, log_sums);
   };
   EXPECT_EQ(loss(alone), 0);
-  EXPECT_NEAR(loss(Matrix(6, columns, 0.3)), std::log(5), rounding<TypeParam>);
-  EXPECT_NEAR(loss(orthonormal), std::log(1 + 6 * std::exp(-5)), rounding<TypeParam>);
+  EXPECT_NEAR(loss(Matrix(6, columns, 0.3)), std::log(5), rounding<Accumulator<TypeParam>>);
+  EXPECT_NEAR(loss(orthonormal), std::log(1 + 6 * std::exp(-5)), rounding<Accumulator<TypeParam>>);
 }
 
 // Rows of the standard basis, so that logits of +-8192 are exact in every precision.
@@ -107,19 +99,21 @@ TYPED_TEST(NtXent, ExtremeLogitsDoNotOverflow) {
   for (index r = 0; r < 6; ++r) z(r, r / 2) = r % 2 == 0 ? 1 : -1;
   const NaiveNtXent naive(z, temperature);
   const Values<TypeParam> z_values(z);
-  Values<TypeParam> log_sums(6, 1), d_z(6, columns);
+  Sums<TypeParam> log_sums(6, 1);
+  Values<TypeParam> d_z(6, columns);
   EXPECT_NEAR(run_forward<columns>(z_values, temperature, 0, log_sums), naive.loss(0, 6),
-              rounding<TypeParam> * naive.loss(0, 6));
+              rounding<Accumulator<TypeParam>> * naive.loss(0, 6));
   expect_close("log_sums", log_sums, naive.log_sums);
-  run_backward<columns>(z_values, temperature, 0, Values<TypeParam>(naive.log_sums), d_z);
+  run_backward<columns>(z_values, temperature, 0, Sums<TypeParam>(naive.log_sums), d_z);
   expect_close("d_z", d_z, naive.d_z, std::is_same_v<TypeParam, float> ? 1e-3 : rounding<TypeParam>);
 }
 
 TYPED_TEST(NtXent, ShowsWhatIsNotANumber) {
   constexpr int columns = 4;
-  Matrix z = unit_rows(40, columns);
+  Random random(1, Purpose::test, 0, 0);
+  Matrix z = unit_rows<TypeParam>(random, 40, columns);
   z(7, 2) = std::numeric_limits<double>::quiet_NaN();
-  Values<TypeParam> log_sums(40, 1);
+  Sums<TypeParam> log_sums(40, 1);
   cpu::Backend<TypeParam> backend(1);
   const Values<TypeParam> z_values(z);
   const double temperature = 0.2;
@@ -138,7 +132,8 @@ TEST(NtXentGradient, EqualsFiniteDifferences) {
   constexpr int columns = 5;
   constexpr index rows = 12;
   constexpr double temperature = 0.3, h = 1e-3;
-  Matrix z = unit_rows(rows, columns);
+  Random random(1, Purpose::test, 0, 0);
+  Matrix z = unit_rows<double>(random, rows, columns);
   cpu::Backend<double> backend(2);
   std::vector<double> log_sums(rows), d_z(rows * columns);
   const auto loss = [&] {

@@ -25,14 +25,14 @@ void check_reference(const char* name, double extra) {
   const Matrix table = matrix("positions.table"), expected = matrix(name);
   Matrix dy = expected;  // the fixture's loss is the sum of squares
   for (double& value : dy.values) value *= 2;
-  const Values<Scalar> table_values(table), dy_values(dy);
-  Values<Scalar> y(expected.rows, width), d_table(table.rows, width);
+  const Sums<Scalar> table_values(table), dy_values(dy);
+  Sums<Scalar> y(expected.rows, width), d_table(table.rows, width);
   run_operation<Scalar>(
       [&](auto& backend) {
         resample_positions<from, to>(backend, input<width>(table_values), extra, output<width>(y));
         resample_positions_backward<from, to>(backend, input<width>(dy_values), extra, output<width>(d_table));
       },
-      {&y, &d_table});
+      y, d_table);
   expect_close("y", y, expected);
   expect_close("d_table", d_table, matrix(std::string(name) + ".grad_of_squares"));
 }
@@ -49,14 +49,14 @@ TYPED_TEST(Positions, BackwardIsTheTransposeOfForward) {
   constexpr int width = 37;
   Random random(1, Purpose::test, 0, 0);
   const Matrix table = normal(random, from.size(), width), dy = normal(random, to.size(), width);
-  const Values<TypeParam> table_values(table), dy_values(dy);
-  Values<TypeParam> y(dy.rows, width), d_table(table.rows, width);
+  const Sums<TypeParam> table_values(table), dy_values(dy);
+  Sums<TypeParam> y(dy.rows, width), d_table(table.rows, width);
   run_operation<TypeParam>(
       [&](auto& backend) {
         resample_positions<from, to>(backend, input<width>(table_values), 0.1, output<width>(y));
         resample_positions_backward<from, to>(backend, input<width>(dy_values), 0.1, output<width>(d_table));
       },
-      {&y, &d_table});
+      y, d_table);
   double forward = 0, backward = 0, magnitude = 0;
   for (index row = 0; row < dy.rows; ++row)
     for (index c = 0; c < width; ++c) {
@@ -65,7 +65,7 @@ TYPED_TEST(Positions, BackwardIsTheTransposeOfForward) {
     }
   for (index row = 0; row < table.rows; ++row)
     for (index c = 0; c < width; ++c) backward += table(row, c) * d_table(row, c);
-  EXPECT_NEAR(forward, backward, rounding<TypeParam> * magnitude);
+  EXPECT_NEAR(forward, backward, rounding<Accumulator<TypeParam>> * magnitude);
 }
 
 }  // namespace

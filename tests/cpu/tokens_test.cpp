@@ -15,7 +15,7 @@ void check_patches(index images) {
   constexpr index grid = size / patch;
   SCOPED_TRACE(fmt::format("{} images of {} x {} x {}, patches of {}", images, channels, size, size, patch));
   Random random(1, Purpose::test, 0, 0);
-  const Matrix x = normal(random, images, pixels);
+  const Matrix x = normal<Scalar>(random, images, pixels);
   Matrix patches(images * grid * grid, values);
   for (index image = 0; image < images; ++image)
     for (index c = 0; c < channels; ++c)
@@ -30,7 +30,7 @@ void check_patches(index images) {
         patchify<channels, size, patch>(backend, input<pixels>(x_values), output<values>(patch_values));
         unpatchify<channels, size, patch>(backend, input<values>(patch_values), output<pixels>(back));
       },
-      {&patch_values, &back});
+      patch_values, back);
   expect_close("patches", patch_values, patches, 0);
   expect_close("unpatchify(patchify(x))", back, x, 0);
 }
@@ -45,8 +45,9 @@ void check_assembly(index images, bool with_positions, bool others_wanted = true
   constexpr int extra = class_token ? 1 : 0, tokens = grid_tokens + extra;
   SCOPED_TRACE(fmt::format("{} images of {} + {} tokens, {} wide", images, extra, grid_tokens, width));
   Random random(1, Purpose::test, 0, 0);
-  const Matrix embedded = normal(random, images * grid_tokens, width), dy = normal(random, images * tokens, width);
-  const Matrix first = class_token ? normal(random, 1, width) : Matrix();
+  const Matrix embedded = normal<Scalar>(random, images * grid_tokens, width),
+               dy = normal<Scalar>(random, images * tokens, width);
+  const Matrix first = class_token ? normal<Scalar>(random, 1, width) : Matrix();
   const Matrix positions = with_positions ? normal(random, tokens, width) : Matrix();
   Matrix y(images * tokens, width), d_embedded(images * grid_tokens, width), d_positions(tokens, width), d_first;
   if (class_token) d_first = Matrix(1, width);
@@ -59,9 +60,10 @@ void check_assembly(index images, bool with_positions, bool others_wanted = true
         d_positions(token, c) += dy(row, c);
       }
 
-  const Values<Scalar> embedded_values(embedded), first_values(first), position_values(positions), dy_values(dy);
-  Values<Scalar> y_values(y.rows, width), d_embedded_values(others_wanted ? d_embedded.rows : 0, width),
-      d_first_values(others_wanted ? d_first.rows : 0, width), d_position_values(positions.rows, width);
+  const Values<Scalar> embedded_values(embedded), dy_values(dy);
+  const Sums<Scalar> first_values(first), position_values(positions);
+  Values<Scalar> y_values(y.rows, width), d_embedded_values(others_wanted ? d_embedded.rows : 0, width);
+  Sums<Scalar> d_first_values(others_wanted ? d_first.rows : 0, width), d_position_values(positions.rows, width);
   run_operation<Scalar>(
       [&](auto& backend) {
         assemble_tokens<grid_tokens, tokens>(backend, input<width>(embedded_values), first_values.data(),
@@ -70,7 +72,7 @@ void check_assembly(index images, bool with_positions, bool others_wanted = true
                                                       output<width>(d_embedded_values), d_first_values.data(),
                                                       d_position_values.data());
       },
-      {&y_values, &d_embedded_values, &d_first_values, &d_position_values});
+      y_values, d_embedded_values, d_first_values, d_position_values);
   expect_close("y", y_values, y, with_positions ? rounding<Scalar> : 0);
   if (others_wanted) expect_close("d_embedded", d_embedded_values, d_embedded, 0);
   if (others_wanted && class_token) expect_close("d_class_token", d_first_values, d_first);
@@ -90,7 +92,7 @@ template <class Scalar, int tokens, int width, int skipped = 0>
 void check_pooling(index images, index taken) {
   SCOPED_TRACE(fmt::format("{} images of {} tokens, {} wide", images, tokens, width));
   Random random(1, Purpose::test, 0, 0);
-  const Matrix x = normal(random, images * tokens, width), dy = normal(random, images, width);
+  const Matrix x = normal<Scalar>(random, images * tokens, width), dy = normal<Scalar>(random, images, width);
   Matrix token(images, width), mean(images, width), d_token(x.rows, width), d_mean(x.rows, width);
   for (index row = 0; row < x.rows; ++row)
     for (index c = 0; c < width; ++c) {
@@ -113,7 +115,7 @@ void check_pooling(index images, index taken) {
         mean_tokens<tokens, skipped>(backend, input<width>(x_values), output<width>(mean_values));
         mean_tokens_backward<tokens, skipped>(backend, input<width>(dy_values), output<width>(d_mean_values));
       },
-      {&token_values, &mean_values, &d_token_values, &d_mean_values});
+      token_values, mean_values, d_token_values, d_mean_values);
   expect_close("token", token_values, token, 0);
   expect_close("d_x of the token", d_token_values, d_token, 0);
   expect_close("mean", mean_values, mean);

@@ -87,17 +87,6 @@ double run_loss(const Matrix& q, const Matrix& k, double temperature, index firs
 }
 
 template <class Scalar>
-Matrix unit_rows(Random& random, index rows, index columns) {
-  Matrix x = normal(random, rows, columns);
-  for (index r = 0; r < rows; ++r) {
-    double squares = 0;
-    for (index c = 0; c < columns; ++c) squares += x(r, c) * x(r, c);
-    for (index c = 0; c < columns; ++c) x(r, c) /= std::sqrt(squares);
-  }
-  return stored<Scalar>(x);
-}
-
-template <class Scalar>
 void expect_loss(const NaiveLoss& naive, double loss, const DeviceValues<Scalar>& d_q) {
   EXPECT_NEAR(loss, naive.loss, 2e-6 * std::max(1.0, naive.loss));
   expect_close("d_q", d_q, naive.d_q);

@@ -38,18 +38,6 @@ void run_backward(const DeviceValues<Scalar>& z, double temperature, index first
       d_z);
 }
 
-template <class Scalar>
-Matrix unit_rows(index rows, index columns) {
-  Random random(1, Purpose::test, 0, 0);
-  Matrix x = normal(random, rows, columns);
-  for (index r = 0; r < rows; ++r) {
-    double squares = 0;
-    for (index c = 0; c < columns; ++c) squares += x(r, c) * x(r, c);
-    for (index c = 0; c < columns; ++c) x(r, c) /= std::sqrt(squares);
-  }
-  return stored<Scalar>(x);
-}
-
 Matrix part(const Matrix& x, index first, index count) {
   Matrix rows(count, x.columns);
   std::copy_n(x.values.begin() + first * x.columns, count * x.columns, rows.values.begin());
@@ -60,7 +48,8 @@ Matrix part(const Matrix& x, index first, index count) {
 template <class Scalar, int columns>
 void check(index images, const std::vector<index>& displacements, double temperature) {
   SCOPED_TRACE(fmt::format("{} images, {} wide, {} parts", images, columns, displacements.size() - 1));
-  const Matrix z = unit_rows<Scalar>(2 * images, columns);
+  Random random(1, Purpose::test, 0, 0);
+  const Matrix z = unit_rows<Scalar>(random, 2 * images, columns);
   const NaiveNtXent naive(z, temperature);
   const DeviceValues<Scalar> z_values(z);
   const DeviceValues<float> all_log_sums(naive.log_sums);
@@ -119,7 +108,8 @@ TYPED_TEST(DeviceNtXent, ExtremeLogitsDoNotOverflow) {
 
 TYPED_TEST(DeviceNtXent, ShowsWhatIsNotANumber) {
   constexpr int columns = 4;
-  Matrix z = unit_rows<TypeParam>(40, columns);
+  Random random(1, Purpose::test, 0, 0);
+  Matrix z = unit_rows<TypeParam>(random, 40, columns);
   z(7, 2) = std::numeric_limits<double>::quiet_NaN();
   const DeviceValues<float> log_sums(40, 1);
   EXPECT_TRUE(std::isnan(run_forward<columns>(DeviceValues<TypeParam>(z), 0.2, 0, log_sums)));

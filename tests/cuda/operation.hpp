@@ -38,15 +38,6 @@ class DeviceTest : public testing::Test {
   }
 };
 
-// A matrix's values as Scalar stores them: what the expected result must be computed from.
-template <class Scalar>
-[[nodiscard]] Matrix stored(Matrix matrix) {
-  for (double& value : matrix.values)
-    value = static_cast<double>(
-        static_cast<Accumulator<Scalar>>(static_cast<Scalar>(static_cast<Accumulator<Scalar>>(value))));
-  return matrix;
-}
-
 // An operation's operand on the device, between guards.
 template <class Scalar>
 class DeviceValues {
@@ -115,7 +106,7 @@ class DeviceValues {
 // What a result stored as Scalar may differ by, relative to the largest magnitude of the tensor: a few roundings of a
 // float sum, or two of a bf16.
 template <class Scalar>
-inline constexpr double device_rounding = std::is_same_v<Scalar, bf16> ? 8e-3 : 1e-5;
+inline constexpr double device_rounding = std::is_same_v<Scalar, bf16> ? rounding<bf16> : 1e-5;
 
 template <class Scalar>
 void expect_close(const char* name, const DeviceValues<Scalar>& got, const Matrix& expected,

@@ -44,7 +44,7 @@ TEST(ReluAttention, WeightsAreReluOfTheScoresDividedByTheTokens) {
         Context<cpu::Backend<double>, comm::Serial> context{backend, communicator};
         examples::ReluAttention::weights<tokens, heads>(context, input<3 * width>(qkv_values), output<tokens>(weights));
       },
-      {&weights});
+      weights);
   expect_close("weights", weights, expected);
 }
 

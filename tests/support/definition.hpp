@@ -86,6 +86,18 @@ struct NaiveAttention {
   }
 };
 
+// Rows of unit length, up to the rounding to Scalar.
+template <class Scalar>
+[[nodiscard]] Matrix unit_rows(Random& random, index rows, index columns) {
+  Matrix x = normal(random, rows, columns);
+  for (index r = 0; r < rows; ++r) {
+    double squares = 0;
+    for (index c = 0; c < columns; ++c) squares += x(r, c) * x(r, c);
+    for (index c = 0; c < columns; ++c) x(r, c) /= std::sqrt(squares);
+  }
+  return stored<Scalar>(x);
+}
+
 // MoCo v3's loss: 2 temperature times a mean of cross entropies.
 inline constexpr InfoNce moco_term{.weight = 2, .times_temperature = true};
 

@@ -9,19 +9,21 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
-#include <initializer_list>
 #include <limits>
 #include <span>
+#include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "tessera/core/arena.hpp"
 #include "tessera/core/random.hpp"
 #include "tessera/core/rows.hpp"
+#include "tessera/core/scalar.hpp"
 #include "tessera/cpu/backend.hpp"
 
 namespace tessera::test {
 
-using Scalars = testing::Types<double, float>;
+using Scalars = testing::Types<double, float, bf16>;
 
 // What naive versions compute with. One without values stands for an absent operand.
 struct Matrix {
@@ -37,11 +39,21 @@ struct Matrix {
   double operator()(index row, index column) const { return values.data()[row * columns + column]; }
 };
 
-// Normal random values that a float holds exactly.
-inline Matrix normal(Random& random, index rows, index columns, double center = 0, double scale = 1) {
-  Matrix matrix(rows, columns);
-  for (double& value : matrix.values) value = static_cast<double>(static_cast<float>(center + scale * random.normal()));
+// A matrix's values rounded to Scalar. Naive versions compute the expected result from these.
+template <class Scalar>
+[[nodiscard]] Matrix stored(Matrix matrix) {
+  using Sum = Accumulator<Scalar>;
+  for (double& value : matrix.values)
+    value = static_cast<double>(static_cast<Sum>(static_cast<Scalar>(static_cast<Sum>(value))));
   return matrix;
+}
+
+// Normal random values that Scalar holds exactly.
+template <class Scalar = float>
+[[nodiscard]] Matrix normal(Random& random, index rows, index columns, double center = 0, double scale = 1) {
+  Matrix matrix(rows, columns);
+  for (double& value : matrix.values) value = center + scale * random.normal();
+  return stored<Scalar>(matrix);
 }
 
 // An operation's operand: scalars between guards, which have a value of their own for every operand.
@@ -89,6 +101,46 @@ class Values {
   std::vector<Scalar> all_;
 };
 
+// Sums, statistics and gradients of parameters of a backend for Scalar.
+template <class Scalar>
+using Sums = Values<Accumulator<Scalar>>;
+
+// A parameter: its master values and, for bf16, the copy that products read, at first the rounded master values.
+template <class Scalar>
+class ParameterValues {
+ public:
+  explicit ParameterValues(const Matrix& from) : master_(from), copy_(has_copy ? from : Matrix()) {}
+
+  operator Parameter<Scalar>() {
+    if constexpr (has_copy)
+      return {master_.data(), copy_.data()};
+    else
+      return master_.data();
+  }
+  [[nodiscard]] const Sums<Scalar>& master() const { return master_; }
+  [[nodiscard]] bool copy_is_rounded_master() const {
+    const std::span<const Accumulator<Scalar>> master = master_.span();
+    return std::ranges::equal(copy_.span(), master.first(copy_.span().size()),
+                              [](Scalar low, Accumulator<Scalar> high) {
+                                const Scalar rounded(high);
+                                return std::memcmp(&low, &rounded, sizeof(low)) == 0;
+                              });
+  }
+
+  [[nodiscard]] bool same_bits(const ParameterValues& other) const {
+    return master_.same_bits(other.master_) && copy_.same_bits(other.copy_);
+  }
+  [[nodiscard]] bool same_guards(const ParameterValues& other) const {
+    return master_.same_guards(other.master_) && copy_.same_guards(other.copy_);
+  }
+
+ private:
+  static constexpr bool has_copy = !std::is_pointer_v<Parameter<Scalar>>;
+
+  Sums<Scalar> master_;
+  Values<Scalar> copy_;
+};
+
 template <int columns, class Scalar>
 [[nodiscard]] Rows<const Scalar, columns> input(const Values<Scalar>& values) {
   return {values.data(), values.rows()};
@@ -99,9 +151,12 @@ template <int columns, class Scalar>
   return {values.data(), values.rows()};
 }
 
-// What rounding may change, relative to the largest magnitude of a tensor.
+// The error that rounding may leave in a result stored as Scalar, relative to the largest magnitude of the tensor: some
+// roundings of sums in float or double, or two of a bf16.
 template <class Scalar>
-inline constexpr double rounding = sizeof(Scalar) == 8 ? 1e-12 : 5e-6;
+inline constexpr double rounding = std::is_same_v<Scalar, bf16> ? 8e-3
+                                   : sizeof(Scalar) == 8        ? 1e-12
+                                                                : 5e-6;
 
 // Every value within `bound` of the largest expected magnitude, or of 0.01 where all are smaller: some results are zero
 // in exact arithmetic.
@@ -126,6 +181,14 @@ void expect_close(const char* name, const Values<Scalar>& got, const Matrix& exp
                      got(worst_row, worst_column), expected(worst_row, worst_column), worst, bound * magnitude);
 }
 
+// The same of a parameter's master values, and that its copy holds them rounded.
+template <class Scalar>
+void expect_close(const char* name, const ParameterValues<Scalar>& got, const Matrix& expected,
+                  double bound = rounding<Accumulator<Scalar>>) {
+  expect_close(name, got.master(), expected, bound);
+  EXPECT_TRUE(got.copy_is_rounded_master()) << name;
+}
+
 // Takes everything that was planned, which fails if some of it was not given back, and makes it NaN.
 inline void spoil(Arena<cpu::Memory>& arena) {
   const Arena<cpu::Memory>::Frame frame(arena);
@@ -136,35 +199,31 @@ inline void spoil(Arena<cpu::Memory>& arena) {
 // Runs an operation as a step does, with 1, 2 and 3 threads: while planning, when it must touch nothing; then in memory
 // that others have used, as much as was planned. Nothing outside the outputs may change, and bits may not depend on the
 // number of threads.
-template <class Scalar>
-void run_operation(const std::function<void(cpu::Backend<Scalar>&)>& operation,
-                   std::initializer_list<Values<Scalar>*> outputs) {
-  const auto copy = [&] {
-    std::vector<Values<Scalar>> values;
-    for (const Values<Scalar>* output : outputs) values.push_back(*output);
-    return values;
-  };
-  const std::vector<Values<Scalar>> before = copy();
-  std::vector<Values<Scalar>> first;
+template <class Scalar, class... Outputs>
+void run_operation(const std::function<void(cpu::Backend<Scalar>&)>& operation, Outputs&... outputs) {
+  const std::tuple<Outputs...> before(outputs...);
+  std::tuple<Outputs...> first = before;
+  const auto same_bits = [](const auto& a, const auto& b) { return a.same_bits(b); };
+  const auto same_guards = [](const auto& a, const auto& b) { return a.same_guards(b); };
   for (int threads = 1; threads <= 3; ++threads) {
-    const auto expect_all = [&](const auto& holds, const char* sentence) {
-      for (std::size_t i = 0; i < outputs.size(); ++i)
-        EXPECT_TRUE(holds(i, *outputs.begin()[i])) << "output " << i << ", " << threads << " threads: " << sentence;
+    const auto expect_all = [&](const auto& same, const std::tuple<Outputs...>& expected, const char* sentence) {
+      int number = 0;
+      const auto expect_one = [&](bool is_same) {
+        EXPECT_TRUE(is_same) << "output " << number++ << ", " << threads << " threads: " << sentence;
+      };
+      std::apply([&](const auto&... other) { (..., expect_one(same(outputs, other))); }, expected);
     };
-    for (std::size_t i = 0; i < outputs.size(); ++i) *outputs.begin()[i] = before[i];
+    std::tie(outputs...) = before;
     cpu::Backend<Scalar> backend(threads);
     operation(backend);
-    expect_all([&](std::size_t i, const auto& output) { return output.same_bits(before[i]); },
-               "was touched while planning");
+    expect_all(same_bits, before, "was touched while planning");
     backend.arena().commit();
     spoil(backend.arena());
     operation(backend);
     spoil(backend.arena());
-    expect_all([&](std::size_t i, const auto& output) { return output.same_guards(before[i]); },
-               "something was written outside");
-    if (threads == 1) first = copy();
-    expect_all([&](std::size_t i, const auto& output) { return output.same_bits(first[i]); },
-               "other bits than with one thread");
+    expect_all(same_guards, before, "something was written outside");
+    if (threads == 1) first = std::tie(outputs...);
+    expect_all(same_bits, first, "other bits than with one thread");
   }
 }
 
