@@ -78,7 +78,7 @@ struct Entry {
   std::string objective, arch;
   bool frozen_patches = false;  // chosen by --stop-grad-conv1
   std::string precision;        // of activations and products: float or bf16
-  bool slow = false;            // the processor has no instructions for products in this precision
+  bool emulated = false;        // the processor has no instruction for products in this precision
   int size = 0, channels = 0;   // of the images that the encoder sees
   bool many_ranks = false;      // of the machine: each process is one of many
   std::string device_help;      // of --device; empty: the machine has no such flag

@@ -58,7 +58,8 @@ class Choice {
   [[nodiscard]] const Entry& find(const std::string& objective, const std::string& arch, bool frozen,
                                   const std::string& precision) const {
     check_objective(objective);
-    if (precision != "auto" && precisions().find(precision) == std::string::npos)
+    const auto has_it = [&](const Entry& entry) { return entry.precision == precision; };
+    if (precision != "auto" && std::none_of(entries_.begin(), entries_.end(), has_it))
       fail("--precision {}: this program has {} (TESSERA_OBJECTIVES_CpuBf16 in CMake picks what is compiled in bf16)",
            precision, precisions());
     const Entry* same_arch = nullptr;
@@ -69,8 +70,7 @@ class Choice {
       same_arch = &entry;
       if (entry.frozen_patches != frozen) continue;
       alike = &entry;
-      if (precision == "auto" ? best == nullptr || best->slow || !entry.slow : entry.precision == precision)
-        best = &entry;
+      if (precision == "auto" ? best == nullptr || best->emulated || !entry.emulated : has_it(entry)) best = &entry;
     }
     if (best != nullptr) return *best;
     if (same_arch == nullptr)
@@ -240,9 +240,10 @@ inline int pretrain(int argc, char** argv, const Choice& choice) {
   if (!pictures) pictures.emplace(open_pictures(options.data));
   if (options.class_names.empty()) options.class_names = pictures->class_names;
   pictures->normalization = normalization_of(*pictures, options.recipe);
-  if (entry.slow)
+  if (entry.emulated)
     pictures->remarks.push_back(
-        "this program was compiled for a processor without instructions for bf16: --precision float is faster");
+        "this program was compiled for a processor without an instruction for bf16, which takes about as long as "
+        "float");
 
   // Never destroyed: a signal does not change the exit code of a program that is about to end.
   static const StopSignals& signals = *new StopSignals;

@@ -276,7 +276,7 @@ template <class Objective, class Machine>
   entry.arch = arch;
   entry.frozen_patches = frozen_patches;
   entry.precision = detail::precision_name<Machine>();
-  entry.slow = Machine::Device::Backend::on_host && entry.precision == "bf16" && !simd::has_bf16_products;
+  entry.emulated = Machine::Device::Backend::on_host && entry.precision == "bf16" && !simd::has_bf16_products;
   entry.size = Image::size;
   entry.channels = Image::channels;
   entry.many_ranks = Machine::many_ranks;
