@@ -26,8 +26,7 @@ struct Matrix {
 
 inline constexpr index tile_columns = 768, sum_columns = 48;  // columns of a tile; multiples of sum_columns
 inline constexpr index packed_bytes = index{4} << 20;         // at most this much of a weight is packed at a time
-inline constexpr index gradient_bytes = index{1}
-                                        << 20;  // of both factors of a weight gradient, where a column is short
+inline constexpr index gradient_bytes = index{1} << 20;       // and of both factors of a weight gradient
 
 template <class Matmul, class Scalar>
 inline constexpr bool packs_panels = requires {
@@ -166,60 +165,82 @@ void column_sums(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Accum
   backend.compute([&] { add_rows(static_cast<const Sum*>(partial), pieces, sums); });
 }
 
-// d_weight = dy^T x by a policy that packs: both factors are packed once, some rows at a time, and shared by all tiles
-// of d_weight. The order of summation depends on the shapes alone.
+// The factors of d_weight = dy^T x by a policy that packs, some rows at a time, and shared by all tiles of d_weight.
+// The order of summation depends on the shapes alone.
+template <class Matmul, class Scalar>
+struct PackedRows {
+  using Sum = Accumulator<Scalar>;
+  static constexpr index width = Matmul::template panel_columns<Scalar>, height = Matmul::template block_rows<Scalar>;
+  static constexpr index tile = 12 * height, group = 6 * height;  // columns of dy: of a tile, and packed together
+  static constexpr index depth = 2048 / index{sizeof(Scalar)};    // rows that a block of sums adds at a time
+
+  Matrix<const Scalar> x, dy;
+  index panels = divide_up(x.columns, width), blocks = divide_up(dy.columns, height);
+  index groups = divide_up(dy.columns, group), tiles = divide_up(dy.columns, tile);
+  index row_bytes = (panels * width + blocks * height) * static_cast<index>(sizeof(Scalar));
+  index most = smaller(larger(gradient_bytes / row_bytes / depth, index{1}) * depth, x.rows);  // rows at a time
+  index panel_size = Matmul::template panel_size<Scalar>(most);
+  index block_size = Matmul::template block_size<Scalar>(most);
+  Scalar *packed_x = nullptr, *packed_dy = nullptr;
+
+  // Packs a panel of x, or behind those a group of dy's blocks: of rows [from, from + rows).
+  void pack(index from, index rows, index piece) const {
+    if (piece < panels) {
+      const index column = piece * width;
+      Matmul::pack_panel(rows, smaller(x.columns - column, width), Operand<Scalar>{x.at(from, column), x.columns},
+                         packed_x + piece * panel_size);
+      return;
+    }
+    constexpr index step = 32;
+    const index start = (piece - panels) * group, end = smaller(start + group, dy.columns);
+    for (index first = 0; first < rows; first += step)
+      for (index column = start; column < end; column += height)
+        Matmul::pack_block(smaller(rows - first, step), smaller(end - column, height),
+                           Operand<Scalar>{dy.at(from + first, column), dy.columns, true},
+                           packed_dy + column / height * block_size + first * height);
+  }
+
+  // Assigns the products of the packed rows to a tile of d_weight, or adds them.
+  void multiply(index rows, index piece, bool add, Sum* d_weight) const {
+    const index panel = piece / tiles, start = piece % tiles * tile, end = smaller(start + tile, dy.columns);
+    for (index first = 0; first < rows; first += depth)
+      for (index row = start; row < end; row += height)
+        multiply_block(first, smaller(first + depth, rows), row, panel, add || first > 0, d_weight);
+  }
+
+ private:
+  void multiply_block(index first, index last, index row, index panel, bool add, Sum* d_weight) const {
+    alignas(64) Sum sums[height * width];
+    const index column = panel * width, columns = smaller(x.columns - column, width);
+    const index count = smaller(dy.columns - row, height);
+    Matmul::multiply_block(count, columns, first, last, packed_dy + row / height * block_size,
+                           packed_x + panel * panel_size, sums, width);
+    for (index r = 0; r < count; ++r) {
+      Sum* const to = d_weight + (row + r) * x.columns + column;
+      const Sum* const from = sums + r * width;
+      if (add)
+        simd::transform(
+            columns, to, [](auto a, auto b) { return a + b; }, to, from);
+      else
+        simd::transform(
+            columns, to, [](auto a) { return a; }, from);
+    }
+  }
+};
+
 template <class Scalar, class Matmul>
 void packed_weight_gradient(Backend<Scalar, Matmul>& backend, Matrix<const Scalar> x, Matrix<const Scalar> dy,
                             Accumulator<Scalar>* d_weight) {
-  using Sum = Accumulator<Scalar>;
-  constexpr index width = Matmul::template panel_columns<Scalar>, height = Matmul::template block_rows<Scalar>;
-  constexpr index in_tile = 12 * height, depth = 2048 / index{sizeof(Scalar)}, in_packing = 48, step = 32;
-  const index in = x.columns, out = dy.columns, panels = divide_up(in, width), blocks = divide_up(out, height);
-  const index row_bytes = (panels * width + blocks * height) * static_cast<index>(sizeof(Scalar));
-  const index most = larger(gradient_bytes / row_bytes / depth, index{1}) * depth, rows = smaller(x.rows, most);
-  const index panel_size = Matmul::template panel_size<Scalar>(rows);
-  const index block_size = Matmul::template block_size<Scalar>(rows);
+  PackedRows<Matmul, Scalar> packed{x, dy};
   const typename Backend<Scalar, Matmul>::Arena::Frame frame(backend.arena());
-  Scalar* const packed_x = backend.arena().template take<Scalar>(panels * panel_size);
-  Scalar* const packed_dy = backend.arena().template take<Scalar>(blocks * block_size);
-  const index groups = divide_up(out, in_packing), tiles = divide_up(out, in_tile);
-  for (index from = 0; from < x.rows; from += rows) {
-    const index some = smaller(x.rows - from, rows);
-    backend.for_pieces(panels + groups, 1, [&](index piece, index, int) {
-      if (piece < panels) {
-        const index column = piece * width;
-        Matmul::pack_panel(some, smaller(in - column, width), Operand<Scalar>{x.at(from, column), in},
-                           packed_x + piece * panel_size);
-      } else {
-        const index start = (piece - panels) * in_packing, end = smaller(start + in_packing, out);
-        for (index first = 0; first < some; first += step)
-          for (index column = start; column < end; column += height)
-            Matmul::pack_block(smaller(some - first, step), smaller(end - column, height),
-                               Operand<Scalar>{dy.at(from + first, column), out, true},
-                               packed_dy + column / height * block_size + first * height);
-      }
-    });
-    backend.for_pieces(panels * tiles, 1, [&](index piece, index, int) {
-      alignas(64) Sum sums[height * width];
-      const index column = piece / tiles * width, columns = smaller(in - column, width);
-      const index start = piece % tiles * in_tile, end = smaller(start + in_tile, out);
-      for (index first = 0; first < some; first += depth)
-        for (index row = start; row < end; row += height) {
-          const index count = smaller(end - row, height);
-          Matmul::multiply_block(count, columns, first, smaller(first + depth, some),
-                                 packed_dy + row / height * block_size, packed_x + column / width * panel_size, sums,
-                                 width);
-          for (index r = 0; r < count; ++r) {
-            Sum* const to = d_weight + (row + r) * in + column;
-            if (from + first == 0)
-              simd::transform(
-                  columns, to, [](auto a) { return a; }, sums + r * width);
-            else
-              simd::transform(
-                  columns, to, [](auto a, auto b) { return a + b; }, to, sums + r * width);
-          }
-        }
-    });
+  packed.packed_x = backend.arena().template take<Scalar>(packed.panels * packed.panel_size);
+  packed.packed_dy = backend.arena().template take<Scalar>(packed.blocks * packed.block_size);
+  for (index from = 0; from < x.rows; from += packed.most) {
+    const index rows = smaller(x.rows - from, packed.most);
+    backend.for_pieces(packed.panels + packed.groups, 1,
+                       [&](index piece, index, int) { packed.pack(from, rows, piece); });
+    backend.for_pieces(packed.panels * packed.tiles, 1,
+                       [&](index piece, index, int) { packed.multiply(rows, piece, from > 0, d_weight); });
   }
 }
 
