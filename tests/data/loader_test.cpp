@@ -15,19 +15,12 @@
 #include <thread>
 
 #include "support/image.hpp"
+#include "support/noise.hpp"
 #include "tessera/data/any_dataset.hpp"
 #include "tessera/data/idx.hpp"
 
 namespace tessera::test {
 namespace {
-
-data::IdxDataset noise(int count) {
-  Random random(5, Purpose::test, 0, 0);
-  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(count) * 144), labels(static_cast<std::size_t>(count));
-  for (auto& pixel : pixels) pixel = static_cast<std::uint8_t>(random.below(256));
-  for (auto& label : labels) label = static_cast<std::uint8_t>(random.below(10));
-  return {12, 12, std::move(pixels), std::move(labels)};
-}
 
 template <int size_, int channels_ = 1>
 struct Square {

@@ -3,11 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
-#include <cstdint>
 #include <tuple>
-#include <utility>
 #include <vector>
 
+#include "support/noise.hpp"
 #include "support/operation.hpp"
 #include "tessera/core/image.hpp"
 #include "tessera/data/idx.hpp"
@@ -16,14 +15,6 @@ namespace tessera::test {
 namespace {
 
 using Reads = data::Reads<data::Crops<2, image<8, 1>>, data::Crops<1, image<5, 1>>, data::Labels>;
-
-data::IdxDataset noise(int count) {
-  Random random(5, Purpose::test, 0, 0);
-  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(count) * 144), labels(static_cast<std::size_t>(count));
-  for (auto& pixel : pixels) pixel = static_cast<std::uint8_t>(random.below(256));
-  for (auto& label : labels) label = static_cast<std::uint8_t>(random.below(10));
-  return {12, 12, std::move(pixels), std::move(labels)};
-}
 
 template <class Scalar>
 class HostSource : public testing::Test {};
