@@ -176,7 +176,8 @@ TYPED_TEST(Update, ChangesNothingWhenBlocked) {
   const Sums<TypeParam> gradient(adam.gradient);
   ParameterValues<TypeParam> weight(adam.weight);
   Sums<TypeParam> state1(adam.moment1), state2(adam.moment2), state3(adam.moment2);
-  const auto weight_before = weight, state1_before = state1, state2_before = state2, state3_before = state3;
+  const auto weight_before = weight;
+  const auto state1_before = state1, state2_before = state2, state3_before = state3;
   run_operation<TypeParam>(
       [&](auto& backend) {
         const std::array states{state1.data(), state2.data(), state3.data()};
