@@ -1,4 +1,4 @@
-// expect: the CPU backend computes in float or double
+// expect: the CPU backend computes in float, double or bf16
 #include "tessera/cpu/cpu.hpp"
 #ifdef BAD
 using Scalar = int;
