@@ -211,7 +211,7 @@ class BackwardFactors {
   const Scalar *q, *k, *gradient;                                 // (tokens x dim)
   const Scalar *d_scores, *d_scores_by_query, *weights_by_query;  // (query_rows x tokens)
 
-  // Of operands that copy() has made, and of scores that change with each block of queries; room: `size` scalars.
+  // Takes operands that copy() has made, and scores that change with each block of queries; room: `size` scalars.
   BackwardFactors(const Scalar* plain_q, const Scalar* plain_k, const Scalar* plain_gradient, const Sum* weights,
                   const Sum* gradient_of_scores, Scalar* room)
       : weights_(weights), gradient_of_scores_(gradient_of_scores), room_(room) {

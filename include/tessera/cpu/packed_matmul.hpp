@@ -31,7 +31,7 @@ struct Operand {
   }
 };
 
-// What a policy needs for the weights of linear layers: a right factor, packed once for many products.
+// Panels of a right factor, packed once for many products: the base of policies that pack the weights of linear layers.
 struct Panels {
   // A panel: panel_columns columns of a right factor with k rows, word by word, zeros beyond its width.
   template <class Scalar>
