@@ -8,7 +8,7 @@ need_packages "the tests" g++ cmake ninja-build ccache clang-14 clang-format-14 
   libjpeg62-turbo-dev libwebp-dev libtiff-dev libdnnl-dev libopenblas-dev dataset-fashion-mnist python3 \
   libopenmpi-dev openmpi-bin strace
 
-# Of the programs, one encoder; machines other than the CPU in float have one objective, since all go the same way there.
+# Programs have one encoder, and on machines other than the CPU in float one objective, since all go the same way there.
 programs=(-DTESSERA_ARCHS=vit_tiny -DTESSERA_CUDA_ARCHS=80-real)
 for machine in MpiCpu Cuda NcclCuda; do
   programs+=("-DTESSERA_OBJECTIVES_$machine=moco_v3" "-DTESSERA_STOP_GRAD_CONV1_$machine=OFF")
